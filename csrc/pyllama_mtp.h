@@ -1,0 +1,229 @@
+/* pyllama-mtp: run a llama.cpp target with multi-token prediction (MTP).
+ *
+ * The only contract of libpyllama_mtp. Conventions:
+ *  - Functions that can fail return a pmtp_status; pmtp_last_error() then holds a message for the calling thread.
+ *    No function lets a C++ exception out.
+ *  - Handles are opaque. Every *_load / *_start has its *_free; freeing NULL is allowed.
+ *  - Strings are UTF-8 and NUL-terminated unless a length is passed beside them. Pointers that a function returns belong
+ *    to the handle that they came from; pointers in parameter structs are read during the call only, unless said otherwise.
+ *  - A model holds one sequence and runs one generation at a time. Calls on one model must not overlap, except
+ *    pmtp_generation_cancel() and pmtp_last_error(), which are safe from any thread.
+ *  - Times are seconds, sizes are bytes, token ids are the target's vocabulary ids.
+ *
+ * The region between the two "cffi" marks has no preprocessor lines: foreign-function tools may read it as it is.
+ */
+#ifndef PYLLAMA_MTP_H
+#define PYLLAMA_MTP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define PMTP_API __attribute__((visibility("default")))
+#else
+#define PMTP_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* cffi: begin */
+
+/* Constants of this header. An integer beside pmtp_abi_version() that differs means another, incompatible library. */
+enum {
+    PMTP_ABI_VERSION = 1,
+    PMTP_MAX_DRAFT = 16,        /* most tokens drafted in one round */
+    PMTP_MAX_LOGPROBS = 64,     /* most alternatives reported with a token */
+    PMTP_DRAFT_AUTO = -1        /* num_speculative_tokens: chosen every round */
+};
+
+typedef enum pmtp_status {
+    PMTP_OK = 0,
+    PMTP_ERROR_INVALID_ARGUMENT = 1,
+    PMTP_ERROR_MODEL_LOAD = 2,
+    PMTP_ERROR_INCOMPATIBLE_HEAD = 3,
+    PMTP_ERROR_CONTEXT_OVERFLOW = 4,
+    PMTP_ERROR_OUT_OF_MEMORY = 5,
+    PMTP_ERROR_BUSY = 6,
+    PMTP_ERROR_INTERNAL = 7
+} pmtp_status;
+
+typedef enum pmtp_finish {
+    PMTP_FINISH_NONE = 0,       /* there is more to come */
+    PMTP_FINISH_STOP = 1,       /* an end-of-generation token or one of stop_tokens */
+    PMTP_FINISH_LENGTH = 2,     /* max_tokens, or the context is full */
+    PMTP_FINISH_CANCELLED = 3
+} pmtp_finish;
+
+typedef struct pmtp_model pmtp_model;            /* a target, its MTP head if it has one, and the KV cache */
+typedef struct pmtp_generation pmtp_generation;  /* one running completion */
+
+typedef struct pmtp_model_params {
+    int32_t n_ctx;              /* positions of the KV cache; 0: as trained */
+    int32_t n_batch;            /* most prompt tokens evaluated at once */
+    int32_t n_threads;          /* > 0 */
+    int32_t n_gpu_layers;       /* layers on the GPU, -1: all; without a GPU everything runs on the CPU */
+    int32_t flash_attention;    /* -1: where it is supported, 0: off, 1: on */
+    const char *cache_type_k;   /* ggml type names: "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0" ... */
+    const char *cache_type_v;
+} pmtp_model_params;
+
+typedef struct pmtp_model_info {
+    int32_t n_vocab;
+    int32_t n_ctx;              /* most tokens of prompt and completion together */
+    int32_t n_ctx_train;
+    int32_t n_embd;
+    int32_t n_layer;
+    int32_t n_swa;              /* sliding window in tokens, 0: none */
+    int32_t n_threads;
+    int32_t has_head;           /* 1: an MTP head is loaded */
+    int32_t head_n_centroids;   /* clusters of the head's centroid LM head, 0: dense LM head */
+    int32_t head_top_k;         /* clusters whose logits are computed for a token */
+    int32_t flash_attention;    /* 1: in use */
+    int32_t token_bos;          /* -1: none */
+    int32_t token_eos;          /* -1: none */
+    int32_t add_bos;            /* 1: prompts of this model begin with token_bos */
+    int64_t n_params;
+    int64_t target_bytes;       /* weights of the target */
+    int64_t head_bytes;         /* weights of the head */
+    int64_t cache_bytes;        /* KV cache */
+    int64_t compute_bytes;      /* scratch of target and head */
+} pmtp_model_info;
+
+typedef struct pmtp_logit_bias {
+    int32_t token;
+    float bias;                 /* added to the token's logit; -inf forbids it */
+} pmtp_logit_bias;
+
+typedef struct pmtp_token_logprob {
+    int32_t token;
+    float logprob;              /* natural logarithm of the target's unmodified probability */
+} pmtp_token_logprob;
+
+/* Restricts the next token. `generated` are the n_generated completion tokens before it (drafted ones included); sets bit
+ * t % 32 of allowed[t / 32] for every allowed token t. `allowed` has (n_vocab + 31) / 32 zeroed words.
+ * Returns 0, or another value to stop the generation with an error. */
+typedef int (*pmtp_mask_fn)(void *user, const int32_t *generated, int32_t n_generated, uint32_t *allowed);
+
+/* Meanings and legal ranges are vLLM's SamplingParams. Applied in this order: mask, logit_bias, penalties, temperature,
+ * min_p, top_k, top_p. */
+typedef struct pmtp_generation_params {
+    int32_t max_tokens;         /* >= 1 */
+    int32_t min_tokens;         /* no end-of-generation or stop token before that many; 0..max_tokens */
+    double temperature;         /* >= 0; 0: greedy */
+    double top_p;               /* (0, 1] */
+    double min_p;               /* [0, 1] */
+    int32_t top_k;              /* >= 1; 0: all */
+    uint64_t seed;
+    double presence_penalty;    /* [-2, 2] */
+    double frequency_penalty;   /* [-2, 2] */
+    double repetition_penalty;  /* (0, 2]; 1: none */
+    int32_t ignore_eos;         /* 1: end-of-generation tokens do not end it */
+    int32_t n_logprobs;         /* -1: none; else the emitted token's and so many best ones' */
+    int32_t num_speculative_tokens;   /* 0..PMTP_MAX_DRAFT, or PMTP_DRAFT_AUTO; without a head always 0 */
+    int32_t n_stop_tokens;
+    const int32_t *stop_tokens;
+    int32_t n_logit_bias;
+    const pmtp_logit_bias *logit_bias;
+    pmtp_mask_fn mask;          /* NULL: none; called until the generation is freed */
+    void *mask_user;
+} pmtp_generation_params;
+
+/* What one step brought: a part of the prefill (n_emitted 0 and finish NONE), the first token, or one round. */
+typedef struct pmtp_burst {
+    int32_t is_round;           /* 1: a draft/verify round; the first token comes from the prefill and belongs to none */
+    int32_t n_drafted;
+    int32_t n_accepted;
+    int32_t n_emitted;          /* tokens committed by this step: at most n_accepted + 1 */
+    int32_t finish;             /* pmtp_finish; no step may follow one that is not NONE */
+    int32_t drafted[16];
+    int32_t emitted[17];
+    const pmtp_token_logprob *logprobs;   /* [n_emitted][1 + n_logprobs]: the token, then the best; NULL if n_logprobs < 0;
+                                           * valid until the next step */
+} pmtp_burst;
+
+typedef struct pmtp_stats {
+    int32_t prompt_tokens;
+    int32_t cached_prompt_tokens;     /* of them already in the KV cache */
+    int32_t completion_tokens;
+    int32_t rounds;
+    int32_t drafted;
+    int32_t accepted;
+    int32_t drafting_rounds;          /* rounds that drafted at least one token ... */
+    int32_t drafting_rounds_emitted;  /* ... and accepted + bonus tokens of these rounds */
+    int32_t drafted_per_position[16];
+    int32_t accepted_per_position[16];
+    double prompt_seconds;            /* prefill and first token */
+    double decode_seconds;            /* wall time of all rounds = draft + verify + sample + rest */
+    double draft_seconds;
+    double verify_seconds;
+    double sample_seconds;
+} pmtp_stats;
+
+int32_t pmtp_abi_version(void);
+
+/* Message of the calling thread's last failure; empty if there was none. Valid until its next failing call. */
+const char *pmtp_last_error(void);
+
+/* Receives every native log line (level: 1 debug, 2 info, 3 warning, 4 error) from any thread; NULL: drop them (default). */
+typedef void (*pmtp_log_fn)(int32_t level, const char *text, void *user);
+void pmtp_set_log(pmtp_log_fn log, void *user);
+
+pmtp_model_params pmtp_default_model_params(void);
+pmtp_generation_params pmtp_default_generation_params(void);
+
+/* Loads a target and, unless head_path is NULL, its MTP head, and allocates the KV cache. Pairing is checked before
+ * anything is computed. Fails with MODEL_LOAD, INCOMPATIBLE_HEAD, OUT_OF_MEMORY or INVALID_ARGUMENT. */
+pmtp_status pmtp_model_load(const char *target_path, const char *head_path, const pmtp_model_params *params,
+                            pmtp_model **out);
+void pmtp_model_free(pmtp_model *model);
+pmtp_status pmtp_model_get_info(const pmtp_model *model, pmtp_model_info *out);
+
+/* A string-valued metadata entry of the target (the chat template is "tokenizer.chat_template"), or NULL. */
+const char *pmtp_model_metadata(const pmtp_model *model, const char *key);
+
+/* Device and backend that hold weights and KV cache, as one line of text. */
+const char *pmtp_model_placement(const pmtp_model *model);
+
+/* Writes at most capacity ids and the number needed to *n_tokens; INVALID_ARGUMENT if the capacity is too small. */
+pmtp_status pmtp_tokenize(const pmtp_model *model, const char *text, size_t text_size, int32_t add_special,
+                          int32_t parse_special, int32_t *tokens, int32_t capacity, int32_t *n_tokens);
+
+/* The bytes of one token (not NUL-terminated, maybe a part of a character); special: also those of control tokens.
+ * Writes at most capacity bytes and the number needed to *n_bytes; INVALID_ARGUMENT if the capacity is too small. */
+pmtp_status pmtp_token_bytes(const pmtp_model *model, int32_t token, int32_t special, char *bytes, int32_t capacity,
+                             int32_t *n_bytes);
+
+/* 1 if the token ends a generation. */
+int32_t pmtp_token_is_end(const pmtp_model *model, int32_t token);
+
+/* The target's logits, row-major [n_tokens][n_vocab], evaluated in batches of n_batch rows (1..32).
+ * The KV cache is overwritten. Fails with BUSY while a generation lives. */
+pmtp_status pmtp_logits(pmtp_model *model, const int32_t *tokens, int32_t n_tokens, int32_t n_batch, float *logits);
+
+/* Begins a completion; computes nothing yet. Fails with INVALID_ARGUMENT, BUSY (another one lives) or CONTEXT_OVERFLOW
+ * (n_prompt >= n_ctx). The KV cache is kept between generations and a common prefix is reused. */
+pmtp_status pmtp_generation_start(pmtp_model *model, const int32_t *prompt, int32_t n_prompt,
+                                  const pmtp_generation_params *params, pmtp_generation **out);
+
+/* One batch of the prefill or one round. */
+pmtp_status pmtp_generation_step(pmtp_generation *generation, pmtp_burst *out);
+
+/* Makes the running or next step end with PMTP_FINISH_CANCELLED; tokens that earlier steps emitted stay. Thread-safe. */
+void pmtp_generation_cancel(pmtp_generation *generation);
+
+/* Takes back all but the first n_completion tokens, in the last round's statistics and in the KV cache alike, and ends the
+ * generation: for stop strings, which only the caller sees. */
+pmtp_status pmtp_generation_truncate(pmtp_generation *generation, int32_t n_completion);
+
+pmtp_status pmtp_generation_get_stats(const pmtp_generation *generation, pmtp_stats *out);
+void pmtp_generation_free(pmtp_generation *generation);
+
+/* cffi: end */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* PYLLAMA_MTP_H */

@@ -1,0 +1,48 @@
+"""Every exception that pyllama_mtp raises on purpose: one class per failure mode.
+
+A message says what was seen, what was expected and what to do about it.
+"""
+
+
+class PyllamaMtpError(Exception):
+    """Base class of all errors of this package."""
+
+
+class ModelLoadError(PyllamaMtpError):
+    """A model file is missing, damaged, unsupported, or does not fit into memory."""
+
+
+class IncompatibleHeadError(PyllamaMtpError):
+    """The MTP head does not belong to the target: dimensions, vocabulary or architecture differ."""
+
+
+class ContextOverflowError(PyllamaMtpError):
+    """The prompt does not fit into the context; raised before anything is generated."""
+
+
+class InvalidRequestError(PyllamaMtpError, ValueError):
+    """An argument of a call is out of its legal range or of the wrong type."""
+
+
+class ChatTemplateError(PyllamaMtpError):
+    """The model has no chat template, or its template rejects the messages."""
+
+
+class ModelClosedError(PyllamaMtpError):
+    """The model was used after `close()`."""
+
+
+class ModelBusyError(PyllamaMtpError):
+    """A second generation was started on a model while one is running."""
+
+
+class ConversionError(PyllamaMtpError):
+    """A checkpoint cannot be converted."""
+
+
+class NativeLibraryError(PyllamaMtpError, ImportError):
+    """The native library is missing, was built for another CPU, or has another ABI version."""
+
+
+class InternalError(PyllamaMtpError):
+    """The engine failed in a way that is not the caller's fault; the message holds the native error."""
