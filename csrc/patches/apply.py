@@ -106,7 +106,7 @@ def _apply_hunks(patch: Path, name: str, content: bytes | None, hunks: list[tupl
             if start < done or found != expected:
                 raise PatchError(
                     f"{patch.name} does not apply to {name}:{start + offset + 1}: expected {expected!r}, "
-                    f"found {found!r}. The patch belongs to another llama.cpp: refresh it against the source in csrc/llama.cpp.lock"
+                    f"found {found!r}. Refresh the patch against the source that csrc/llama.cpp.lock names"
                 )
         result += source[done:start] + new
         done = start + len(old)

@@ -1,0 +1,274 @@
+"""The build: the pinned source arrives intact, failures name the command that fixes them, and the product is sealed."""
+
+import hashlib
+import importlib.metadata
+import importlib.resources
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+SOURCE_SCRIPT = PROJECT / "cmake" / "llama_cpp_source.py"
+LOCK = tomllib.loads((PROJECT / "csrc" / "llama.cpp.lock").read_text())
+
+HELLO = b"".join(b"line %d\n" % i for i in range(1, 9))
+TREE = {
+    "CMakeLists.txt": b"# llama\n",
+    "include/llama.h": b"// api\n",
+    "src/hello.cpp": HELLO,
+    "docs/unused.md": b"no\n",
+}
+PATCH = """Description: says hello
+--- a/src/hello.cpp
++++ b/src/hello.cpp
+@@ -2,3 +2,4 @@
+ line 2
+-line 3
++line three
++line three and a half
+ line 4
+"""
+
+
+@pytest.fixture
+def pinned(tmp_path):
+    """A tiny pinned source: archive, lock and patch folder, and `run(*arguments)` of the script that unpacks it."""
+    return Pinned(tmp_path)
+
+
+class Pinned:
+    def __init__(self, folder: Path):
+        self.tree, self.archive = folder / "tree", folder / "tiny-1.0.tar.gz"
+        self.lock, self.patches = folder / "llama.cpp.lock", folder / "patches"
+        self.destination = folder / "build" / "llama.cpp"
+        with tarfile.open(self.archive, "w:gz") as tar:
+            for name, content in TREE.items():
+                (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.tree / name).write_bytes(content)
+                member = tarfile.TarInfo(f"tiny-1.0/llama.cpp/{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        self.write_lock(hashlib.sha256(self.archive.read_bytes()).hexdigest())
+        self.patches.mkdir()
+        self.write_series({})
+
+    def write_lock(self, sha256: str) -> None:
+        self.lock.write_text(
+            f'package = "tiny"\nversion = "1.0"\nsha256 = "{sha256}"\nfolder = "tiny-1.0/llama.cpp"\nbuild = 1\n'
+        )
+
+    def write_series(self, patches: dict[str, str]) -> None:
+        for name, text in patches.items():
+            (self.patches / name).write_text(text)
+        (self.patches / "series").write_text("# applied in this order\n" + "".join(f"{name}\n" for name in patches))
+
+    def run(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+        command = [sys.executable, SOURCE_SCRIPT, self.destination, "--lock", self.lock, "--patches", self.patches]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, env=os.environ | (env or {}))
+
+    def unpack(self) -> None:
+        result = self.run("--archive", self.archive)
+        assert result.returncode == 0, result.stderr
+
+    def fail(self) -> str:
+        """The message of a run that must fail and leave no half-made tree."""
+        result = self.run("--archive", self.archive)
+        assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
+        assert not self.destination.exists()
+        return result.stderr
+
+    def written(self) -> dict[str, bytes]:
+        files = (path for path in self.destination.rglob("*") if path.is_file())
+        return {path.relative_to(self.destination).as_posix(): path.read_bytes() for path in files}
+
+
+def test_unpacks_what_the_build_needs_and_applies_the_series(pinned):
+    pinned.write_series({"hello.patch": PATCH})
+    pinned.unpack()
+    patched = HELLO.replace(b"line 3\n", b"line three\nline three and a half\n")
+    expected = {name: content for name, content in TREE.items() if not name.startswith("docs/")}
+    assert pinned.written() == expected | {"src/hello.cpp": patched}
+
+
+def test_a_second_run_touches_nothing_and_a_new_patch_only_its_file(pinned):
+    pinned.unpack()
+    times = {name: (pinned.destination / name).stat().st_mtime_ns for name in pinned.written()}
+    pinned.unpack()
+    assert times == {name: (pinned.destination / name).stat().st_mtime_ns for name in times}
+    pinned.write_series({"hello.patch": PATCH})
+    pinned.unpack()
+    changed = [name for name in times if (pinned.destination / name).stat().st_mtime_ns != times[name]]
+    assert changed == ["src/hello.cpp"]
+
+
+def test_a_patch_taken_out_of_the_series_is_undone(pinned):
+    pinned.write_series({"hello.patch": PATCH, "new.patch": "--- /dev/null\n+++ b/src/new.cpp\n@@ -0,0 +1 @@\n+new\n"})
+    pinned.unpack()
+    assert pinned.written()["src/new.cpp"] == b"new\n"
+    for patch in pinned.patches.glob("*.patch"):
+        patch.unlink()
+    pinned.write_series({})
+    pinned.unpack()
+    assert pinned.written()["src/hello.cpp"] == HELLO and "src/new.cpp" not in pinned.written()
+
+
+def test_source_directory_is_copied_and_stays_pristine(pinned):
+    pinned.write_series({"hello.patch": PATCH})
+    result = pinned.run("--source-dir", pinned.tree)
+    assert result.returncode == 0, result.stderr
+    assert (pinned.tree / "src/hello.cpp").read_bytes() == HELLO
+    assert b"line three\n" in pinned.written()["src/hello.cpp"]
+
+
+def test_wrong_source_directory(pinned):
+    result = pinned.run("--source-dir", pinned.patches)
+    assert result.returncode == 1 and "LLAMA_CPP_SOURCE_DIR" in result.stderr and "llama.h" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "old, new, where",
+    [
+        (" line 4\n", " line four\n", "src/hello.cpp:4"),  # context that differs
+        ("@@ -2,3 +2,4 @@", "@@ -3,3 +3,4 @@", "src/hello.cpp:3"),  # right text, one line off: no fuzz
+        ("@@ -2,3 +2,4 @@", "@@ -2,4 +2,5 @@", "bad.patch:4"),  # announces more lines than it has
+        ("b/src/hello.cpp", "b/src/absent.cpp", "src/absent.cpp does not exist"),
+        ("b/src/hello.cpp", "b/../hello.cpp", "bad.patch:3"),
+    ],
+)
+def test_a_patch_that_does_not_apply_names_itself_and_the_place(pinned, old, new, where):
+    pinned.write_series({"bad.patch": PATCH.replace(old, new)})
+    message = pinned.fail()
+    assert "bad.patch" in message and where in message
+
+
+def test_a_patch_missing_from_the_series_is_an_error(pinned):
+    (pinned.patches / "forgotten.patch").write_text(PATCH)
+    assert "forgotten.patch" in pinned.fail()
+
+
+def test_checksum_mismatch_names_both_sums_and_the_way_out(pinned):
+    seen = hashlib.sha256(pinned.archive.read_bytes()).hexdigest()
+    pinned.write_lock("0" * 64)
+    message = pinned.fail()
+    assert seen in message and "0" * 64 in message and "unearth 'tiny==1.0' --no-binary" in message
+
+
+def test_missing_archive_names_the_way_out(pinned):
+    pinned.archive.unlink()
+    assert "unearth 'tiny==1.0' --no-binary" in pinned.fail()
+
+
+def test_no_network_names_the_archive_option(pinned):
+    result = pinned.run(env={"PIP_INDEX_URL": "http://127.0.0.1:9/simple"})
+    assert result.returncode == 1 and "could not download tiny==1.0" in result.stderr
+    assert "unearth 'tiny==1.0' --no-binary" in result.stderr
+    assert "pip install . -C cmake.define.LLAMA_CPP_ARCHIVE=/path/to/tiny-1.0.tar.gz" in result.stderr
+
+
+def test_a_finished_download_is_not_repeated(pinned):
+    downloads = pinned.destination.parent / "download"
+    downloads.mkdir(parents=True)
+    shutil.copy(pinned.archive, downloads / "tiny-1.0.tar.gz")
+    result = pinned.run(env={"PIP_INDEX_URL": "http://127.0.0.1:9/simple"})
+    assert result.returncode == 0, result.stderr
+    assert pinned.written()["src/hello.cpp"] == HELLO
+
+
+def configure(folder: Path, *options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    command = [
+        shutil.which("cmake"),
+        "-S",
+        PROJECT,
+        "-B",
+        folder,
+        "-G",
+        "Ninja",
+        f"-DPython_EXECUTABLE={sys.executable}",
+    ]
+    return subprocess.run([*command, *options], capture_output=True, text=True, env=env or os.environ)
+
+
+def test_cmake_without_a_compiler_says_how_to_install_one(tmp_path):
+    env = {name: value for name, value in os.environ.items() if name not in {"CC", "CXX"}} | {"PATH": str(tmp_path)}
+    result = configure(tmp_path / "build", env=env)
+    assert result.returncode != 0 and "apt-get install g++" in result.stderr
+
+
+def test_cmake_passes_the_reason_on(tmp_path):
+    (tmp_path / "damaged.tar.gz").write_bytes(b"half a download")
+    result = configure(tmp_path / "build", f"-DLLAMA_CPP_ARCHIVE={tmp_path / 'damaged.tar.gz'}")
+    assert result.returncode != 0 and LOCK["sha256"] in result.stderr
+    assert "pip install . -C cmake.define.LLAMA_CPP_ARCHIVE=" in result.stderr
+
+
+@pytest.fixture(scope="session")
+def archive(request) -> Path:
+    """The real pinned source distribution; downloaded once and kept in pytest's cache."""
+    sys.path.insert(0, str(SOURCE_SCRIPT.parent))
+    from llama_cpp_source import download
+
+    if given := os.environ.get("LLAMA_CPP_ARCHIVE"):
+        return Path(given)
+    return download(request.config.cache.mkdir("llama.cpp"), LOCK)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64-v3 is an x86 level")
+def test_a_portable_build_uses_x86_64_v3_and_nothing_newer(tmp_path, archive):
+    """Looks at every compiler call of a configured build, and at what the library will demand of the CPU."""
+    result = configure(tmp_path, "-DPYLLAMA_MTP_PORTABLE=ON", f"-DLLAMA_CPP_ARCHIVE={archive}")
+    assert result.returncode == 0, result.stderr
+    commands = [entry["command"].split() for entry in json.loads((tmp_path / "compile_commands.json").read_text())]
+    flags = {flag for command in commands for flag in command if flag.startswith("-m")}
+    assert "-march=x86-64-v3" in flags
+    assert flags <= {"-march=x86-64-v3", "-msse4.2", "-mavx", "-mavx2", "-mfma", "-mf16c", "-mbmi2"}
+    v3 = {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "pni", "popcnt", "sse4_1", "sse4_2", "ssse3"}
+    assert set(json.loads((tmp_path / "_build_info.json").read_text())["cpu_features"]) == v3
+
+
+def cpu_features(tmp_path, flag: str) -> set[str]:
+    output = tmp_path / "_build_info.json"
+    command = [sys.executable, PROJECT / "cmake" / "build_info.py", output, "--llama-build", "1", "--compiler", "g++"]
+    subprocess.run([*command, f"--flag={flag}"], check=True)
+    return set(json.loads(output.read_text())["cpu_features"])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86 flags")
+def test_build_info_knows_newer_instructions(tmp_path):
+    assert {"avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"} <= cpu_features(tmp_path, "-march=sapphirerapids")
+
+
+def test_a_native_build_demands_only_what_this_machine_has(tmp_path):
+    flag, key = ("-march=native", "flags") if platform.machine() == "x86_64" else ("-mcpu=native", "Features")
+    line = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(key))
+    assert cpu_features(tmp_path, flag) <= set(line.partition(":")[2].split())
+
+
+def installed(name: str) -> Path:
+    return Path(str(importlib.resources.files("pyllama_mtp") / name))
+
+
+def test_the_package_holds_library_header_and_build_info():
+    assert installed("pyllama_mtp.h").read_bytes() == (PROJECT / "csrc" / "pyllama_mtp.h").read_bytes()
+    assert json.loads(installed("_build_info.json").read_text())["llama_cpp_build"] == LOCK["build"]
+
+
+def test_the_library_exports_its_own_entry_points_only():
+    listing = subprocess.run(
+        ["nm", "-D", "--defined-only", installed("libpyllama_mtp.so")], capture_output=True, text=True, check=True
+    ).stdout
+    names = {line.split()[-1] for line in listing.splitlines()}
+    assert names and all(name.startswith("pmtp_") for name in names), sorted(names)[:20]
+
+
+def test_the_peer_of_the_tests_is_the_pinned_llama_cpp():
+    requirement = f"{LOCK['package']}=={LOCK['version']}"
+    assert any(line.startswith(requirement) for line in importlib.metadata.requires("pyllama-mtp"))
