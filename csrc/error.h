@@ -1,0 +1,34 @@
+// Failures inside the library: thrown as Error, turned into a status and a message by the C entry points.
+#pragma once
+
+#include "pyllama_mtp.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <stdexcept>
+#include <string>
+
+namespace pmtp {
+
+struct Error : std::runtime_error {
+    Error(pmtp_status status, const std::string & message) : std::runtime_error(message), status(status) {}
+    pmtp_status status;
+};
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 1, 2)))
+#endif
+inline std::string format(const char * fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    va_list again;
+    va_copy(again, args);
+    const int size = vsnprintf(nullptr, 0, fmt, args);
+    va_end(args);
+    std::string text(size > 0 ? size : 0, '\0');
+    vsnprintf(text.data(), text.size() + 1, fmt, again);
+    va_end(again);
+    return text;
+}
+
+}  // namespace pmtp

@@ -1,0 +1,32 @@
+// Drafts with the Gemma 4 MTP head: a round's k steps are one ggml graph.
+#pragma once
+
+#include "drafter.h"
+#include "head.h"
+
+#include "llama.h"
+
+#include <map>
+
+namespace pmtp {
+
+class MtpDrafter : public Drafter {
+  public:
+    // All must outlive the drafter. Throws Error(INCOMPATIBLE_HEAD) if the head does not fit (see Head).
+    MtpDrafter(const Head & head, llama_context * context);
+    ~MtpDrafter() override;
+
+    bool draft(int32_t token, int32_t position, const float * state, int k, std::vector<int32_t> & drafted) override;
+    size_t compute_bytes() const override;
+
+  private:
+    struct Graph;
+
+    Graph & graph_for(int k);
+
+    const Head & head_;
+    llama_context * context_;
+    std::map<int, std::unique_ptr<Graph>> graphs_;  // by k, so that graphs are reused as k varies
+};
+
+}  // namespace pmtp

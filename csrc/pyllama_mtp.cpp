@@ -1,0 +1,249 @@
+// The C entry points: argument checks, exceptions -> status and message. No algorithm.
+#include "pyllama_mtp.h"
+
+#include "error.h"
+#include "log.h"
+#include "model.h"
+#include "speculate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <new>
+
+struct pmtp_model : pmtp::Model {
+    using pmtp::Model::Model;
+};
+
+struct pmtp_generation {
+    pmtp_generation(pmtp_model & model, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
+                    std::vector<int32_t> end_tokens)
+        : model(model), loop(model.session(), model.drafter(), prompt, n_prompt, params, std::move(end_tokens), model.n_vocab()) {
+        model.busy = true;
+    }
+    ~pmtp_generation() { model.busy = false; }
+
+    pmtp_model & model;
+    pmtp::Generation loop;
+};
+
+namespace {
+
+using pmtp::Error;
+using pmtp::format;
+
+thread_local std::string last_error;
+
+template <typename Body> pmtp_status guarded(Body body) noexcept {
+    try {
+        try {
+            body();
+            return PMTP_OK;
+        } catch (const Error & e) {
+            last_error = e.what();
+            return e.status;
+        } catch (const std::bad_alloc &) {
+            last_error = "out of memory";
+            return PMTP_ERROR_OUT_OF_MEMORY;
+        } catch (const std::exception & e) {
+            last_error = e.what();
+            return PMTP_ERROR_INTERNAL;
+        } catch (...) {
+            last_error = "unknown exception";
+            return PMTP_ERROR_INTERNAL;
+        }
+    } catch (...) {  // no memory left for the message
+        return PMTP_ERROR_OUT_OF_MEMORY;
+    }
+}
+
+void require(bool ok, const std::string & message) {
+    if (!ok) {
+        throw Error(PMTP_ERROR_INVALID_ARGUMENT, message);
+    }
+}
+
+void require_tokens(const pmtp_model & model, const int32_t * tokens, int32_t n, const char * what) {
+    require(n >= 0 && (tokens != nullptr || n == 0), format("%s: no tokens given", what));
+    for (int32_t i = 0; i < n; i++) {
+        require(tokens[i] >= 0 && tokens[i] < model.n_vocab(),
+                format("%s: token id %d at index %d, expected 0..%d", what, tokens[i], i, model.n_vocab() - 1));
+    }
+}
+
+void require_between(const char * what, double value, double low, double high) {
+    require(value >= low && value <= high, format("%s is %g, expected %g..%g", what, value, low, high));
+}
+
+void check(const pmtp_model & model, const pmtp_generation_params & p) {
+    require(p.max_tokens >= 1, format("max_tokens is %d, expected 1 or more", p.max_tokens));
+    require_between("min_tokens", p.min_tokens, 0, p.max_tokens);
+    require(std::isfinite(p.temperature) && p.temperature >= 0, format("temperature is %g, expected 0 or more", p.temperature));
+    require(p.top_p > 0 && p.top_p <= 1, format("top_p is %g, expected more than 0 and at most 1", p.top_p));
+    require_between("min_p", p.min_p, 0, 1);
+    require(p.top_k >= 0, format("top_k is %d, expected 1 or more, or 0 for all", p.top_k));
+    require_between("presence_penalty", p.presence_penalty, -2, 2);
+    require_between("frequency_penalty", p.frequency_penalty, -2, 2);
+    require(p.repetition_penalty > 0 && p.repetition_penalty <= 2,
+            format("repetition_penalty is %g, expected more than 0 and at most 2", p.repetition_penalty));
+    require_between("n_logprobs", p.n_logprobs, -1, PMTP_MAX_LOGPROBS);
+    require_between("num_speculative_tokens", p.num_speculative_tokens, PMTP_DRAFT_AUTO, PMTP_MAX_DRAFT);
+    require_tokens(model, p.stop_tokens, p.n_stop_tokens, "stop_tokens");
+    require(p.n_logit_bias >= 0 && (p.logit_bias != nullptr || p.n_logit_bias == 0), "logit_bias: none given");
+    for (int32_t i = 0; i < p.n_logit_bias; i++) {
+        require_tokens(model, &p.logit_bias[i].token, 1, "logit_bias");
+        const float bias = p.logit_bias[i].bias;
+        require(std::isfinite(bias) || bias == -INFINITY, format("logit_bias of token %d is %g, expected a number or -inf",
+                                                                 p.logit_bias[i].token, bias));
+    }
+}
+
+}  // namespace
+
+int32_t pmtp_abi_version(void) { return PMTP_ABI_VERSION; }
+
+const char * pmtp_last_error(void) { return last_error.c_str(); }
+
+void pmtp_set_log(pmtp_log_fn log, void * user) { pmtp::set_log(log, user); }
+
+pmtp_model_params pmtp_default_model_params(void) {
+    pmtp_model_params p = {};
+    p.n_batch = 512;
+    p.n_threads = 4;
+    p.n_gpu_layers = -1;
+    p.flash_attention = -1;
+    p.cache_type_k = "f16";
+    p.cache_type_v = "f16";
+    return p;
+}
+
+pmtp_generation_params pmtp_default_generation_params(void) {
+    pmtp_generation_params p = {};
+    p.max_tokens = INT32_MAX;
+    p.temperature = 1.0;
+    p.top_p = 1.0;
+    p.repetition_penalty = 1.0;
+    p.n_logprobs = -1;
+    p.num_speculative_tokens = PMTP_DRAFT_AUTO;
+    return p;
+}
+
+pmtp_status pmtp_model_load(const char * target_path, const char * head_path, const pmtp_model_params * params, pmtp_model ** out) {
+    return guarded([&] {
+        require(target_path != nullptr && params != nullptr && out != nullptr, "pmtp_model_load: NULL argument");
+        *out = nullptr;
+        *out = new pmtp_model(target_path, head_path, *params);
+    });
+}
+
+void pmtp_model_free(pmtp_model * model) { delete model; }
+
+pmtp_status pmtp_model_get_info(const pmtp_model * model, pmtp_model_info * out) {
+    return guarded([&] {
+        require(model != nullptr && out != nullptr, "pmtp_model_get_info: NULL argument");
+        *out = model->info();
+    });
+}
+
+const char * pmtp_model_metadata(const pmtp_model * model, const char * key) {
+    return model != nullptr && key != nullptr ? model->metadata(key) : nullptr;
+}
+
+const char * pmtp_model_placement(const pmtp_model * model) { return model != nullptr ? model->placement().c_str() : ""; }
+
+pmtp_status pmtp_tokenize(const pmtp_model * model, const char * text, size_t text_size, int32_t add_special, int32_t parse_special,
+                          int32_t * tokens, int32_t capacity, int32_t * n_tokens) {
+    return guarded([&] {
+        require(model != nullptr && text != nullptr && n_tokens != nullptr && capacity >= 0, "pmtp_tokenize: NULL argument");
+        require(text_size <= INT32_MAX / 2, "pmtp_tokenize: the text is too long");
+        const int32_t n = llama_tokenize(model->vocab(), text, (int32_t) text_size, tokens, capacity, add_special != 0, parse_special != 0);
+        *n_tokens = n < 0 ? -n : n;
+        require(n >= 0, format("pmtp_tokenize: room for %d tokens, %d needed", capacity, -n));
+    });
+}
+
+pmtp_status pmtp_token_bytes(const pmtp_model * model, int32_t token, int32_t special, char * bytes, int32_t capacity, int32_t * n_bytes) {
+    return guarded([&] {
+        require(model != nullptr && n_bytes != nullptr && capacity >= 0, "pmtp_token_bytes: NULL argument");
+        require_tokens(*model, &token, 1, "pmtp_token_bytes");
+        const int32_t n = llama_token_to_piece(model->vocab(), token, bytes, capacity, /*lstrip*/ 0, special != 0);
+        *n_bytes = n < 0 ? -n : n;
+        require(n >= 0, format("pmtp_token_bytes: room for %d bytes, %d needed", capacity, -n));
+    });
+}
+
+int32_t pmtp_token_is_end(const pmtp_model * model, int32_t token) {
+    return model != nullptr && std::count(model->end_tokens().begin(), model->end_tokens().end(), token) > 0;
+}
+
+pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_tokens, int32_t n_batch, float * logits) {
+    return guarded([&] {
+        require(model != nullptr && logits != nullptr, "pmtp_logits: NULL argument");
+        require_tokens(*model, tokens, n_tokens, "pmtp_logits");
+        require_between("n_batch", n_batch, 1, pmtp::kMaxOutputs);
+        pmtp::Session & session = model->session();
+        if (model->busy) {
+            throw Error(PMTP_ERROR_BUSY, "a generation is running on this model");
+        }
+        if (n_tokens > session.n_ctx()) {
+            throw Error(PMTP_ERROR_CONTEXT_OVERFLOW, format("%d tokens, the context holds %d", n_tokens, session.n_ctx()));
+        }
+        session.abort = false;
+        session.truncate(0);
+        for (int32_t done = 0; done < n_tokens; done += n_batch) {
+            const int n = std::min(n_batch, n_tokens - done);
+            session.evaluate(tokens + done, n, n);
+            for (int row = 0; row < n; row++) {
+                std::copy_n(session.logits(row), model->n_vocab(), logits + (size_t) (done + row) * model->n_vocab());
+            }
+        }
+    });
+}
+
+pmtp_status pmtp_generation_start(pmtp_model * model, const int32_t * prompt, int32_t n_prompt, const pmtp_generation_params * params,
+                                  pmtp_generation ** out) {
+    return guarded([&] {
+        require(model != nullptr && params != nullptr && out != nullptr, "pmtp_generation_start: NULL argument");
+        *out = nullptr;
+        require_tokens(*model, prompt, n_prompt, "prompt");
+        require(n_prompt >= 1, "the prompt is empty");
+        check(*model, *params);
+        if (model->busy) {
+            throw Error(PMTP_ERROR_BUSY, "another generation lives on this model: finish or close it first");
+        }
+        std::vector<int32_t> end_tokens(params->stop_tokens, params->stop_tokens + params->n_stop_tokens);
+        if (!params->ignore_eos) {
+            end_tokens.insert(end_tokens.end(), model->end_tokens().begin(), model->end_tokens().end());
+        }
+        *out = new pmtp_generation(*model, prompt, n_prompt, *params, std::move(end_tokens));
+    });
+}
+
+pmtp_status pmtp_generation_step(pmtp_generation * generation, pmtp_burst * out) {
+    return guarded([&] {
+        require(generation != nullptr && out != nullptr, "pmtp_generation_step: NULL argument");
+        generation->loop.step(*out);
+    });
+}
+
+void pmtp_generation_cancel(pmtp_generation * generation) {
+    if (generation != nullptr) {
+        generation->loop.cancel();
+    }
+}
+
+pmtp_status pmtp_generation_truncate(pmtp_generation * generation, int32_t n_completion) {
+    return guarded([&] {
+        require(generation != nullptr, "pmtp_generation_truncate: NULL argument");
+        generation->loop.truncate(n_completion);
+    });
+}
+
+pmtp_status pmtp_generation_get_stats(const pmtp_generation * generation, pmtp_stats * out) {
+    return guarded([&] {
+        require(generation != nullptr && out != nullptr, "pmtp_generation_get_stats: NULL argument");
+        *out = generation->loop.stats();
+    });
+}
+
+void pmtp_generation_free(pmtp_generation * generation) { delete generation; }

@@ -1,0 +1,186 @@
+#include "speculate.h"
+
+#include "error.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace pmtp {
+
+namespace {
+
+// Adds the time until its destruction to a counter of seconds.
+class Timer {
+  public:
+    explicit Timer(double & seconds) : seconds_(seconds), begin_(Clock::now()) {}
+    ~Timer() { seconds_ += std::chrono::duration<double>(Clock::now() - begin_).count(); }
+
+  private:
+    using Clock = std::chrono::steady_clock;
+    double & seconds_;
+    Clock::time_point begin_;
+};
+
+SamplingParams sampling_params(const pmtp_generation_params & p, const std::vector<int32_t> & end_tokens) {
+    SamplingParams s;
+    s.temperature = p.temperature;
+    s.top_p = p.top_p;
+    s.min_p = p.min_p;
+    s.top_k = p.top_k;
+    s.seed = p.seed;
+    s.presence_penalty = p.presence_penalty;
+    s.frequency_penalty = p.frequency_penalty;
+    s.repetition_penalty = p.repetition_penalty;
+    s.min_tokens = p.min_tokens;
+    s.n_logprobs = p.n_logprobs;
+    s.logit_bias.assign(p.logit_bias, p.logit_bias + p.n_logit_bias);
+    s.end_tokens = end_tokens;
+    s.mask = p.mask;
+    s.mask_user = p.mask_user;
+    return s;
+}
+
+}  // namespace
+
+Generation::Generation(Session & session, Drafter * drafter, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
+                       std::vector<int32_t> end_tokens, int n_vocab)
+    : session_(session),
+      drafter_(drafter),
+      prompt_(prompt, prompt + n_prompt),
+      end_tokens_(std::move(end_tokens)),
+      max_tokens_(std::min(params.max_tokens, session.n_ctx() - n_prompt)),
+      sampler_(sampling_params(params, end_tokens_), n_vocab, prompt, n_prompt),
+      draft_length_(drafter == nullptr ? 0 : params.num_speculative_tokens) {
+    if (n_prompt >= session.n_ctx()) {
+        throw Error(PMTP_ERROR_CONTEXT_OVERFLOW,
+                    format("the prompt has %d tokens, the context holds %d and needs room for one more: shorten the prompt or load the "
+                           "model with a larger n_ctx", n_prompt, session.n_ctx()));
+    }
+    session_.abort = false;
+    stats_.prompt_tokens = n_prompt;
+}
+
+void Generation::step(pmtp_burst & burst) {
+    burst = {};
+    if (finish_ != PMTP_FINISH_NONE) {
+        throw Error(PMTP_ERROR_INVALID_ARGUMENT, "the generation has ended");
+    }
+    sampler_.clear_logprobs();
+    if (session_.abort) {
+        finish_ = PMTP_FINISH_CANCELLED;
+    } else if (sampler_.generated().empty()) {
+        prefill(burst);
+    } else {
+        round(burst);
+    }
+    burst.finish = finish_;
+    burst.logprobs = sampler_.logprobs().empty() ? nullptr : sampler_.logprobs().data();
+}
+
+void Generation::prefill(pmtp_burst & burst) {
+    const Timer timer(stats_.prompt_seconds);
+    if (!started_) {
+        stats_.cached_prompt_tokens = session_.reuse_prefix(prompt_.data(), (int) prompt_.size());
+        started_ = true;
+    }
+    const int done = (int) session_.tokens().size();
+    const int size = std::min((int) prompt_.size() - done, session_.n_batch());
+    const bool last = done + size == (int) prompt_.size();
+    if (!session_.evaluate(prompt_.data() + done, size, last ? 1 : 0)) {
+        finish_ = PMTP_FINISH_CANCELLED;
+        return;
+    }
+    if (last) {
+        state_row_ = 0;
+        emit(sampler_.sample(session_.logits(0)), burst);
+    }
+}
+
+void Generation::round(pmtp_burst & burst) {
+    const Timer timer(stats_.decode_seconds);
+    const double before = stats_.draft_seconds + stats_.verify_seconds;
+    const int k = draft_length_.next(remaining() - 1);
+    if (!draft(k) || !verify()) {
+        finish_ = PMTP_FINISH_CANCELLED;
+        return;
+    }
+    burst.is_round = 1;
+    accept(burst);
+    session_.truncate(n_base_ + 1 + burst.n_accepted);
+    draft_length_.observe(k, burst.n_accepted, stats_.draft_seconds + stats_.verify_seconds - before);
+    record(burst);
+}
+
+bool Generation::draft(int k) {
+    drafted_.clear();
+    n_base_ = (int) session_.tokens().size();
+    if (k == 0) {
+        return true;
+    }
+    const Timer timer(stats_.draft_seconds);
+    return drafter_->draft(sampler_.generated().back(), n_base_, session_.state(state_row_), k, drafted_);
+}
+
+bool Generation::verify() {
+    const Timer timer(stats_.verify_seconds);
+    batch_.assign(1, sampler_.generated().back());
+    batch_.insert(batch_.end(), drafted_.begin(), drafted_.end());
+    return session_.evaluate(batch_.data(), (int) batch_.size(), (int) batch_.size());
+}
+
+// Row i of the verified batch gives the token after draft i. The first one that is not the next draft is the bonus token.
+void Generation::accept(pmtp_burst & burst) {
+    const Timer timer(stats_.sample_seconds);
+    burst.n_drafted = (int) drafted_.size();
+    std::copy(drafted_.begin(), drafted_.end(), burst.drafted);
+    for (int row = 0; row <= burst.n_drafted && finish_ == PMTP_FINISH_NONE; row++) {
+        const int32_t token = sampler_.sample(session_.logits(row));
+        emit(token, burst);
+        state_row_ = row;
+        if (row == burst.n_drafted || token != drafted_[row]) {
+            break;
+        }
+        burst.n_accepted++;
+    }
+}
+
+void Generation::emit(int32_t token, pmtp_burst & burst) {
+    burst.emitted[burst.n_emitted++] = token;
+    stats_.completion_tokens++;
+    const bool ends = std::find(end_tokens_.begin(), end_tokens_.end(), token) != end_tokens_.end();
+    if (ends) {
+        finish_ = PMTP_FINISH_STOP;
+    } else if (remaining() == 0) {
+        finish_ = PMTP_FINISH_LENGTH;
+    }
+}
+
+void Generation::record(const pmtp_burst & burst) {
+    stats_.rounds++;
+    stats_.drafted += burst.n_drafted;
+    stats_.accepted += burst.n_accepted;
+    if (burst.n_drafted > 0) {
+        stats_.drafting_rounds++;
+        stats_.drafting_rounds_emitted += burst.n_accepted + 1;
+    }
+    for (int i = 0; i < burst.n_drafted; i++) {
+        stats_.drafted_per_position[i]++;
+        stats_.accepted_per_position[i] += i < burst.n_accepted;
+    }
+}
+
+void Generation::truncate(int n) {
+    if (n < 0 || n > stats_.completion_tokens) {
+        throw Error(PMTP_ERROR_INVALID_ARGUMENT, format("cannot keep %d of %d tokens", n, stats_.completion_tokens));
+    }
+    sampler_.truncate(n);
+    session_.truncate((int) prompt_.size() + n);
+    stats_.completion_tokens = n;
+    finish_ = PMTP_FINISH_STOP;
+}
+
+void Generation::cancel() { session_.abort = true; }
+
+int Generation::remaining() const { return max_tokens_ - stats_.completion_tokens; }
+
+}  // namespace pmtp
