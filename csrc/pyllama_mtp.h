@@ -18,14 +18,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__GNUC__)
-#define PMTP_API __attribute__((visibility("default")))
-#else
-#define PMTP_API
-#endif
-
 #ifdef __cplusplus
 extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
 #endif
 
 /* cffi: begin */
@@ -221,6 +219,10 @@ pmtp_status pmtp_generation_get_stats(const pmtp_generation *generation, pmtp_st
 void pmtp_generation_free(pmtp_generation *generation);
 
 /* cffi: end */
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 
 #ifdef __cplusplus
 }
