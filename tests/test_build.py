@@ -134,12 +134,25 @@ def test_wrong_source_directory(pinned):
     assert result.returncode == 1 and "LLAMA_CPP_SOURCE_DIR" in result.stderr and "llama.h" in result.stderr
 
 
+def test_several_hunks_insertions_without_context_and_a_second_patch_on_the_same_file(pinned):
+    header = "--- a/src/hello.cpp\n+++ b/src/hello.cpp\n"
+    first = (
+        header + "@@ -1 +1 @@\n-line 1\n+line one\n@@ -3,0 +4,2 @@\n+a\n+b\n@@ -8,1 +10,1 @@\n-line 8\n+line eight\n"
+    )
+    second = header + "@@ -3,3 +3,2 @@\n line 3\n-a\n b\n"
+    pinned.write_series({"1.patch": first, "2.patch": second})
+    pinned.unpack()
+    expected = b"line one\nline 2\nline 3\nb\nline 4\nline 5\nline 6\nline 7\nline eight\n"
+    assert pinned.written()["src/hello.cpp"] == expected
+
+
 @pytest.mark.parametrize(
     "old, new, where",
     [
         (" line 4\n", " line four\n", "src/hello.cpp:4"),  # context that differs
         ("@@ -2,3 +2,4 @@", "@@ -3,3 +3,4 @@", "src/hello.cpp:3"),  # right text, one line off: no fuzz
         ("@@ -2,3 +2,4 @@", "@@ -2,4 +2,5 @@", "bad.patch:4"),  # announces more lines than it has
+        ("@@ -2,3 +2,4 @@", "@@ -20,3 +20,4 @@", "line 20 overlaps or is past the end"),
         ("b/src/hello.cpp", "b/src/absent.cpp", "src/absent.cpp does not exist"),
         ("b/src/hello.cpp", "b/../hello.cpp", "bad.patch:3"),
     ],

@@ -95,19 +95,22 @@ def _apply_hunks(patch: Path, name: str, content: bytes | None, hunks: list[tupl
         seen = "exists already" if creates else "does not exist"
         raise PatchError(f"{patch.name} does not apply: {name} {seen} in the pinned llama.cpp")
     source = [] if content is None else content.decode("utf-8").split("\n")
-    if source and source[-1] == "":
-        source.pop()
     result: list[str] = []
     done = 0
     for first, old, new in hunks:
-        start = max(first - 1, 0)
-        for offset, expected in enumerate(old):
-            found = source[start + offset] if start + offset < len(source) else "end of file"
-            if start < done or found != expected:
+        start = first - 1 if old else first  # a hunk with no old line counts from the line before it
+        if not done <= start <= len(source):
+            raise PatchError(
+                f"{patch.name} does not apply to {name}: the hunk at line {first} overlaps or is past the end"
+            )
+        for number, expected in enumerate(old, start + 1):
+            found = source[number - 1] if number <= len(source) else "end of file"
+            if found != expected:
                 raise PatchError(
-                    f"{patch.name} does not apply to {name}:{start + offset + 1}: expected {expected!r}, "
-                    f"found {found!r}. Refresh the patch against the source that csrc/llama.cpp.lock names"
+                    f"{patch.name} does not apply to {name}:{number}: expected {expected!r}, found {found!r}. "
+                    f"Refresh the patch against the source that csrc/llama.cpp.lock names"
                 )
         result += source[done:start] + new
         done = start + len(old)
-    return ("\n".join(result + source[done:]) + "\n").encode("utf-8")
+    text = "\n".join(result + source[done:])
+    return (text if content is not None else text + "\n").encode("utf-8")
