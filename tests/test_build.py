@@ -282,6 +282,43 @@ def test_the_library_exports_its_own_entry_points_only():
     assert names and all(name.startswith("pmtp_") for name in names), sorted(names)[:20]
 
 
+BESIDE = """
+import sys
+
+def ours(target):
+    import pyllama_mtp
+    with pyllama_mtp.Model(target, n_ctx=256, n_threads=1) as model:
+        return model.generate("import os", max_tokens=16, temperature=0).text()
+
+def theirs(target):
+    import xllamacpp
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel, params.warmup = target, 256, 1, False
+    params.cpuparams.n_threads = 1
+    request = {"prompt": "import os", "max_tokens": 16, "temperature": 0}
+    return xllamacpp.Server(params).handle_completions(request)["choices"][0]["text"]
+
+for name in sys.argv[2:]:
+    print(name, repr({"ours": ours, "theirs": theirs}[name](sys.argv[1])))
+"""
+
+
+def test_two_llama_cpps_in_one_process_do_not_meet(tmp_path):
+    """Loads and runs this library and an unmodified llama.cpp, either first, and alone: always the same two texts."""
+    target = next(installed("demo").glob("*target*.gguf"))
+
+    def run(*order: str) -> set[str]:
+        command = [sys.executable, "-c", BESIDE, target, *order]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        assert result.returncode == 0, result.stderr[-4000:]
+        return {line for line in result.stdout.splitlines() if line.startswith(("ours ", "theirs "))}
+
+    alone = run("ours") | run("theirs")
+    assert len(alone) == 2
+    assert run("ours", "theirs", "ours") == alone
+    assert run("theirs", "ours", "theirs") == alone
+
+
 def test_the_peer_of_the_tests_is_the_pinned_llama_cpp():
     requirement = f"{LOCK['package']}=={LOCK['version']}"
     assert any(line.startswith(requirement) for line in importlib.metadata.requires("pyllama-mtp"))
