@@ -196,7 +196,11 @@ def test_a_finished_download_is_not_repeated(pinned):
     assert pinned.written()["src/hello.cpp"] == HELLO
 
 
-def configure(folder: Path, *options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+# The caller's own choice of source must not reach the builds configured here.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_CPP_")}
+
+
+def configure(folder: Path, *options: str) -> subprocess.CompletedProcess:
     command = [
         shutil.which("cmake"),
         "-S",
@@ -207,12 +211,12 @@ def configure(folder: Path, *options: str, env: dict[str, str] | None = None) ->
         "Ninja",
         f"-DPython_EXECUTABLE={sys.executable}",
     ]
-    return subprocess.run([*command, *options], capture_output=True, text=True, env=env or os.environ)
+    return subprocess.run([*command, *options], capture_output=True, text=True, env=ENVIRONMENT)
 
 
 def test_cmake_without_a_compiler_says_how_to_install_one(tmp_path):
-    env = {name: value for name, value in os.environ.items() if name not in {"CC", "CXX"}} | {"PATH": str(tmp_path)}
-    result = configure(tmp_path / "build", env=env)
+    command = ["env", "-u", "CC", "-u", "CXX", f"PATH={tmp_path}", shutil.which("cmake"), "-S", PROJECT, "-B", tmp_path]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode != 0 and "apt-get install g++" in result.stderr
 
 
