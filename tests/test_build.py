@@ -214,9 +214,15 @@ def configure(folder: Path, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run([*command, *options], capture_output=True, text=True, env=ENVIRONMENT)
 
 
-def test_cmake_without_a_compiler_says_how_to_install_one(tmp_path):
-    command = ["env", "-u", "CC", "-u", "CXX", f"PATH={tmp_path}", shutil.which("cmake"), "-S", PROJECT, "-B", tmp_path]
-    result = subprocess.run(command, capture_output=True, text=True)
+@pytest.mark.parametrize("named", [{}, {"CC": "gcc", "CXX": "g++ -m64"}])
+def test_cmake_without_a_compiler_says_how_to_install_one(tmp_path, named):
+    """Pip's build sets CC and CXX, a plain CMake call does not."""
+    result = subprocess.run(
+        [shutil.which("cmake"), "-S", PROJECT, "-B", tmp_path],
+        capture_output=True,
+        text=True,
+        env={"PATH": str(tmp_path), **named},
+    )
     assert result.returncode != 0 and "apt-get install g++" in result.stderr
 
 
