@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace pmtp {
@@ -11,6 +12,9 @@ namespace pmtp {
 namespace {
 
 constexpr float kForbidden = -std::numeric_limits<float>::infinity();
+constexpr float kLowest = std::numeric_limits<float>::lowest();  // any logit but a forbidden one
+constexpr double kLikely = 12;      // top_p looks first at candidates of at least e^-12 times the best one's probability
+constexpr double kMaxGumbel = 38;   // -log(-log(1 - 2^-54)) = 37.4
 
 uint64_t mix(uint64_t z) {
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
@@ -18,14 +22,95 @@ uint64_t mix(uint64_t z) {
     return z ^ (z >> 31);
 }
 
-int32_t arg_max(const float * logits, int n) {
-    int32_t best = 0;
-    for (int i = 1; i < n; i++) {
-        if (logits[i] > logits[best]) {
-            best = i;
+// Vocabularies are scanned in blocks whose maximum is found with vector instructions; few blocks need a closer look.
+constexpr int kBlock = 64;
+
+float block_max(const float * x, int n) {
+    float lanes[16];
+    std::fill_n(lanes, 16, kForbidden);
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+        for (int j = 0; j < 16; j++) {
+            lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
         }
     }
-    return best;
+    for (; i < n; i++) {
+        lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+    }
+    return *std::max_element(lanes, lanes + 16);
+}
+
+// Visits (index, logit) of every logit that is not below `floor`, which the visitor may raise.
+template <typename Visit> void for_each_at_least(const float * logits, int n, const float & floor, Visit visit) {
+    for (int begin = 0; begin < n; begin += kBlock) {
+        const int size = std::min(kBlock, n - begin);
+        if (block_max(logits + begin, size) < floor) {
+            continue;
+        }
+        for (int i = begin; i < begin + size; i++) {
+            if (logits[i] >= floor) {
+                visit(i, logits[i]);
+            }
+        }
+    }
+}
+
+int32_t arg_max(const float * logits, int n) {
+    float best = kForbidden;
+    int32_t index = 0;
+    for (int begin = 0; begin < n; begin += kBlock) {
+        const int size = std::min(kBlock, n - begin);
+        if (block_max(logits + begin, size) > best) {
+            for (int i = begin; i < begin + size; i++) {
+                if (logits[i] > best) {
+                    best = logits[i];
+                    index = i;
+                }
+            }
+        }
+    }
+    return index;
+}
+
+// e^x for x <= 0 to a relative error of 2e-7, in a form that compilers turn into vector instructions: 2^n times a polynomial of
+// degree 6 for the fraction (Taylor coefficients of 2^f on [-1/2, 1/2]). Below -87 it is 0 to within 1e-38.
+inline float exp_nonpositive(float x) {
+    const float t = std::max(x, -87.0f) * 1.44269504f;
+    const float n = (t + 12582912.0f) - 12582912.0f;  // to the nearest integer
+    const float f = t - n;
+    float p = 1.5403530e-4f;
+    p = p * f + 1.3333558e-3f;
+    p = p * f + 9.6181291e-3f;
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.0f;
+    const int32_t exponent = ((int32_t) n + 127) << 23;
+    float scale;
+    std::memcpy(&scale, &exponent, sizeof(scale));
+    return p * scale;
+}
+
+// Sum of e^((logit - max) * scale).
+double mass(const float * logits, int n, float max, float scale) {
+    double total = 0;
+    for (int begin = 0; begin < n; begin += kBlock) {
+        const int size = std::min(kBlock, n - begin);
+        float lanes[16] = {};
+        int i = 0;
+        for (; i + 16 <= size; i += 16) {
+            for (int j = 0; j < 16; j++) {
+                lanes[j] += exp_nonpositive((logits[begin + i + j] - max) * scale);
+            }
+        }
+        for (; i < size; i++) {
+            lanes[0] += exp_nonpositive((logits[begin + i] - max) * scale);
+        }
+        for (float lane : lanes) {
+            total += lane;
+        }
+    }
+    return total;
 }
 
 const auto more_probable = [](const auto & a, const auto & b) {
@@ -52,8 +137,12 @@ Sampler::Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int
 }
 
 int32_t Sampler::sample(float * logits) {
-    if (params_.n_logprobs >= 0) {
-        raw_.assign(logits, logits + n_vocab_);
+    changed_.clear();
+    size_t reported = 0;
+    double log_sum = 0;
+    if (params_.n_logprobs >= 0) {  // of the unmodified logits, so before anything changes them
+        reported = logprobs_.size();
+        log_sum = report_best(logits);
     }
     if (params_.mask != nullptr) {
         apply_mask(logits);
@@ -61,7 +150,8 @@ int32_t Sampler::sample(float * logits) {
     apply_bias_and_penalties(logits);
     const int32_t token = choose(logits);
     if (params_.n_logprobs >= 0) {
-        report(raw_.data(), token);
+        const auto changed = std::find_if(changed_.begin(), changed_.end(), [&](const Candidate & c) { return c.token == token; });
+        logprobs_[reported] = { token, (float) ((changed != changed_.end() ? changed->logit : logits[token]) - log_sum) };
     }
     generated_.push_back(token);
     counts_[token]++;
@@ -88,25 +178,26 @@ void Sampler::apply_mask(float * logits) {
     }
 }
 
-void Sampler::apply_bias_and_penalties(float * logits) const {
+void Sampler::apply_bias_and_penalties(float * logits) {
+    const auto change = [&](int32_t token, float logit) {
+        changed_.push_back({ logits[token], token });
+        logits[token] = logit;
+    };
     for (const pmtp_logit_bias & b : params_.logit_bias) {
-        logits[b.token] += b.bias;
+        change(b.token, logits[b.token] + b.bias);
+    }
+    if (params_.repetition_penalty != 1.0 || params_.presence_penalty != 0.0 || params_.frequency_penalty != 0.0) {
+        for (const auto & [token, count] : counts_) {
+            double logit = logits[token];
+            logit = logit > 0 ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
+            logit -= count * params_.frequency_penalty + (count > 0 ? params_.presence_penalty : 0.0);
+            change(token, (float) logit);
+        }
     }
     if ((int) generated_.size() < params_.min_tokens) {
         for (int32_t token : params_.end_tokens) {
-            logits[token] = kForbidden;
+            change(token, kForbidden);
         }
-    }
-    const bool penalised =
-        params_.repetition_penalty != 1.0 || params_.presence_penalty != 0.0 || params_.frequency_penalty != 0.0;
-    if (!penalised) {
-        return;
-    }
-    for (const auto & [token, count] : counts_) {
-        double logit = logits[token];
-        logit = logit > 0 ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
-        logit -= count * params_.frequency_penalty + (count > 0 ? params_.presence_penalty : 0.0);
-        logits[token] = (float) logit;
     }
 }
 
@@ -125,20 +216,21 @@ int32_t Sampler::choose(const float * logits) {
         return choose_from_all(logits, noise, max);
     }
 
-    const float floor = params_.min_p > 0.0 ? (float) (max + params_.temperature * std::log(params_.min_p)) : kForbidden;
-    candidates_.clear();
-    for (int i = 0; i < n_vocab_; i++) {
-        if (logits[i] >= floor && logits[i] > kForbidden) {
-            candidates_.push_back({ logits[i], i });
+    const float scale = (float) (1.0 / params_.temperature);
+    const float floor = params_.min_p > 0.0 ? (float) (max + params_.temperature * std::log(params_.min_p)) : kLowest;
+    if (params_.top_k > 0 && params_.top_k < n_vocab_) {
+        gather_largest(logits, params_.top_k, floor);
+        keep_top_p(max, scale, candidate_mass(max, scale));
+    } else if (params_.min_p > 0.0) {
+        gather_at_least(logits, floor);
+        keep_top_p(max, scale, candidate_mass(max, scale));
+    } else {
+        const double total = mass(logits, n_vocab_, max, scale);
+        gather_at_least(logits, (float) (max - kLikely * params_.temperature));
+        if (!keep_top_p(max, scale, total)) {
+            gather_at_least(logits, kLowest);
+            keep_top_p(max, scale, total);
         }
-    }
-    if (params_.top_k > 0 && params_.top_k < (int) candidates_.size()) {
-        std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k, candidates_.end(),
-                         more_probable);
-        candidates_.resize(params_.top_k);
-    }
-    if (params_.top_p < 1.0) {
-        keep_top_p();
     }
     int32_t choice = best;
     double best_score = -std::numeric_limits<double>::infinity();
@@ -152,76 +244,97 @@ int32_t Sampler::choose(const float * logits) {
     return choice;
 }
 
-// Over the whole vocabulary the two logarithms of a Gumbel number are taken only where they can win: g > d needs
-// -log u < exp(-d), and 1 - u <= -log u.
+// Over the whole vocabulary noise is drawn only where it can win: no Gumbel number of 53 bits exceeds kMaxGumbel, and g > d needs
+// -log u < e^-d, where 1 - u <= -log u.
 int32_t Sampler::choose_from_all(const float * logits, const Noise & noise, float max) const {
     int32_t choice = -1;
     double best_score = -std::numeric_limits<double>::infinity();
+    float floor = kLowest;
     const double scale = 1.0 / params_.temperature;
-    for (int i = 0; i < n_vocab_; i++) {
-        if (logits[i] == kForbidden) {
-            continue;
-        }
-        const uint64_t bits = noise.bits(i);
-        const double z = ((double) logits[i] - max) * scale;
+    for_each_at_least(logits, n_vocab_, floor, [&](int32_t token, float logit) {
+        const uint64_t bits = noise.bits(token);
+        const double z = ((double) logit - max) * scale;
         if (1.0 - Noise::uniform(bits) > std::exp(z - best_score)) {
-            continue;
+            return;
         }
         const double score = z + Noise::gumbel(bits);
         if (score > best_score) {
             best_score = score;
-            choice = i;
+            choice = token;
+            floor = (float) (max + (score - kMaxGumbel) * params_.temperature);
         }
-    }
+    });
     return choice;
 }
 
-// Keeps the smallest set of most probable candidates whose share of all candidates' mass is top_p or more.
-void Sampler::keep_top_p() {
-    float max = kForbidden;
-    for (const Candidate & c : candidates_) {
-        max = std::max(max, c.logit);
-    }
-    const auto weight = [&](const Candidate & c) { return std::exp(((double) c.logit - max) / params_.temperature); };
+void Sampler::gather_at_least(const float * logits, float floor) {
+    candidates_.clear();
+    for_each_at_least(logits, n_vocab_, floor, [&](int32_t token, float logit) { candidates_.push_back({ logit, token }); });
+}
+
+// The k largest logits that are not below `floor`: a heap whose root is the least of them.
+void Sampler::gather_largest(const float * logits, int k, float floor) {
+    candidates_.clear();
+    for_each_at_least(logits, n_vocab_, floor, [&](int32_t token, float logit) {
+        if ((int) candidates_.size() == k) {
+            if (logit <= candidates_.front().logit) {
+                return;
+            }
+            std::pop_heap(candidates_.begin(), candidates_.end(), more_probable);
+            candidates_.pop_back();
+        }
+        candidates_.push_back({ logit, token });
+        std::push_heap(candidates_.begin(), candidates_.end(), more_probable);
+        if ((int) candidates_.size() == k) {
+            floor = candidates_.front().logit;
+        }
+    });
+}
+
+double Sampler::candidate_mass(float max, float scale) const {
     double total = 0;
     for (const Candidate & c : candidates_) {
-        total += weight(c);
+        total += exp_nonpositive((c.logit - max) * scale);
     }
-    // The set is small as a rule: sort a few of the largest, and more only if they do not cover top_p.
-    double mass = 0;
+    return total;
+}
+
+// Keeps the smallest set of most probable candidates whose share of `total` is top_p or more. Returns false, with all candidates
+// kept, if they do not cover it.
+bool Sampler::keep_top_p(float max, float scale, double total) {
+    if (params_.top_p >= 1.0) {
+        return true;
+    }
+    double covered = 0;
     size_t sorted = 0;
-    for (size_t step = 64; sorted < candidates_.size(); step *= 8) {
+    for (size_t step = 64; sorted < candidates_.size(); step *= 4) {  // as a rule the set is small
         const size_t end = std::min(candidates_.size(), sorted + step);
         std::partial_sort(candidates_.begin() + sorted, candidates_.begin() + end, candidates_.end(), more_probable);
         for (; sorted < end; sorted++) {
-            mass += weight(candidates_[sorted]);
-            if (mass >= params_.top_p * total) {
+            covered += exp_nonpositive((candidates_[sorted].logit - max) * scale);
+            if (covered >= params_.top_p * total) {
                 candidates_.resize(sorted + 1);
-                return;
+                return true;
             }
         }
     }
+    return false;
 }
 
-void Sampler::report(const float * raw, int32_t token) {
-    const float max = *std::max_element(raw, raw + n_vocab_);
-    double sum = 0;
-    for (int i = 0; i < n_vocab_; i++) {
-        sum += std::exp((double) raw[i] - max);
-    }
-    const double log_sum = max + std::log(sum);
-    const auto entry = [&](int32_t t) { return pmtp_token_logprob{ t, (float) (raw[t] - log_sum) }; };
-    logprobs_.push_back(entry(token));
+// Appends an entry for the chosen token, still open, and the n_logprobs best. Returns the logarithm of the sum of e^logit.
+double Sampler::report_best(const float * raw) {
+    const float max = raw[arg_max(raw, n_vocab_)];
+    const double log_sum = max + std::log(mass(raw, n_vocab_, max, 1.0f));
+    logprobs_.push_back({ -1, 0.0f });
     candidates_.clear();
-    for (int i = 0; i < n_vocab_; i++) {
-        candidates_.push_back({ raw[i], i });
+    if (params_.n_logprobs > 0) {
+        gather_largest(raw, params_.n_logprobs, kLowest);
     }
-    const int n = std::min(params_.n_logprobs, n_vocab_);
-    std::partial_sort(candidates_.begin(), candidates_.begin() + n, candidates_.end(),
-                      more_probable);
-    for (int i = 0; i < n; i++) {
-        logprobs_.push_back(entry(candidates_[i].token));
+    std::sort_heap(candidates_.begin(), candidates_.end(), more_probable);
+    for (const Candidate & c : candidates_) {
+        logprobs_.push_back({ c.token, (float) (c.logit - log_sum) });
     }
+    return log_sum;
 }
 
 }  // namespace pmtp

@@ -68,11 +68,14 @@ class Sampler {
     };
 
     void apply_mask(float * logits);
-    void apply_bias_and_penalties(float * logits) const;
+    void apply_bias_and_penalties(float * logits);
     int32_t choose(const float * logits);
     int32_t choose_from_all(const float * logits, const Noise & noise, float max) const;
-    void keep_top_p();
-    void report(const float * raw, int32_t token);
+    void gather_at_least(const float * logits, float floor);
+    void gather_largest(const float * logits, int k, float floor);
+    double candidate_mass(float max, float scale) const;
+    bool keep_top_p(float max, float scale, double total);
+    double report_best(const float * raw);
 
     SamplingParams params_;
     int n_vocab_;
@@ -81,7 +84,7 @@ class Sampler {
     std::unordered_map<int32_t, int> counts_;  // generated occurrences; 0 for tokens of the prompt alone
     std::vector<Candidate> candidates_;
     std::vector<uint32_t> allowed_;
-    std::vector<float> raw_;                   // unmodified logits, kept for logprobs only when something modifies them
+    std::vector<Candidate> changed_;           // unmodified logits of the tokens that bias or penalties changed
     std::vector<pmtp_token_logprob> logprobs_;
 };
 
