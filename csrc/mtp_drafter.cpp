@@ -3,6 +3,7 @@
 #include "error.h"
 #include "llama_internal.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace pmtp {
@@ -39,12 +40,33 @@ void upload_rotation(ggml_tensor * dst, const llama_kv_cache & cache, void (llam
 
 }  // namespace
 
+// What a step that samples needs beside the logits.
+struct Draw {
+    Warp warp;
+    uint64_t seed = 0;
+    int64_t position = 0;  // of the drafted token in the text
+    Chooser chooser;
+};
+
+// Custom operation: i32 [1] from logits (f32 [n]) and, for a centroid head, the candidates' ids (i32 [n]).
+void draw_token(ggml_tensor * dst, int ith, int /*nth*/, void * user) {
+    if (ith != 0) {
+        return;
+    }
+    Draw & draw = *static_cast<Draw *>(user);
+    const ggml_tensor * logits = dst->src[0];
+    const ggml_tensor * ids = dst->src[1];
+    const int32_t token = draw.chooser.choose((const float *) logits->data, ids ? (const int32_t *) ids->data : nullptr,
+                                              (int) ggml_nelements(logits), draw.warp, Noise(draw.seed, draw.position));
+    *(int32_t *) dst->data = std::max(token, 0);  // logits that are not numbers: any token does, the target decides
+}
+
 // The k steps as one graph, bound to the numbers of cells that the two caches showed when it was built.
 struct MtpDrafter::Graph {
-    Graph(const Head & head, llama_context & context, int k, const CacheView & full, const CacheView & sliding);
+    Graph(const Head & head, llama_context & context, int k, bool greedy, const CacheView & full, const CacheView & sliding);
 
     bool fits(uint32_t n_kv_full, uint32_t n_kv_sliding) const { return full.n_kv == n_kv_full && sliding.n_kv == n_kv_sliding; }
-    void set_inputs(int32_t token, int32_t position, const float * state);
+    void set_inputs(int32_t token, int32_t position, const float * state, const Warp & warp, uint64_t seed);
 
     const Head & head;
     CacheView full;
@@ -65,15 +87,16 @@ struct MtpDrafter::Graph {
     ggml_tensor * norm(ggml_tensor * x, ggml_tensor * weight) const;
     ggml_tensor * attention(const HeadLayer & layer, ggml_tensor * x) const;
     ggml_tensor * decoder_layer(const HeadLayer & layer, ggml_tensor * x) const;
-    ggml_tensor * best_token(ggml_tensor * n) const;
+    ggml_tensor * next_token(ggml_tensor * n, Draw * draw) const;
     void fill_mask(const CacheView & view, int32_t query);
 
+    std::vector<Draw> draws_;  // one per step; empty: greedy
     std::vector<uint8_t> mask_;
 };
 
-MtpDrafter::Graph::Graph(const Head & head, llama_context & context, int k, const CacheView & full_view,
+MtpDrafter::Graph::Graph(const Head & head, llama_context & context, int k, bool greedy, const CacheView & full_view,
                          const CacheView & sliding_view)
-    : head(head), full(full_view), sliding(sliding_view), flash_attention(context.get_cparams().flash_attn) {
+    : head(head), full(full_view), sliding(sliding_view), flash_attention(context.get_cparams().flash_attn), draws_(greedy ? 0 : k) {
     const size_t n_nodes = (size_t) kNodesPerStep * k;
     memory.resize(n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false));
     ctx.reset(ggml_init({ memory.size(), memory.data(), /*no_alloc*/ true }));
@@ -96,7 +119,7 @@ MtpDrafter::Graph::Graph(const Head & head, llama_context & context, int k, cons
             x = decoder_layer(layer, x);
         }
         ggml_tensor * n = norm(x, head.output_norm);
-        last = best_token(n);
+        last = next_token(n, greedy ? nullptr : &draws_[step]);
         drafted = step == 0 ? last : ggml_concat(c, drafted, last, 0);
         if (step + 1 < k) {
             h = ggml_reshape_1d(c, ggml_mul_mat(c, head.post_projection, n), head.n_embd_backbone);
@@ -189,27 +212,40 @@ ggml_tensor * MtpDrafter::Graph::decoder_layer(const HeadLayer & layer, ggml_ten
     return ggml_mul(c, x, layer.layer_output_scale);
 }
 
-// n: f32 [E], the normalised state -> i32 [1], the token with the largest logit.
-ggml_tensor * MtpDrafter::Graph::best_token(ggml_tensor * n) const {
+// n: f32 [E], the normalised state -> i32 [1]: the token with the largest logit, or the one that `draw` draws.
+ggml_tensor * MtpDrafter::Graph::next_token(ggml_tensor * n, Draw * draw) const {
     ggml_context * c = ctx.get();
+    const auto drawn = [&](ggml_tensor * logits, ggml_tensor * ids) {
+        ggml_tensor * args[] = { logits, ids };
+        return ggml_custom_4d(c, GGML_TYPE_I32, 1, 1, 1, 1, args, ids != nullptr ? 2 : 1, draw_token, /*n_tasks*/ 1, draw);
+    };
     if (!head.has_centroids()) {
-        return ggml_argmax(c, ggml_mul_mat(c, head.lm_head, n));
+        ggml_tensor * logits = ggml_mul_mat(c, head.lm_head, n);
+        return draw != nullptr ? drawn(logits, nullptr) : ggml_argmax(c, logits);
     }
     // The tokens of the top_k best clusters are the candidates. Their ids travel along: the order of TOP_K is unspecified.
     const int64_t n_candidates = head.token_ordering->ne[0] * head.top_k;
     ggml_tensor * clusters = ggml_top_k(c, ggml_mul_mat(c, head.centroids, n), head.top_k);                  // i32 [top_k]
     ggml_tensor * logits = ggml_mul_mat_id(c, head.lm_head, ggml_reshape_3d(c, n, head.n_embd, 1, 1), clusters);  // [V / n_centroids, top_k]
     ggml_tensor * ids = ggml_get_rows(c, head.token_ordering, clusters);                                     // i32, likewise
+    if (draw != nullptr) {
+        return drawn(logits, ids);
+    }
     ggml_tensor * best = ggml_argmax(c, ggml_reshape_2d(c, logits, n_candidates, 1));
     return ggml_reshape_1d(c, ggml_get_rows(c, ggml_reshape_2d(c, ids, 1, n_candidates), best), 1);
 }
 
-void MtpDrafter::Graph::set_inputs(int32_t x, int32_t query, const float * h) {
+void MtpDrafter::Graph::set_inputs(int32_t x, int32_t query, const float * h, const Warp & warp, uint64_t seed) {
     ggml_backend_tensor_set(token, &x, 0, sizeof(x));
     ggml_backend_tensor_set(position, &query, 0, sizeof(query));
     ggml_backend_tensor_set(state, h, 0, ggml_nbytes(state));
     fill_mask(full, query);
     fill_mask(sliding, query);
+    for (size_t step = 0; step < draws_.size(); step++) {
+        draws_[step].warp = warp;
+        draws_[step].seed = seed;
+        draws_[step].position = query + 1 + (int64_t) step;
+    }
 }
 
 // Visibility follows the cells' positions, so the order in which a ring was filled does not matter.
@@ -240,22 +276,23 @@ MtpDrafter::MtpDrafter(const Head & head, llama_context * context) : head_(head)
 
 MtpDrafter::~MtpDrafter() = default;
 
-MtpDrafter::Graph & MtpDrafter::graph_for(int k) {
+MtpDrafter::Graph & MtpDrafter::graph_for(int k, bool greedy) {
     const auto & iswa = dynamic_cast<const llama_kv_cache_iswa &>(*llama_get_memory(context_));
     const SharedLayers shared = shared_layers(iswa);
     const CacheView full = { iswa.get_base(), shared.full, iswa.get_base()->get_n_kv(first_sequence()), 0 };
     const CacheView sliding = { iswa.get_swa(), shared.sliding, iswa.get_swa()->get_n_kv(first_sequence()), head_.window };
-    std::unique_ptr<Graph> & graph = graphs_[k];
+    std::unique_ptr<Graph> & graph = graphs_[{ k, greedy }];
     if (!graph || !graph->fits(full.n_kv, sliding.n_kv)) {
         graph.reset();
-        graph = std::make_unique<Graph>(head_, *context_, k, full, sliding);
+        graph = std::make_unique<Graph>(head_, *context_, k, greedy, full, sliding);
     }
     return *graph;
 }
 
-bool MtpDrafter::draft(int32_t token, int32_t position, const float * state, int k, std::vector<int32_t> & drafted) {
-    Graph & graph = graph_for(k);
-    graph.set_inputs(token, position, state);
+bool MtpDrafter::draft(int32_t token, int32_t position, const float * state, int k, const Warp & warp, uint64_t seed,
+                       std::vector<int32_t> & drafted) {
+    Graph & graph = graph_for(k, warp.greedy());
+    graph.set_inputs(token, position, state, warp, seed);
     const ggml_status status = ggml_backend_sched_graph_compute(graph.sched.get(), graph.graph);
     drafted.clear();
     if (status == GGML_STATUS_ABORTED) {
@@ -271,7 +308,7 @@ bool MtpDrafter::draft(int32_t token, int32_t position, const float * state, int
 
 size_t MtpDrafter::compute_bytes() const {
     size_t total = 0;
-    for (const auto & [k, graph] : graphs_) {
+    for (const auto & [key, graph] : graphs_) {
         ggml_backend_sched_t sched = graph->sched.get();
         for (int i = 0; i < ggml_backend_sched_get_n_backends(sched); i++) {
             total += ggml_backend_sched_get_buffer_size(sched, ggml_backend_sched_get_backend(sched, i));

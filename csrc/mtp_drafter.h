@@ -16,17 +16,18 @@ class MtpDrafter : public Drafter {
     MtpDrafter(const Head & head, llama_context * context);
     ~MtpDrafter() override;
 
-    bool draft(int32_t token, int32_t position, const float * state, int k, std::vector<int32_t> & drafted) override;
+    bool draft(int32_t token, int32_t position, const float * state, int k, const Warp & warp, uint64_t seed,
+               std::vector<int32_t> & drafted) override;
     size_t compute_bytes() const override;
 
   private:
     struct Graph;
 
-    Graph & graph_for(int k);
+    Graph & graph_for(int k, bool greedy);
 
     const Head & head_;
     llama_context * context_;
-    std::map<int, std::unique_ptr<Graph>> graphs_;  // by k, so that graphs are reused as k varies
+    std::map<std::pair<int, bool>, std::unique_ptr<Graph>> graphs_;  // by k and greedy, so that graphs are reused as k varies
 };
 
 }  // namespace pmtp

@@ -148,9 +148,13 @@ int32_t Sampler::sample(float * logits) {
         apply_mask(logits);
     }
     apply_bias_and_penalties(logits);
-    const int32_t token = choose(logits);
+    const Noise noise(params_.seed, n_prompt_ + (int64_t) generated_.size());
+    const int32_t token = chooser_.choose(logits, nullptr, n_vocab_, params_.warp, noise);
+    if (token < 0) {
+        throw Error(PMTP_ERROR_INTERNAL, "no token can be chosen: the target's logits are not numbers, or every token is forbidden");
+    }
     if (params_.n_logprobs >= 0) {
-        const auto changed = std::find_if(changed_.begin(), changed_.end(), [&](const Candidate & c) { return c.token == token; });
+        const auto changed = std::find_if(changed_.begin(), changed_.end(), [&](const auto & c) { return c.token == token; });
         logprobs_[reported] = { token, (float) ((changed != changed_.end() ? changed->logit : logits[token]) - log_sum) };
     }
     generated_.push_back(token);
@@ -201,81 +205,89 @@ void Sampler::apply_bias_and_penalties(float * logits) {
     }
 }
 
-int32_t Sampler::choose(const float * logits) {
-    const int32_t best = arg_max(logits, n_vocab_);
+// Appends an entry for the chosen token, still open, and the n_logprobs best. Returns the logarithm of the sum of e^logit.
+double Sampler::report_best(const float * raw) {
+    const float max = raw[arg_max(raw, n_vocab_)];
+    const double log_sum = max + std::log(mass(raw, n_vocab_, max, 1.0f));
+    logprobs_.push_back({ -1, 0.0f });
+    if (params_.n_logprobs > 0) {
+        std::vector<Chooser::Candidate> best = chooser_.gather_largest(raw, n_vocab_, params_.n_logprobs, kLowest);
+        std::sort_heap(best.begin(), best.end(), more_probable);
+        for (const auto & c : best) {
+            logprobs_.push_back({ c.token, (float) (c.logit - log_sum) });
+        }
+    }
+    return log_sum;
+}
+
+int32_t Chooser::choose(const float * logits, const int32_t * ids, int n, const Warp & warp, const Noise & noise) {
+    const int32_t best = arg_max(logits, n);
     const float max = logits[best];
     if (!std::isfinite(max)) {
-        throw Error(PMTP_ERROR_INTERNAL, format("no token can be chosen: the largest logit is %f", max));
+        return -1;
     }
-    if (params_.temperature == 0.0 || params_.top_k == 1) {
-        return best;
+    const auto token_of = [ids](int32_t index) { return ids != nullptr ? ids[index] : index; };
+    if (warp.greedy()) {
+        return token_of(best);
     }
-    const Noise noise(params_.seed, n_prompt_ + (int64_t) generated_.size());
-    const bool truncated = params_.min_p > 0.0 || (params_.top_k > 0 && params_.top_k < n_vocab_) || params_.top_p < 1.0;
-    if (!truncated) {
-        return choose_from_all(logits, noise, max);
-    }
-
-    const float scale = (float) (1.0 / params_.temperature);
-    const float floor = params_.min_p > 0.0 ? (float) (max + params_.temperature * std::log(params_.min_p)) : kLowest;
-    if (params_.top_k > 0 && params_.top_k < n_vocab_) {
-        gather_largest(logits, params_.top_k, floor);
-        keep_top_p(max, scale, candidate_mass(max, scale));
-    } else if (params_.min_p > 0.0) {
-        gather_at_least(logits, floor);
-        keep_top_p(max, scale, candidate_mass(max, scale));
-    } else {
-        const double total = mass(logits, n_vocab_, max, scale);
-        gather_at_least(logits, (float) (max - kLikely * params_.temperature));
-        if (!keep_top_p(max, scale, total)) {
-            gather_at_least(logits, kLowest);
-            keep_top_p(max, scale, total);
-        }
-    }
-    int32_t choice = best;
+    const double inverse = 1.0 / warp.temperature;
+    const float scale = (float) inverse;
     double best_score = -std::numeric_limits<double>::infinity();
-    for (const Candidate & c : candidates_) {
-        const double score = ((double) c.logit - max) / params_.temperature + Noise::gumbel(noise.bits(c.token));
-        if (score > best_score || (score == best_score && c.token < choice)) {
-            best_score = score;
-            choice = c.token;
-        }
-    }
-    return choice;
-}
-
-// Over the whole vocabulary noise is drawn only where it can win: no Gumbel number of 53 bits exceeds kMaxGumbel, and g > d needs
-// -log u < e^-d, where 1 - u <= -log u.
-int32_t Sampler::choose_from_all(const float * logits, const Noise & noise, float max) const {
     int32_t choice = -1;
-    double best_score = -std::numeric_limits<double>::infinity();
-    float floor = kLowest;
-    const double scale = 1.0 / params_.temperature;
-    for_each_at_least(logits, n_vocab_, floor, [&](int32_t token, float logit) {
+    // Noise is drawn only where it can win: g > d needs -log u < e^-d, where 1 - u <= -log u.
+    const auto consider = [&](int32_t index, float logit) {
+        const int32_t token = token_of(index);
         const uint64_t bits = noise.bits(token);
-        const double z = ((double) logit - max) * scale;
+        const double z = ((double) logit - max) * inverse;
         if (1.0 - Noise::uniform(bits) > std::exp(z - best_score)) {
-            return;
+            return false;
         }
         const double score = z + Noise::gumbel(bits);
-        if (score > best_score) {
-            best_score = score;
-            choice = token;
-            floor = (float) (max + (score - kMaxGumbel) * params_.temperature);
+        if (score < best_score || (score == best_score && token > choice)) {
+            return false;
         }
-    });
+        best_score = score;
+        choice = token;
+        return true;
+    };
+
+    const float floor = warp.min_p > 0.0 ? (float) (max + warp.temperature * std::log(warp.min_p)) : kLowest;
+    if (warp.top_k > 0 && warp.top_k < n) {
+        gather_largest(logits, n, warp.top_k, floor);
+        keep_top_p(warp, max, scale, candidate_mass(max, scale));
+    } else if (warp.min_p > 0.0) {
+        gather_at_least(logits, n, floor);
+        keep_top_p(warp, max, scale, candidate_mass(max, scale));
+    } else if (warp.top_p < 1.0) {
+        const double total = mass(logits, n, max, scale);
+        gather_at_least(logits, n, (float) (max - kLikely * warp.temperature));
+        if (!keep_top_p(warp, max, scale, total)) {
+            gather_at_least(logits, n, kLowest);
+            keep_top_p(warp, max, scale, total);
+        }
+    } else {
+        float reachable = kLowest;
+        for_each_at_least(logits, n, reachable, [&](int32_t index, float logit) {
+            if (consider(index, logit)) {
+                reachable = (float) (max + (best_score - kMaxGumbel) * warp.temperature);
+            }
+        });
+        return choice;
+    }
+    for (const Candidate & c : candidates_) {
+        consider(c.token, c.logit);
+    }
     return choice;
 }
 
-void Sampler::gather_at_least(const float * logits, float floor) {
+void Chooser::gather_at_least(const float * logits, int n, float floor) {
     candidates_.clear();
-    for_each_at_least(logits, n_vocab_, floor, [&](int32_t token, float logit) { candidates_.push_back({ logit, token }); });
+    for_each_at_least(logits, n, floor, [&](int32_t token, float logit) { candidates_.push_back({ logit, token }); });
 }
 
-// The k largest logits that are not below `floor`: a heap whose root is the least of them.
-void Sampler::gather_largest(const float * logits, int k, float floor) {
+const std::vector<Chooser::Candidate> & Chooser::gather_largest(const float * logits, int n, int k, float floor) {
     candidates_.clear();
-    for_each_at_least(logits, n_vocab_, floor, [&](int32_t token, float logit) {
+    for_each_at_least(logits, n, floor, [&](int32_t token, float logit) {
         if ((int) candidates_.size() == k) {
             if (logit <= candidates_.front().logit) {
                 return;
@@ -289,9 +301,10 @@ void Sampler::gather_largest(const float * logits, int k, float floor) {
             floor = candidates_.front().logit;
         }
     });
+    return candidates_;
 }
 
-double Sampler::candidate_mass(float max, float scale) const {
+double Chooser::candidate_mass(float max, float scale) const {
     double total = 0;
     for (const Candidate & c : candidates_) {
         total += exp_nonpositive((c.logit - max) * scale);
@@ -301,8 +314,8 @@ double Sampler::candidate_mass(float max, float scale) const {
 
 // Keeps the smallest set of most probable candidates whose share of `total` is top_p or more. Returns false, with all candidates
 // kept, if they do not cover it.
-bool Sampler::keep_top_p(float max, float scale, double total) {
-    if (params_.top_p >= 1.0) {
+bool Chooser::keep_top_p(const Warp & warp, float max, float scale, double total) {
+    if (warp.top_p >= 1.0) {
         return true;
     }
     double covered = 0;
@@ -312,29 +325,13 @@ bool Sampler::keep_top_p(float max, float scale, double total) {
         std::partial_sort(candidates_.begin() + sorted, candidates_.begin() + end, candidates_.end(), more_probable);
         for (; sorted < end; sorted++) {
             covered += exp_nonpositive((candidates_[sorted].logit - max) * scale);
-            if (covered >= params_.top_p * total) {
+            if (covered >= warp.top_p * total) {
                 candidates_.resize(sorted + 1);
                 return true;
             }
         }
     }
     return false;
-}
-
-// Appends an entry for the chosen token, still open, and the n_logprobs best. Returns the logarithm of the sum of e^logit.
-double Sampler::report_best(const float * raw) {
-    const float max = raw[arg_max(raw, n_vocab_)];
-    const double log_sum = max + std::log(mass(raw, n_vocab_, max, 1.0f));
-    logprobs_.push_back({ -1, 0.0f });
-    candidates_.clear();
-    if (params_.n_logprobs > 0) {
-        gather_largest(raw, params_.n_logprobs, kLowest);
-    }
-    std::sort_heap(candidates_.begin(), candidates_.end(), more_probable);
-    for (const Candidate & c : candidates_) {
-        logprobs_.push_back({ c.token, (float) (c.logit - log_sum) });
-    }
-    return log_sum;
 }
 
 }  // namespace pmtp

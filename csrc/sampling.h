@@ -27,11 +27,41 @@ class Noise {
     uint64_t key_;
 };
 
-struct SamplingParams {
+// What turns logits into the distribution that is sampled. temperature 0: greedy.
+struct Warp {
     double temperature = 1.0;
     double top_p = 1.0;
     double min_p = 0.0;
     int top_k = 0;
+
+    bool greedy() const { return temperature == 0.0 || top_k == 1; }
+};
+
+// Picks a token from logits with given noise. Holds scratch memory only.
+class Chooser {
+  public:
+    struct Candidate {
+        float logit;
+        int32_t token;  // or an index, where tokens are given by a table
+    };
+
+    // logits: f32[n]; ids: i32[n], the token of each logit, or nullptr where the index is the token.
+    // Returns -1 if no logit is a number.
+    int32_t choose(const float * logits, const int32_t * ids, int n, const Warp & warp, const Noise & noise);
+
+    // The k largest logits that are not below `floor`, as a heap whose root is the least of them.
+    const std::vector<Candidate> & gather_largest(const float * logits, int n, int k, float floor);
+
+  private:
+    void gather_at_least(const float * logits, int n, float floor);
+    double candidate_mass(float max, float scale) const;
+    bool keep_top_p(const Warp & warp, float max, float scale, double total);
+
+    std::vector<Candidate> candidates_;
+};
+
+struct SamplingParams {
+    Warp warp;
     uint64_t seed = 0;
     double presence_penalty = 0.0;
     double frequency_penalty = 0.0;
@@ -61,20 +91,11 @@ class Sampler {
     const std::vector<pmtp_token_logprob> & logprobs() const { return logprobs_; }
     void clear_logprobs() { logprobs_.clear(); }
 
-  private:
-    struct Candidate {
-        float logit;
-        int32_t token;
-    };
+    const SamplingParams & params() const { return params_; }
 
+  private:
     void apply_mask(float * logits);
     void apply_bias_and_penalties(float * logits);
-    int32_t choose(const float * logits);
-    int32_t choose_from_all(const float * logits, const Noise & noise, float max) const;
-    void gather_at_least(const float * logits, float floor);
-    void gather_largest(const float * logits, int k, float floor);
-    double candidate_mass(float max, float scale) const;
-    bool keep_top_p(float max, float scale, double total);
     double report_best(const float * raw);
 
     SamplingParams params_;
@@ -82,9 +103,9 @@ class Sampler {
     int n_prompt_;
     std::vector<int32_t> generated_;
     std::unordered_map<int32_t, int> counts_;  // generated occurrences; 0 for tokens of the prompt alone
-    std::vector<Candidate> candidates_;
+    Chooser chooser_;
     std::vector<uint32_t> allowed_;
-    std::vector<Candidate> changed_;           // unmodified logits of the tokens that bias or penalties changed
+    std::vector<Chooser::Candidate> changed_;           // unmodified logits of the tokens that bias or penalties changed
     std::vector<pmtp_token_logprob> logprobs_;
 };
 

@@ -23,10 +23,7 @@ class Timer {
 
 SamplingParams sampling_params(const pmtp_generation_params & p, const std::vector<int32_t> & end_tokens) {
     SamplingParams s;
-    s.temperature = p.temperature;
-    s.top_p = p.top_p;
-    s.min_p = p.min_p;
-    s.top_k = p.top_k;
+    s.warp = { p.temperature, p.top_p, p.min_p, p.top_k };
     s.seed = p.seed;
     s.presence_penalty = p.presence_penalty;
     s.frequency_penalty = p.frequency_penalty;
@@ -118,7 +115,8 @@ bool Generation::draft(int k) {
         return true;
     }
     const Timer timer(stats_.draft_seconds);
-    return drafter_->draft(sampler_.generated().back(), n_base_, session_.state(state_row_), k, drafted_);
+    const SamplingParams & sampling = sampler_.params();
+    return drafter_->draft(sampler_.generated().back(), n_base_, session_.state(state_row_), k, sampling.warp, sampling.seed, drafted_);
 }
 
 bool Generation::verify() {
