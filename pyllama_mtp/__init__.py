@@ -1,0 +1,48 @@
+"""Gemma 4 with multi-token prediction on llama.cpp.
+
+Model loads a target and its MTP head; Model.generate streams a completion; generate() does both in one call. See docs/python.md.
+"""
+
+from pyllama_mtp._native import include_dir as get_include
+from pyllama_mtp._native import library_path as get_library
+from pyllama_mtp.errors import (
+    ChatTemplateError,
+    ContextOverflowError,
+    ConversionError,
+    IncompatibleHeadError,
+    InternalError,
+    InvalidRequestError,
+    ModelBusyError,
+    ModelClosedError,
+    ModelLoadError,
+    NativeLibraryError,
+    PyllamaMtpError,
+)
+from pyllama_mtp.generate import clear_cache, generate
+from pyllama_mtp.model import Model, ModelInfo
+from pyllama_mtp.stream import Chunk, Round, Stats, Stream, TokenLogprob
+
+__all__ = [
+    "ChatTemplateError",
+    "Chunk",
+    "ContextOverflowError",
+    "ConversionError",
+    "IncompatibleHeadError",
+    "InternalError",
+    "InvalidRequestError",
+    "Model",
+    "ModelBusyError",
+    "ModelClosedError",
+    "ModelInfo",
+    "ModelLoadError",
+    "NativeLibraryError",
+    "PyllamaMtpError",
+    "Round",
+    "Stats",
+    "Stream",
+    "TokenLogprob",
+    "clear_cache",
+    "generate",
+    "get_include",
+    "get_library",
+]

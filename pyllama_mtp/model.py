@@ -1,0 +1,340 @@
+"""A target model with its MTP head: loading, tokens, completions, logits."""
+
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pyllama_mtp import chat
+from pyllama_mtp._native import NativeModel
+from pyllama_mtp.errors import (
+    ContextOverflowError,
+    IncompatibleHeadError,
+    InvalidRequestError,
+    ModelBusyError,
+    ModelClosedError,
+    ModelLoadError,
+)
+from pyllama_mtp.gguf import read_header
+from pyllama_mtp.options import ModelOptions, SamplingOptions, available_cpus
+from pyllama_mtp.stream import Stream
+
+DEFAULT_N_CTX = 4096
+HEAD_ARCHITECTURES = ("gemma4-assistant", "gemma4_assistant", "gemma4_mtp")
+
+Prompt = str | Sequence[int] | Sequence[chat.Message]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What was loaded. Counts are in tokens, layers or values; sizes in bytes.
+
+    n_ctx: most tokens of prompt and completion together. n_swa: sliding window, 0 if there is none. head_n_centroids: clusters
+    of the head's centroid LM head, of which head_top_k are scored for a token; 0 for a dense LM head or no head.
+    """
+
+    name: str
+    architecture: str
+    placement: str
+    n_vocab: int
+    n_ctx: int
+    n_ctx_train: int
+    n_embd: int
+    n_layer: int
+    n_swa: int
+    n_threads: int
+    n_params: int
+    has_head: bool
+    head_n_centroids: int
+    head_top_k: int
+    flash_attention: bool
+    cache_type_k: str
+    cache_type_v: str
+    target_bytes: int
+    head_bytes: int
+    cache_bytes: int
+    compute_bytes: int
+
+
+def _checked_file(path: str | os.PathLike[str], *, head: bool) -> str:
+    """Validates a GGUF before llama.cpp sees it; see pyllama_mtp.gguf."""
+    architecture = read_header(path).metadata.get("general.architecture")
+    is_head = architecture in HEAD_ARCHITECTURES
+    if head and not is_head:
+        raise IncompatibleHeadError(
+            f"{path} is a model of architecture {architecture!r}, expected an MTP head (gemma4-assistant): "
+            "pass the file that convert-assistant made as mtp_head"
+        )
+    if not head and is_head:
+        raise ModelLoadError(f"{path} is an MTP head, expected a target model: pass it as mtp_head beside its target")
+    return os.fspath(path)
+
+
+class Model:
+    """A target model, its MTP head if one is given, and one KV cache. Use it as a context manager, or call close().
+
+    target, mtp_head: GGUF files. n_ctx: tokens of prompt and completion together (default: 4096, or as trained if that is
+    less). num_speculative_tokens: 0..16 drafts a round, or "auto". cache_type_k, cache_type_v: a llama.cpp cache type (f32, f16,
+    bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl). n_gpu_layers: -1 for all. n_threads: default: every CPU this process may use.
+    n_batch: most prompt tokens evaluated at once. flash_attention: None where it is supported.
+
+    Raises ModelLoadError, IncompatibleHeadError, InvalidRequestError. A model runs one completion at a time.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        mtp_head: str | os.PathLike[str] | None = None,
+        n_ctx: int | None = None,
+        num_speculative_tokens: int | str = "auto",
+        cache_type_k: str = "f16",
+        cache_type_v: str = "f16",
+        cache_type_k_swa: str | None = None,
+        cache_type_v_swa: str | None = None,
+        n_gpu_layers: int = -1,
+        n_threads: int | None = None,
+        n_batch: int = 512,
+        flash_attention: bool | None = None,
+    ):
+        self._native: NativeModel | None = None
+        self._stream: weakref.ref[Stream] | None = None
+        self._lock = threading.Lock()
+        self.options = ModelOptions(
+            n_ctx=n_ctx,
+            num_speculative_tokens=num_speculative_tokens,
+            cache_type_k=cache_type_k,
+            cache_type_v=cache_type_v,
+            cache_type_k_swa=cache_type_k_swa,
+            cache_type_v_swa=cache_type_v_swa,
+            n_gpu_layers=n_gpu_layers,
+            n_threads=n_threads,
+            n_batch=n_batch,
+            flash_attention=flash_attention,
+        )
+        target_path = _checked_file(target, head=False)
+        head_path = None if mtp_head is None else _checked_file(mtp_head, head=True)
+        if n_ctx is None:
+            n_ctx = min(DEFAULT_N_CTX, self._trained_context(target_path))
+        self._native = NativeModel(
+            target_path,
+            head_path,
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_threads=n_threads if n_threads is not None else available_cpus(),
+            n_gpu_layers=n_gpu_layers,
+            flash_attention=-1 if flash_attention is None else int(flash_attention),
+            cache_type_k=cache_type_k,
+            cache_type_v=cache_type_v,
+        )
+        fields = self._native.info()
+        self._bos, self._eos = fields.pop("token_bos"), fields.pop("token_eos")
+        self._add_bos = bool(fields.pop("add_bos"))
+        fields["has_head"] = bool(fields["has_head"])
+        fields["flash_attention"] = bool(fields["flash_attention"])
+        self._info = ModelInfo(
+            name=self._native.metadata("general.name") or Path(target_path).stem,
+            architecture=self._native.metadata("general.architecture") or "unknown",
+            placement=self._native.placement(),
+            cache_type_k=cache_type_k,
+            cache_type_v=cache_type_v,
+            **fields,
+        )
+
+    @staticmethod
+    def _trained_context(path: str) -> int:
+        metadata = read_header(path).metadata
+        trained = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+        return trained if isinstance(trained, int) and trained > 0 else DEFAULT_N_CTX
+
+    @property
+    def info(self) -> ModelInfo:
+        """What was loaded, and where it is."""
+        return self._info
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None = None,
+        min_tokens: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        logit_bias: Mapping[int, float] | None = None,
+        logprobs: int | None = None,
+        num_speculative_tokens: int | str | None = None,
+        acceptance: str = "auto",
+        trace: bool = False,
+    ) -> Stream:
+        """Begins a completion; nothing is computed before the stream is read.
+
+        prompt: text, token ids, or messages ({"role": ..., "content": ...}) for the model's own chat template. Sampling options are
+        vLLM's SamplingParams; temperature 0 is greedy; max_tokens None: until the context is full. seed None: one is drawn and
+        reported in Stream.stats.seed. The same seed gives the same text whatever num_speculative_tokens is. trace: record
+        Stream.rounds.
+
+        Raises InvalidRequestError, ContextOverflowError, ChatTemplateError, ModelBusyError, ModelClosedError.
+        """
+        options = SamplingOptions(
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            seed=seed,
+            stop=stop,
+            stop_token_ids=tuple(stop_token_ids),
+            ignore_eos=ignore_eos,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
+            logit_bias=dict(logit_bias or {}),
+            logprobs=logprobs,
+            num_speculative_tokens=self.options.num_speculative_tokens
+            if num_speculative_tokens is None
+            else num_speculative_tokens,
+            acceptance=acceptance,
+        )
+        native = self._open()
+        ids = self._prompt_ids(prompt)
+        if seed is None:
+            seed = secrets.randbits(63)
+        with self._lock:
+            living = self._stream() if self._stream is not None else None
+            if living is not None:
+                raise ModelBusyError(
+                    "another completion of this model is not finished: read it to its end, or close() its stream"
+                )
+            source = native.start(
+                ids,
+                max_tokens=options.max_tokens or 2**31 - 1,
+                min_tokens=options.min_tokens,
+                temperature=options.temperature,
+                top_p=options.top_p,
+                min_p=options.min_p,
+                top_k=max(0, options.top_k),
+                seed=seed,
+                presence_penalty=options.presence_penalty,
+                frequency_penalty=options.frequency_penalty,
+                repetition_penalty=options.repetition_penalty,
+                ignore_eos=options.ignore_eos,
+                n_logprobs=-1 if options.logprobs is None else options.logprobs,
+                num_speculative_tokens=-1
+                if options.num_speculative_tokens == "auto"
+                else options.num_speculative_tokens,
+                stop_tokens=list(options.stop_token_ids),
+                logit_bias=[(token, float(bias)) for token, bias in options.logit_bias.items()],
+            )
+            stream = Stream(
+                source,
+                token_bytes=lambda token: native.token_bytes(token, special=False),
+                stop=options.stop_strings,
+                seed=seed,
+                trace=trace,
+                on_close=self._release,
+            )
+            self._stream = weakref.ref(stream)
+        return stream
+
+    def _release(self) -> None:
+        self._stream = None
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            ids = self.tokenize(prompt)
+        elif isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
+            ids = self.tokenize(self.render_chat(prompt), add_special=False)
+            if self._add_bos and ids[:1] != [self._bos]:
+                ids.insert(0, self._bos)
+        elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray):
+            ids = self._checked_ids(prompt)
+        else:
+            raise InvalidRequestError(
+                f"prompt is a {type(prompt).__name__}, expected text, a list of token ids or a list of messages"
+            )
+        if not ids:
+            raise InvalidRequestError("the prompt is empty, expected at least one token")
+        if len(ids) >= self._info.n_ctx:
+            raise ContextOverflowError(
+                f"the prompt has {len(ids)} tokens, the context holds {self._info.n_ctx} and needs room for one more: "
+                "shorten the prompt or load the model with a larger n_ctx"
+            )
+        return ids
+
+    def _checked_ids(self, ids: Sequence[int]) -> list[int]:
+        for index, token in enumerate(ids):
+            if (
+                isinstance(token, bool)
+                or not isinstance(token, int | np.integer)
+                or not 0 <= token < self._info.n_vocab
+            ):
+                raise InvalidRequestError(f"token id {token!r} at index {index}, expected 0..{self._info.n_vocab - 1}")
+        return [int(token) for token in ids]
+
+    def render_chat(self, messages: Sequence[chat.Message]) -> str:
+        """The prompt text that the model's own chat template makes of messages. Raises ChatTemplateError."""
+        native = self._open()
+
+        def special(token: int) -> str:
+            return native.token_bytes(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+        template = native.metadata("tokenizer.chat_template")
+        return chat.render(template, messages, bos_token=special(self._bos), eos_token=special(self._eos))
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of text. add_special: with the tokens that begin (and end) a text of this model; parse_special: text such as
+        "<bos>" becomes the control token that it names."""
+        if not isinstance(text, str):
+            raise InvalidRequestError(f"text is a {type(text).__name__}, expected str")
+        return self._open().tokenize(text, add_special, parse_special)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of token ids, control tokens left out. Bytes that are no UTF-8 become U+FFFD."""
+        native = self._open()
+        return b"".join(native.token_bytes(token, special=False) for token in self._checked_ids(ids)).decode(
+            "utf-8", "replace"
+        )
+
+    def logits(self, ids: Sequence[int], *, n_batch: int = 32) -> np.ndarray:
+        """The target's logits at every position, float32 [len(ids), n_vocab], evaluated in batches of n_batch (1..32) rows."""
+        if isinstance(n_batch, bool) or not isinstance(n_batch, int) or not 1 <= n_batch <= 32:
+            raise InvalidRequestError(f"n_batch is {n_batch!r}, expected 1..32")
+        return self._open().logits(self._checked_ids(ids), self._info.n_vocab, n_batch)
+
+    def close(self) -> None:
+        """Ends a running completion and frees everything. Idempotent."""
+        stream = self._stream() if self._stream is not None else None
+        if stream is not None:
+            stream.close()
+        if self._native is not None:
+            self._native.close()
+
+    def _open(self) -> NativeModel:
+        if self._native is None or self._native.closed:
+            raise ModelClosedError("the model was closed: load it again")
+        return self._native
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_native", None) is not None:
+            self.close()
