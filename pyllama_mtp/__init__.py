@@ -1,6 +1,7 @@
 """Gemma 4 with multi-token prediction on llama.cpp.
 
-Model loads a target and its MTP head; Model.generate streams a completion; generate() does both in one call. See docs/python.md.
+Model loads a target and its MTP head; Model.generate streams a completion; generate() does both in one call. See
+docs/python.md.
 """
 
 from pyllama_mtp._native import include_dir as get_include

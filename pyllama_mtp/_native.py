@@ -1,6 +1,7 @@
 """The only module that touches cffi: libpyllama_mtp.so and its errors, as Python objects.
 
-Every function here raises a subclass of PyllamaMtpError with the library's own message. Times are seconds, sizes are bytes.
+Every function here raises a subclass of PyllamaMtpError with the library's own message. Times are seconds, sizes are
+bytes.
 """
 
 import json
@@ -92,7 +93,8 @@ def _load() -> tuple[cffi.FFI, object]:
     path = library_path()
     if not path.is_file():
         raise NativeLibraryError(
-            f"{path.name} is missing from {path.parent}: install the package (pip install .); a checkout alone does not hold it."
+            f"{path.name} is missing from {path.parent}: install the package (pip install .); a "
+            f"checkout alone does not hold it."
         )
     check_cpu(json.loads((_PACKAGE / "_build_info.json").read_text()), platform.machine(), _cpu_features())
     ffi = cffi.FFI()
@@ -103,7 +105,8 @@ def _load() -> tuple[cffi.FFI, object]:
         raise NativeLibraryError(f"cannot load {path}: {error}") from error
     if lib.pmtp_abi_version() != ABI_VERSION:
         raise NativeLibraryError(
-            f"{path.name} has ABI version {lib.pmtp_abi_version()}, this package needs {ABI_VERSION}: install the package again."
+            f"{path.name} has ABI version {lib.pmtp_abi_version()}, this package needs {ABI_VERSION}: "
+            f"install the package again."
         )
     return ffi, lib
 

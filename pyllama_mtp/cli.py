@@ -40,7 +40,8 @@ def format_stats(stats: Stats) -> str:
     times = (stats.draft_seconds, stats.verify_seconds, stats.sample_seconds, rest)
     return "\n".join(
         (
-            f"prompt                   {stats.prompt_tokens} tokens ({stats.cached_prompt_tokens} cached), {stats.prompt_seconds:.3f} s",
+            f"prompt                   {stats.prompt_tokens} tokens ({stats.cached_prompt_tokens} "
+            f"cached), {stats.prompt_seconds:.3f} s",
             f"completion               {stats.completion_tokens} tokens in {stats.rounds} rounds, seed {stats.seed}",
             f"speed                    {speed}",
             f"acceptance rate          {_percent(stats.acceptance_rate)} of {stats.drafted} drafted tokens",

@@ -18,8 +18,9 @@ def generate(
 ) -> Stream:
     """Completes a prompt with a model file: `Model.generate` on a model that is loaded on the first call and kept.
 
-    options: any of Model's and of Model.generate's keyword arguments. A model stays loaded for calls with the same files and the
-    same loading options until `clear_cache()`. Raises what those two raise, and TypeError for an unknown option.
+    options: any of Model's and of Model.generate's keyword arguments. A model stays loaded for calls with the same
+    files and the same loading options until `clear_cache()`. Raises what those two raise, and TypeError for an unknown
+    option.
     """
     load = {name: options.pop(name) for name in _LOAD_OPTIONS & options.keys()}
     key = (os.path.realpath(model), mtp_head and os.path.realpath(mtp_head), *sorted(load.items()))

@@ -34,8 +34,9 @@ Prompt = str | Sequence[int] | Sequence[chat.Message]
 class ModelInfo:
     """What was loaded. Counts are in tokens, layers or values; sizes in bytes.
 
-    n_ctx: most tokens of prompt and completion together. n_swa: sliding window, 0 if there is none. head_n_centroids: clusters
-    of the head's centroid LM head, of which head_top_k are scored for a token; 0 for a dense LM head or no head.
+    n_ctx: most tokens of prompt and completion together. n_swa: sliding window, 0 if there is none. head_n_centroids:
+    clusters of the head's centroid LM head, of which head_top_k are scored for a token; 0 for a dense LM head or no
+    head.
     """
 
     name: str
@@ -78,10 +79,10 @@ def _checked_file(path: str | os.PathLike[str], *, head: bool) -> str:
 class Model:
     """A target model, its MTP head if one is given, and one KV cache. Use it as a context manager, or call close().
 
-    target, mtp_head: GGUF files. n_ctx: tokens of prompt and completion together (default: 4096, or as trained if that is
-    less). num_speculative_tokens: 0..16 drafts a round, or "auto". cache_type_k, cache_type_v: a llama.cpp cache type (f32, f16,
-    bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl). n_gpu_layers: -1 for all. n_threads: default: every CPU this process may use.
-    n_batch: most prompt tokens evaluated at once. flash_attention: None where it is supported.
+    target, mtp_head: GGUF files. n_ctx: tokens of prompt and completion together (default: 4096, or as trained if that
+    is less). num_speculative_tokens: 0..16 drafts a round, or "auto". cache_type_k, cache_type_v: a llama.cpp cache
+    type (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl). n_gpu_layers: -1 for all. n_threads: default: every CPU
+    this process may use. n_batch: most prompt tokens evaluated at once. flash_attention: None where it is supported.
 
     Raises ModelLoadError, IncompatibleHeadError, InvalidRequestError. A model runs one completion at a time.
     """
@@ -182,10 +183,10 @@ class Model:
     ) -> Stream:
         """Begins a completion; nothing is computed before the stream is read.
 
-        prompt: text, token ids, or messages ({"role": ..., "content": ...}) for the model's own chat template. Sampling options are
-        vLLM's SamplingParams; temperature 0 is greedy; max_tokens None: until the context is full. seed None: one is drawn and
-        reported in Stream.stats.seed. The same seed gives the same text whatever num_speculative_tokens is. trace: record
-        Stream.rounds.
+        prompt: text, token ids, or messages ({"role": ..., "content": ...}) for the model's own chat template. Sampling
+        options are vLLM's SamplingParams; temperature 0 is greedy; max_tokens None: until the context is full. seed
+        None: one is drawn and reported in Stream.stats.seed. The same seed gives the same text whatever
+        num_speculative_tokens is. trace: record Stream.rounds.
 
         Raises InvalidRequestError, ContextOverflowError, ChatTemplateError, ModelBusyError, ModelClosedError.
         """
@@ -297,7 +298,8 @@ class Model:
         return chat.render(template, messages, bos_token=special(self._bos), eos_token=special(self._eos))
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Token ids of text. add_special: with the tokens that begin (and end) a text of this model; parse_special: text such as
+        """Token ids of text. add_special: with the tokens that begin (and end) a text of this model; parse_special:
+        text such as
         "<bos>" becomes the control token that it names."""
         if not isinstance(text, str):
             raise InvalidRequestError(f"text is a {type(text).__name__}, expected str")
@@ -311,7 +313,9 @@ class Model:
         )
 
     def logits(self, ids: Sequence[int], *, n_batch: int = 32) -> np.ndarray:
-        """The target's logits at every position, float32 [len(ids), n_vocab], evaluated in batches of n_batch (1..32) rows."""
+        """The target's logits at every position, float32 [len(ids), n_vocab], evaluated in batches of n_batch
+        (1..32) rows.
+        """
         if isinstance(n_batch, bool) or not isinstance(n_batch, int) or not 1 <= n_batch <= 32:
             raise InvalidRequestError(f"n_batch is {n_batch!r}, expected 1..32")
         return self._open().logits(self._checked_ids(ids), self._info.n_vocab, n_batch)

@@ -1,4 +1,6 @@
-"""What a caller may ask for: frozen dataclasses that check themselves. Errors name the value seen and the legal range."""
+"""What a caller may ask for: frozen dataclasses that check themselves. Errors name the value seen and the legal
+range.
+"""
 
 import math
 import os
@@ -71,7 +73,8 @@ class ModelOptions:
             sliding = getattr(self, main + "_swa")
             if sliding is not None and sliding != getattr(self, main):
                 raise InvalidRequestError(
-                    f"{main}_swa is {sliding!r} and {main} is {getattr(self, main)!r}: a type of their own for the sliding "
+                    f"{main}_swa is {sliding!r} and {main} is {getattr(self, main)!r}: a type of "
+                    f"their own for the sliding "
                     "layers is not in this version yet; give both the same type"
                 )
         _integer("n_gpu_layers", self.n_gpu_layers, -1, 10_000)

@@ -19,9 +19,9 @@ class TokenLogprob:
 class Chunk:
     """What became certain since the last chunk.
 
-    text: whole characters; empty while bytes or a possible stop string are held back. token_ids: the tokens whose text is out.
-    finish_reason: None until the last chunk, then "stop", "length" or "cancelled". logprobs: per token its own TokenLogprob
-    followed by the n best, or None if none were asked for.
+    text: whole characters; empty while bytes or a possible stop string are held back. token_ids: the tokens whose text
+    is out. finish_reason: None until the last chunk, then "stop", "length" or "cancelled". logprobs: per token its own
+    TokenLogprob followed by the n best, or None if none were asked for.
     """
 
     text: str
@@ -32,7 +32,9 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One draft/verify round. emitted is drafted[:accepted] + [bonus token], or a prefix of it where the completion ended."""
+    """One draft/verify round. emitted is drafted[:accepted] + [bonus token], or a prefix of it where the
+    completion ended.
+    """
 
     drafted: list[int]
     accepted: int
@@ -45,8 +47,9 @@ class Stats:
 
     rounds follow the first token, which the prefill gives. tokens_per_second: tokens of the rounds over decode_seconds.
     mean_acceptance_length: tokens a round, the bonus token included (as vLLM counts it). acceptance_rate: accepted over
-    drafted. acceptance_per_position: for each draft position, the share of rounds that drafted it in which it was accepted.
-    All rates use only rounds that drafted and are None if none did. decode_seconds = draft + verify + sample + a rest.
+    drafted. acceptance_per_position: for each draft position, the share of rounds that drafted it in which it was
+    accepted. All rates use only rounds that drafted and are None if none did. decode_seconds = draft + verify + sample
+    + a rest.
     """
 
     prompt_tokens: int
@@ -200,7 +203,9 @@ class Stream:
         return "".join(chunk.text for chunk in self)
 
     def cancel(self) -> None:
-        """Ends the completion at the next opportunity, from any thread, also during the prefill; tokens that are out stay."""
+        """Ends the completion at the next opportunity, from any thread, also during the prefill; tokens that are
+        out stay.
+        """
         self._source.cancel()
 
     def close(self) -> None:

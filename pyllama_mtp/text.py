@@ -9,8 +9,8 @@ class TextAssembler:
     """Turns the bytes of tokens into text, piece by piece.
 
     Bytes that do not complete a character are held back; bytes that are no UTF-8 become U+FFFD. Text that could be the
-    beginning of a stop string is held back until it is decided. When a stop string is complete, everything from its first
-    character on is dropped: it never leaks, whichever tokens it is spread over.
+    beginning of a stop string is held back until it is decided. When a stop string is complete, everything from its
+    first character on is dropped: it never leaks, whichever tokens it is spread over.
     """
 
     def __init__(self, stop: Sequence[str] = ()):
@@ -41,7 +41,9 @@ class TextAssembler:
 
     @property
     def delivered_tokens(self) -> int:
-        """How many tokens the delivered text takes. A token that is delivered in part counts once the text has ended there."""
+        """How many tokens the delivered text takes. A token that is delivered in part counts once the text has
+        ended there.
+        """
         if self.stopped:
             return bisect.bisect_left(self._ends, self._delivered) + 1 if self._delivered else 0
         return bisect.bisect_right(self._ends, self._delivered)
