@@ -1,0 +1,212 @@
+"""convert_assistant(): a Hugging Face assistant checkpoint to one portable GGUF."""
+
+import logging
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pyllama_mtp.convert.checkpoint import StoredTensor, open_checkpoint, read_json
+from pyllama_mtp.convert.layout import CENTROIDS, LM_HEAD, PREFIX, TOKEN_ORDERING, AssistantConfig, TensorSpec
+from pyllama_mtp.convert.tokenizer import tokenizer_metadata
+from pyllama_mtp.errors import ConversionError, ModelLoadError
+from pyllama_mtp.gguf import TENSOR_TYPES, Entry, Writer, read_header
+from pyllama_mtp.quantize import encode
+
+OUTTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
+_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}  # general.file_type of llama.cpp
+_ROWS_AT_ONCE = 1 << 22  # values quantised at a time
+
+logger = logging.getLogger("pyllama_mtp")
+
+
+def convert_assistant(
+    model_dir: str | os.PathLike[str], out: str | os.PathLike[str], *, outtype: str = "f16", progress: bool = False
+) -> Path:
+    """Writes the assistant checkpoint in `model_dir` to the GGUF file `out` and returns its path.
+
+    Dense and centroid LM heads; safetensors, single or sharded, in bf16, f16 or f32. outtype: the type of the matrices;
+    norms, scales, centroids and token ordering keep full precision. progress: draw a bar on stderr. The same checkpoint
+    gives the same bytes; one tensor is in memory at a time; the file appears under its name only when it is complete
+    and was read back.
+
+    Raises ConversionError, and leaves nothing behind, if the checkpoint is not exactly what the layout says.
+    """
+    if outtype not in OUTTYPES:
+        raise ConversionError(f"outtype is {outtype!r}, expected one of {', '.join(OUTTYPES)}")
+    folder, out = Path(model_dir), Path(out)
+    if not folder.is_dir():
+        raise ConversionError(f"{folder} is not a folder")
+    config = AssistantConfig.from_json(read_json(folder / "config.json"))
+    stored = open_checkpoint(folder)
+    specs = config.tensors()
+    _check_tensors(config, stored, specs)
+    metadata = (
+        {
+            "general.architecture": Entry("string", PREFIX),
+            "general.type": Entry("string", "model"),
+            "general.name": Entry("string", folder.resolve().name),
+            "general.file_type": Entry("u32", _FILE_TYPES[outtype]),
+            "general.quantization_version": Entry("u32", 2),
+        }
+        | config.metadata()
+        | _centroid_metadata(config, stored)
+        | tokenizer_metadata(folder, config.n_vocab)
+    )
+    types = {name: _type_of(name, spec, outtype) for name, spec in specs.items()}
+    _write(out, metadata, config, stored, specs, types, progress)
+    return out
+
+
+def _check_tensors(config: AssistantConfig, stored: dict[str, StoredTensor], specs: dict[str, TensorSpec]) -> None:
+    expected = {name: spec.shape for name, spec in specs.items()}
+    if config.n_centroids:
+        expected[CENTROIDS] = (config.n_centroids, config.n_embd)
+        expected[TOKEN_ORDERING] = (config.n_vocab,)
+    missing = sorted(expected.keys() - stored.keys())
+    if missing:
+        raise ConversionError(
+            f"the checkpoint lacks tensor {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
+        )
+    extra = sorted(stored.keys() - expected.keys() - {LM_HEAD})
+    if extra:
+        raise ConversionError(
+            f"the checkpoint has the unknown tensor {extra[0]}" + (f" and {len(extra) - 1} more" if extra[1:] else "")
+        )
+    for name, shape in expected.items():
+        tensor = stored[name]
+        if tensor.shape != shape:
+            raise ConversionError(f"tensor {name} has shape {list(tensor.shape)}, expected {list(shape)}")
+        if tensor.dtype.startswith("I") != (name == TOKEN_ORDERING):
+            raise ConversionError(f"tensor {name} has dtype {tensor.dtype}")
+    if LM_HEAD in stored and stored[LM_HEAD].shape != expected["model.embed_tokens.weight"]:
+        raise ConversionError(f"tensor {LM_HEAD} has shape {list(stored[LM_HEAD].shape)}: it must be the embedding")
+    if LM_HEAD in stored and not np.array_equal(stored[LM_HEAD].read(), stored["model.embed_tokens.weight"].read()):
+        raise ConversionError(f"tensor {LM_HEAD} differs from the embedding, to which it must be tied")
+
+
+def _centroid_metadata(config: AssistantConfig, stored: dict[str, StoredTensor]) -> dict[str, Entry]:
+    if not config.n_centroids:
+        return {}
+    ordering = stored[TOKEN_ORDERING].read()
+    if not np.array_equal(np.sort(ordering), np.arange(config.n_vocab)):
+        raise ConversionError(f"{TOKEN_ORDERING} is no permutation of the vocabulary 0..{config.n_vocab - 1}")
+    prefix = f"{PREFIX}.masked_embedding"
+    return {
+        f"{prefix}.num_centroids": Entry("u32", config.n_centroids),
+        f"{prefix}.top_k": Entry("u32", config.top_k),
+        f"{prefix}.centroids": Entry("[f32]", _finite(CENTROIDS, stored[CENTROIDS].read()).ravel()),
+        f"{prefix}.token_ordering": Entry("[i32]", ordering),
+    }
+
+
+def _finite(name: str, values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise ConversionError(f"tensor {name} holds values that are not finite numbers")
+    return values
+
+
+def _type_of(name: str, spec: TensorSpec, outtype: str) -> str:
+    if spec.kind == "vector":
+        return "f32"
+    if spec.shape[-1] % TENSOR_TYPES[outtype][1]:
+        logger.warning("%s stays f16: its rows of %d values are not whole blocks of %s", name, spec.shape[-1], outtype)
+        return "f16"
+    return outtype
+
+
+def _encoded(name: str, values: np.ndarray, type_name: str) -> Iterator[np.ndarray]:
+    """The tensor's bytes, a few rows at a time."""
+    rows = _finite(name, values).reshape(-1, values.shape[-1])
+    step = max(1, _ROWS_AT_ONCE // rows.shape[1])
+    limit = np.finfo(np.float16).max
+    for begin in range(0, len(rows), step):
+        part = rows[begin : begin + step]
+        if type_name == "f16" and np.abs(part).max(initial=0) > limit:
+            raise ConversionError(
+                f"tensor {name} holds values beyond {limit:g}, which f16 cannot hold: use --outtype bf16 or f32"
+            )
+        yield encode(part, type_name)
+
+
+def _write(
+    out: Path,
+    metadata: dict[str, Entry],
+    config: AssistantConfig,
+    stored: dict[str, StoredTensor],
+    specs: dict[str, TensorSpec],
+    types: dict[str, str],
+    progress: bool,
+) -> None:
+    declared = [("rope_freqs.weight", (config.head_size // 2,), "f32")]
+    declared += [(spec.gguf_name, spec.shape[::-1], types[name]) for name, spec in specs.items()]
+    checksums: dict[str, int] = {}
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "wb", dir=out.parent, prefix=f".{out.name}.", suffix=".part", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            writer = Writer(file, metadata, declared)
+
+            def put(gguf_name: str, parts: list[np.ndarray]) -> None:
+                data = np.concatenate([np.ascontiguousarray(p).view(np.uint8).reshape(-1) for p in parts])
+                checksums[gguf_name] = zlib.crc32(data)
+                writer.write_tensor(gguf_name, data)
+
+            put("rope_freqs.weight", [encode(np.array(config.rope_factors(), np.float32), "f32")])
+            for index, (name, spec) in enumerate(specs.items()):
+                put(spec.gguf_name, list(_encoded(name, stored[name].read(), types[name])))
+                if progress:
+                    _draw_progress(index + 1, len(specs))
+            file.flush()
+            os.fsync(file.fileno())
+        _verify(temporary, checksums)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, out)
+        temporary = None
+        _sync_folder(out.parent)
+    except OSError as error:
+        raise ConversionError(f"cannot write {out}: {error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _verify(path: Path, checksums: dict[str, int]) -> None:
+    """Reads the file back: its header as any user of it would, and every tensor's bytes."""
+    try:
+        tensors = read_header(path).tensors
+    except ModelLoadError as error:
+        raise ConversionError(f"what was written cannot be read back: {error}") from error
+    with open(path, "rb") as file:
+        for name, checksum in checksums.items():
+            file.seek(tensors[name].offset)
+            if zlib.crc32(file.read(tensors[name].n_bytes)) != checksum:
+                raise ConversionError(f"tensor {name} reads back differently from what was written: check the disk")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _draw_progress(done: int, total: int) -> None:
+    width = 30
+    filled = width * done // total
+    bar = "#" * filled + "." * (width - filled)
+    sys.stderr.write(f"\r[{bar}] {done}/{total} tensors" + ("\n" if done == total else ""))
+    sys.stderr.flush()

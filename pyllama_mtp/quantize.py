@@ -1,0 +1,65 @@
+"""Plain numpy quantisation of weight rows to ggml's block formats. Input float32 [rows, columns]; output bytes
+[rows, n].
+"""
+
+import numpy as np
+
+BLOCK = 32
+
+
+def to_bf16(x: np.ndarray) -> np.ndarray:
+    """Rounds to nearest, ties to even, on the bit pattern. Returns uint16 of the same shape."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def from_bf16(bits: np.ndarray) -> np.ndarray:
+    """uint16 bit patterns -> float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _round_half_away(x: np.ndarray) -> np.ndarray:
+    return np.trunc(x + np.copysign(np.float32(0.5), x))
+
+
+def _inverse(d: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.where(d == 0, np.float32(0), np.float32(1) / d)
+
+
+def to_q8_0(x: np.ndarray) -> np.ndarray:
+    """Blocks of 32: an f16 scale d = max|x| / 127 and 32 signed bytes round(x / d)."""
+    blocks = np.ascontiguousarray(x, np.float32).reshape(-1, BLOCK)
+    d = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+    q = _round_half_away(blocks * _inverse(d)).astype(np.int8)
+    return np.concatenate([d.astype(np.float16).view(np.uint8), q.view(np.uint8)], axis=1).reshape(x.shape[0], -1)
+
+
+def to_q4_0(x: np.ndarray) -> np.ndarray:
+    """Blocks of 32: an f16 scale d = -(the value of largest magnitude) / 8, and nibbles min(15, trunc(x / d + 8.5));
+    value i in the low
+    nibble of byte i, value i + 16 in the high one."""
+    blocks = np.ascontiguousarray(x, np.float32).reshape(-1, BLOCK)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1)
+    d = largest / np.float32(-8)
+    q = np.minimum(np.trunc(blocks * _inverse(d) + np.float32(8.5)), 15).astype(np.uint8)
+    packed = q[:, :16] | (q[:, 16:] << 4)
+    return np.concatenate([d.astype(np.float16).view(np.uint8), packed], axis=1).reshape(x.shape[0], -1)
+
+
+def encode(x: np.ndarray, type_name: str) -> np.ndarray:
+    """float32 -> the bytes of a ggml type: f32, f16, bf16, q8_0 or q4_0. x: [rows, columns], or [n] for the first
+    three.
+    """
+    match type_name:
+        case "f32":
+            return np.ascontiguousarray(x, "<f4")
+        case "f16":
+            return x.astype("<f2")
+        case "bf16":
+            return to_bf16(x)
+        case "q8_0":
+            return to_q8_0(x)
+        case "q4_0":
+            return to_q4_0(x)
+    raise ValueError(f"type {type_name!r} is unknown")
