@@ -1,0 +1,184 @@
+"""Gemma 4 pairs with random weights at exact shapes: load time, memory and speed are those of the real models, the text
+is not.
+
+The same shape, type and seed give the same bytes. Quantised matrices are written as random blocks: random codes under
+one scale that gives the matrix a variance of 1 / n_in, so that activations stay of order one.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pyllama_mtp.convert.layout import AssistantConfig, Layer
+from pyllama_mtp.errors import InvalidRequestError
+from pyllama_mtp.gemma4_layout import ROTATED_SHARE, Gemma4Shape
+from pyllama_mtp.gguf import TENSOR_TYPES, Entry, Writer
+from pyllama_mtp.quantize import encode
+
+WEIGHT_TYPES = ("f32", "f16", "q8_0", "q4_0")
+_CODE_DEVIATION = {"q8_0": 255 / 12**0.5, "q4_0": 16 / 12**0.5}  # of uniform codes
+_CHUNK_BYTES = 64 << 20
+
+Progress = Callable[[int, int], None]  # tensors done, tensors in all
+
+
+def write_target(
+    path: str | os.PathLike[str],
+    shape: Gemma4Shape,
+    *,
+    weights: str = "q4_0",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes a `gemma4` target. weights: the type of every matrix and embedding; norms are f32."""
+    _check_type(weights)
+    declared = [("rope_freqs.weight", (shape.head_size_full // 2,), "f32", "rope")]
+    declared += [(t.name, t.shape, _type_of(t.kind, t.shape, weights), t.kind) for t in shape.tensors()]
+    metadata = _general(shape.metadata(), weights) | synthetic_tokenizer(shape.n_vocab)
+    return _write(Path(path), metadata, declared, shape.rope_factors(), seed, progress)
+
+
+def write_assistant(
+    path: str | os.PathLike[str],
+    shape: Gemma4Shape,
+    *,
+    weights: str = "q4_0",
+    seed: int = 1,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes the assistant of `shape` in the portable layout, with a random centroid head if the shape has one."""
+    _check_type(weights)
+    config = assistant_config(shape)
+    declared = [("rope_freqs.weight", (config.head_size // 2,), "f32", "rope")]
+    for spec in config.tensors().values():
+        kind = "norm" if spec.kind == "vector" else "matrix"
+        ggml_shape = spec.shape[::-1]
+        declared.append((spec.gguf_name, ggml_shape, _type_of(kind, ggml_shape, weights), kind))
+    metadata = {"general.architecture": Entry("string", "gemma4-assistant")} | config.metadata()
+    if config.n_centroids:
+        random = np.random.default_rng(seed)
+        prefix = "gemma4-assistant.masked_embedding"
+        centroids = random.standard_normal(config.n_centroids * config.n_embd, np.float32) / config.n_embd**0.5
+        metadata |= {
+            f"{prefix}.num_centroids": Entry("u32", config.n_centroids),
+            f"{prefix}.top_k": Entry("u32", config.top_k),
+            f"{prefix}.centroids": Entry("[f32]", centroids),
+            f"{prefix}.token_ordering": Entry("[i32]", random.permutation(config.n_vocab)),
+        }
+    metadata = _general(metadata, weights) | synthetic_tokenizer(shape.n_vocab)
+    return _write(Path(path), metadata, declared, config.rope_factors(), seed, progress)
+
+
+def assistant_config(shape: Gemma4Shape) -> AssistantConfig:
+    """The assistant that belongs to a target of this shape: three sliding layers and a full one, queries only."""
+    sliding = (True, True, True, False)
+    kv = [shape.n_head_kv if s else shape.n_head_kv_full for s in sliding]
+    return AssistantConfig(
+        n_embd=shape.assistant_n_embd,
+        n_embd_backbone=shape.n_embd,
+        n_ff=shape.assistant_n_ff,
+        n_head=shape.assistant_n_head,
+        n_head_kv=kv[0] if len(set(kv)) == 1 else kv,
+        n_vocab=shape.n_vocab,
+        context_length=shape.context_length,
+        window=shape.window,
+        rms_eps=1e-6,
+        rope_base=1e6,
+        rope_base_swa=1e4,
+        rotated_share=ROTATED_SHARE,
+        layers=tuple(Layer(s, shape.head_size if s else shape.head_size_full) for s in sliding),
+        head_size=shape.head_size_full,
+        head_size_swa=shape.head_size,
+        n_shared=4,
+        n_centroids=shape.n_centroids,
+        top_k=min(shape.centroid_top_k, shape.n_centroids),
+    )
+
+
+def synthetic_tokenizer(n_vocab: int) -> dict[str, Entry]:
+    """A tokenizer of llama.cpp's `gemma4` kind: the special tokens, 256 bytes, and words without meaning. n_vocab >= 264."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|turn>", "<turn|>", "<|think|>"]
+    data = [f"<0x{byte:02X}>" for byte in range(256)]
+    words = [f"\u2581w{index:x}" for index in range(n_vocab - len(special) - len(data))]
+    tokens = special + data + words
+    return {
+        "tokenizer.ggml.model": Entry("string", "gemma4"),
+        "tokenizer.ggml.tokens": Entry("[string]", tokens),
+        "tokenizer.ggml.scores": Entry("[f32]", np.full(n_vocab, -1000.0)),
+        "tokenizer.ggml.token_type": Entry("[i32]", [3] * len(special) + [6] * len(data) + [1] * len(words)),
+        "tokenizer.ggml.merges": Entry("[string]", ["\u2581 w"]),
+        "tokenizer.ggml.bos_token_id": Entry("u32", 2),
+        "tokenizer.ggml.eos_token_id": Entry("u32", 1),
+        "tokenizer.ggml.unknown_token_id": Entry("u32", 3),
+        "tokenizer.ggml.padding_token_id": Entry("u32", 0),
+        "tokenizer.ggml.add_bos_token": Entry("bool", True),
+        "tokenizer.ggml.add_space_prefix": Entry("bool", False),
+    }
+
+
+def _check_type(weights: str) -> None:
+    if weights not in WEIGHT_TYPES:
+        raise InvalidRequestError(f"weights is {weights!r}, expected one of {', '.join(WEIGHT_TYPES)}")
+
+
+def _general(metadata: dict[str, Entry], weights: str) -> dict[str, Entry]:
+    file_type = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7}[weights]
+    return metadata | {
+        "general.name": Entry("string", "random weights"),
+        "general.file_type": Entry("u32", file_type),
+        "general.quantization_version": Entry("u32", 2),
+    }
+
+
+def _type_of(kind: str, shape: tuple[int, ...], weights: str) -> str:
+    if kind in ("norm", "router"):
+        return "f32"
+    return weights if shape[0] % TENSOR_TYPES[weights][1] == 0 else "f16"
+
+
+def _write(
+    path: Path,
+    metadata: dict[str, Entry],
+    declared: list[tuple[str, tuple[int, ...], str, str]],
+    rope_factors: list[float],
+    seed: int,
+    progress: Progress | None,
+) -> Path:
+    random = np.random.default_rng(seed)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            writer = Writer(file, metadata, [(name, shape, type_name) for name, shape, type_name, _ in declared])
+            for index, (name, shape, type_name, kind) in enumerate(declared):
+                if kind == "rope":
+                    parts: Iterator[np.ndarray] = iter([np.array(rope_factors, "<f4")])
+                elif kind == "norm":
+                    parts = iter([np.ones(shape[0], "<f4")])
+                else:
+                    parts = _random_matrix(random, shape, type_name)
+                writer.write_tensor(name, np.concatenate([p.reshape(-1).view(np.uint8) for p in parts]))
+                if progress is not None:
+                    progress(index + 1, len(declared))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _random_matrix(random: np.random.Generator, shape: tuple[int, ...], type_name: str) -> Iterator[np.ndarray]:
+    n_in, rows = shape[0], int(np.prod(shape[1:], dtype=np.int64))
+    deviation = n_in**-0.5
+    _, values, size = TENSOR_TYPES[type_name]
+    row_bytes = n_in // values * size
+    step = max(1, _CHUNK_BYTES // row_bytes)
+    for begin in range(0, rows, step):
+        n = min(step, rows - begin)
+        if type_name in _CODE_DEVIATION:
+            blocks = random.integers(0, 256, (n * n_in // values, size), np.uint8)
+            scale = np.float16(deviation / _CODE_DEVIATION[type_name])
+            blocks[:, :2] = np.frombuffer(scale.tobytes(), np.uint8)
+            yield blocks
+        else:
+            yield encode(random.standard_normal((n, n_in), np.float32) * np.float32(deviation), type_name)
