@@ -98,7 +98,7 @@ def assistant_config(shape: Gemma4Shape) -> AssistantConfig:
 
 
 def synthetic_tokenizer(n_vocab: int) -> dict[str, Entry]:
-    """A tokenizer of llama.cpp's `gemma4` kind: the special tokens, 256 bytes, and words without meaning. n_vocab >= 264."""
+    """A `gemma4` tokenizer of llama.cpp: the special tokens, 256 bytes, words without meaning. n_vocab: 264 or more."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|turn>", "<turn|>", "<|think|>"]
     data = [f"<0x{byte:02X}>" for byte in range(256)]
     words = [f"\u2581w{index:x}" for index in range(n_vocab - len(special) - len(data))]

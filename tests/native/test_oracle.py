@@ -48,7 +48,7 @@ def test_the_target_has_the_logits_of_transformers(case: Case):
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_greedy_drafts_are_those_of_the_oracle(case: Case, k: int):
-    check_drafts(case, k, noise=None)
+    assert {0, 1} <= check_drafts(case, k, noise=None)
 
 
 def test_sampled_drafts_are_those_of_the_oracle_also_after_partial_acceptance(case: Case):
