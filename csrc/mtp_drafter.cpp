@@ -30,10 +30,13 @@ void upload_rotation(ggml_tensor * dst, const llama_kv_cache & cache, void (llam
     if (dst == nullptr || dst->buffer == nullptr) {
         return;
     }
-    Handle<ggml_context> host(ggml_init({ ggml_nbytes(dst) + 2 * ggml_tensor_overhead(), nullptr, false }), ggml_free);
+    Handle<ggml_context> host(ggml_init({ 2 * ggml_tensor_overhead(), nullptr, /*no_alloc*/ true }), ggml_free);
     ggml_tensor * copy = ggml_dup_tensor(host.get(), dst);
-    Handle<ggml_backend_buffer> buffer(ggml_backend_cpu_buffer_from_ptr(copy->data, ggml_nbytes(copy)), ggml_backend_buffer_free);
-    copy->buffer = buffer.get();
+    Handle<ggml_backend_buffer> buffer(ggml_backend_alloc_ctx_tensors_from_buft(host.get(), ggml_backend_cpu_buffer_type()),
+                                       ggml_backend_buffer_free);
+    if (!buffer) {
+        throw Error(PMTP_ERROR_OUT_OF_MEMORY, "cannot allocate the rotation of a quantised KV cache");
+    }
     (cache.*fill)(copy);
     ggml_backend_tensor_set(dst, copy->data, 0, ggml_nbytes(dst));
 }
