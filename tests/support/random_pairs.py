@@ -6,7 +6,6 @@ clear. The signs of the target's last norm are random, so that the tied LM head 
 text does not stand still; the assistant holds a projection of that map, so that a good part of its drafts is right.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from transformers import (
 )
 
 from pyllama_mtp.gemma4_layout import Gemma4Shape
-from pyllama_mtp.random_weights import synthetic_tokenizer
+from support.checkpoints import write_tokenizer
 
 N_VOCAB = 512
 WINDOW = 32
@@ -199,22 +198,3 @@ def _cluster(rows: torch.Tensor, masked: torch.nn.Module) -> None:
         centroid.copy_(rows[clusters[-1]].mean(0))
         free = free[alike[size:]]
     masked.token_ordering.copy_(torch.cat(clusters).reshape(masked.token_ordering.shape))
-
-
-def write_tokenizer(folder: Path, n_vocab: int) -> None:
-    """tokenizer.json and tokenizer_config.json with the synthetic vocabulary."""
-    tokens = list(synthetic_tokenizer(n_vocab)["tokenizer.ggml.tokens"].value)
-    special = tokens[:8]
-    tokenizer = {
-        "version": "1.0",
-        "added_tokens": [{"id": i, "content": t, "special": True} for i, t in enumerate(special)],
-        "model": {
-            "type": "BPE",
-            "vocab": {t: i for i, t in enumerate(tokens)},
-            "merges": [["\u2581", "w"]],
-            "byte_fallback": True,
-        },
-    }
-    config = {f"{n}_token": f"<{n}>" for n in ("bos", "eos", "unk", "pad")} | {"chat_template": "{{ bos_token }}"}
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
