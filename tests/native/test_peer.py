@@ -10,12 +10,12 @@ import torch
 from pyllama_mtp import Model
 from pyllama_mtp.convert import convert_assistant
 from support.llama_cpp_peer import PeerCompletion, complete
-from support.near_ties import TieCounter
 from support.random_pairs import KINDS, N_VOCAB, make_pair
 from support.target_gguf import write_target_gguf
 
 K = 3
 POINTS = 0.02
+NEAR_TIE = 0.02  # logits; another build rounds otherwise
 CODE = (
     "def read_lines(path):\n    with open(path) as file:\n",
     "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n",
@@ -42,19 +42,28 @@ def with_dense_head(head: Path, out: Path) -> Path:
 def check_same_acceptance(
     model: Model, peer: Sequence[PeerCompletion], prompts: Sequence[list[int]], max_tokens: int
 ) -> None:
-    drafted = accepted = 0
-    ties = TieCounter(model)
+    drafted = accepted = tokens = near_ties = 0
     for prompt, expected in zip(prompts, peer, strict=True):
         stream = model.generate(prompt, max_tokens=max_tokens, temperature=0, num_speculative_tokens=K)
         stream.text()
-        ties.compare(prompt, expected.token_ids, stream.token_ids, K + 1)
+        ids = stream.token_ids
+        near_ties += ids != expected.token_ids and is_near_tie(model, prompt, ids, expected.token_ids)
+        tokens += len(ids)
         drafted += stream.stats.drafted
         accepted += stream.stats.accepted
-    ties.check()
-    assert ties.tokens >= 400
+    assert tokens >= 400
+    assert near_ties <= 1
     peer_rate = sum(c.accepted for c in peer) / sum(c.drafted for c in peer)
     assert peer_rate > 0.1
     assert accepted / drafted == pytest.approx(peer_rate, abs=POINTS)
+
+
+def is_near_tie(model: Model, prompt: list[int], ids: list[int], expected: list[int]) -> bool:
+    """Asserts that two greedy completions that are not equal part at a near tie."""
+    same = next(i for i, (a, b) in enumerate(zip(ids, expected, strict=False)) if a != b)
+    row = model.logits(prompt + ids[:same])[-1]
+    assert abs(row[ids[same]] - row[expected[same]]) < NEAR_TIE, (len(prompt), same, ids[same], expected[same])
+    return True
 
 
 @pytest.mark.parametrize("outtype", ["f16", "q8_0"])
