@@ -13,9 +13,8 @@ UNROTATED = 1e30  # a RoPE frequency factor that switches a dimension's rotation
 ROTATED_SHARE = 0.25  # of the full attention layers' heads
 
 # GGUF name, checkpoint name, ggml shape, kind, condition. Letters: E width, V vocabulary, P per-layer embedding, L
-# layers, H head
-# size, Q query heads x H, K key/value heads x H, F the MLP's width, N experts, X an expert's width. Matrices take the
-# weight type.
+# layers, H head size, Q query heads x H, K key/value heads x H, F the MLP's width, N experts, X an expert's width.
+# Matrices take the weight type.
 TARGET_TENSORS = (
     ("token_embd.weight", "model.embed_tokens.weight", "E V", "embedding", None),
     ("per_layer_token_embd.weight", "model.embed_tokens_per_layer.weight", "PL V", "embedding", "ple"),

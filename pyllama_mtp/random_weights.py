@@ -2,11 +2,14 @@
 is not.
 
 The same shape, type and seed give the same bytes. Quantised matrices are written as random blocks: random codes under
-one scale that gives the matrix a variance of 1 / n_in, so that activations stay of order one.
+a scale that gives the matrix a variance of 1 / n_in, so that activations stay of order one. The scale has a random sign
+in each block, because codes are not centred: a matrix with a mean would send every token to the same state. Logits have
+a standard deviation of about 3, which leaves sampling a few hundred probable tokens.
 """
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from pyllama_mtp.quantize import encode
 
 WEIGHT_TYPES = ("f32", "f16", "q8_0", "q4_0")
 _CODE_DEVIATION = {"q8_0": 255 / 12**0.5, "q4_0": 16 / 12**0.5}  # of uniform codes
+_LOGIT_DEVIATION = 3.0
 _CHUNK_BYTES = 64 << 20
 
 Progress = Callable[[int, int], None]  # tensors done, tensors in all
@@ -98,10 +102,11 @@ def assistant_config(shape: Gemma4Shape) -> AssistantConfig:
 
 
 def synthetic_tokenizer(n_vocab: int) -> dict[str, Entry]:
-    """A `gemma4` tokenizer of llama.cpp: the special tokens, 256 bytes, words without meaning. n_vocab: 264 or more."""
+    """A `gemma4` tokenizer of llama.cpp: the special tokens, 256 bytes, words without meaning. n_vocab: 267 or more."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|turn>", "<turn|>", "<|think|>"]
     data = [f"<0x{byte:02X}>" for byte in range(256)]
-    words = [f"\u2581w{index:x}" for index in range(n_vocab - len(special) - len(data))]
+    merged = ["\u2581", "w", "\u2581w"]
+    words = merged + [f"\u2581w{index:x}" for index in range(n_vocab - len(special + data + merged))]
     tokens = special + data + words
     return {
         "tokenizer.ggml.model": Entry("string", "gemma4"),
@@ -153,12 +158,12 @@ def _write(
             writer = Writer(file, metadata, [(name, shape, type_name) for name, shape, type_name, _ in declared])
             for index, (name, shape, type_name, kind) in enumerate(declared):
                 if kind == "rope":
-                    parts: Iterator[np.ndarray] = iter([np.array(rope_factors, "<f4")])
+                    data = np.array(rope_factors, "<f4")
                 elif kind == "norm":
-                    parts = iter([np.ones(shape[0], "<f4")])
+                    data = np.full(shape[0], _LOGIT_DEVIATION if name == "output_norm.weight" else 1.0, "<f4")
                 else:
-                    parts = _random_matrix(random, shape, type_name)
-                writer.write_tensor(name, np.concatenate([p.reshape(-1).view(np.uint8) for p in parts]))
+                    data = _random_matrix(random, shape, type_name)
+                writer.write_tensor(name, data)
                 if progress is not None:
                     progress(index + 1, len(declared))
         os.replace(temporary, path)
@@ -167,18 +172,23 @@ def _write(
     return path
 
 
-def _random_matrix(random: np.random.Generator, shape: tuple[int, ...], type_name: str) -> Iterator[np.ndarray]:
-    n_in, rows = shape[0], int(np.prod(shape[1:], dtype=np.int64))
+def _random_matrix(random: np.random.Generator, shape: tuple[int, ...], type_name: str) -> np.ndarray:
+    """The bytes of a tensor, uint8 [n_rows, bytes of a row]."""
+    n_in, n_rows = shape[0], math.prod(shape[1:])
     deviation = n_in**-0.5
-    _, values, size = TENSOR_TYPES[type_name]
-    row_bytes = n_in // values * size
+    _, block_values, block_bytes = TENSOR_TYPES[type_name]
+    row_bytes = n_in // block_values * block_bytes
+    data = np.empty((n_rows, row_bytes), np.uint8)
     step = max(1, _CHUNK_BYTES // row_bytes)
-    for begin in range(0, rows, step):
-        n = min(step, rows - begin)
+    for begin in range(0, n_rows, step):
+        rows = data[begin : begin + step]
         if type_name in _CODE_DEVIATION:
-            blocks = random.integers(0, 256, (n * n_in // values, size), np.uint8)
+            rows[:] = np.frombuffer(random.bytes(rows.size), np.uint8).reshape(rows.shape)
             scale = np.float16(deviation / _CODE_DEVIATION[type_name])
-            blocks[:, :2] = np.frombuffer(scale.tobytes(), np.uint8)
-            yield blocks
+            blocks = rows.reshape(-1, block_bytes)
+            blocks[:, 0] = scale.view(np.uint16) & 0xFF
+            blocks[:, 1] = blocks[:, 1] & 0x80 | scale.view(np.uint16) >> 8  # keeps a random sign
         else:
-            yield encode(random.standard_normal((n, n_in), np.float32) * np.float32(deviation), type_name)
+            values = random.standard_normal((len(rows), n_in), np.float32) * np.float32(deviation)
+            rows[:] = encode(values, type_name).reshape(-1).view(np.uint8).reshape(rows.shape)
+    return data
