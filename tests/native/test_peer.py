@@ -15,7 +15,7 @@ from support.target_gguf import write_target_gguf
 
 K = 3
 POINTS = 0.02
-NEAR_TIE = 0.02  # logits; another build rounds otherwise
+NEAR_TIE = 0.02  # of the standard deviation of the logits; another build of the kernels rounds otherwise
 CODE = (
     "def read_lines(path):\n    with open(path) as file:\n",
     "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n",
@@ -62,7 +62,8 @@ def is_near_tie(model: Model, prompt: list[int], ids: list[int], expected: list[
     """Asserts that two greedy completions that are not equal part at a near tie."""
     same = next(i for i, (a, b) in enumerate(zip(ids, expected, strict=False)) if a != b)
     row = model.logits(prompt + ids[:same])[-1]
-    assert abs(row[ids[same]] - row[expected[same]]) < NEAR_TIE, (len(prompt), same, ids[same], expected[same])
+    gap = abs(row[ids[same]] - row[expected[same]])
+    assert gap < NEAR_TIE * row.std(), f"token {same} after a prompt of {len(prompt)} differs, at a gap of {gap}"
     return True
 
 
