@@ -9,13 +9,14 @@ import torch
 from transformers import Gemma4AssistantForCausalLM, Gemma4ForCausalLM
 
 import models
+from calibrate import best_scale, rescale
 from data import Corpus, read_sources, train_tokenizer
 from draft_training import train_assistant
 from evaluate import figures, shortcomings
 from export import write_checkpoint, write_gguf
 from target_training import train_target
 
-STAGES = ("target", "assistant", "evaluate", "convert")
+STAGES = ("target", "assistant", "calibrate", "evaluate", "convert")
 
 
 def parse() -> argparse.Namespace:
@@ -61,6 +62,12 @@ def main() -> str | None:
             lambda: write_checkpoint(assistant, tokenizer, assistant_folder, torch.bfloat16),
             options.out / "assistant.log",
         )  # fmt: skip
+    if "calibrate" in options.stages:
+        target = Gemma4ForCausalLM.from_pretrained(target_folder, dtype=torch.float32).eval()
+        assistant = Gemma4AssistantForCausalLM.from_pretrained(assistant_folder, dtype=torch.float32).eval()
+        rescale(target, assistant, best_scale(target, corpus))
+        write_checkpoint(target, tokenizer, target_folder)
+        write_checkpoint(assistant, tokenizer, assistant_folder, torch.bfloat16)
     report = options.out / "figures.json"
     result = json.loads(report.read_text()) if report.is_file() else {}
     if "evaluate" in options.stages:
