@@ -10,8 +10,9 @@ import os
 import platform
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import cffi
 import numpy as np
@@ -22,6 +23,7 @@ from pyllama_mtp.errors import (
     InternalError,
     InvalidRequestError,
     ModelBusyError,
+    ModelClosedError,
     ModelLoadError,
     NativeLibraryError,
     PyllamaMtpError,
@@ -29,8 +31,6 @@ from pyllama_mtp.errors import (
 
 ABI_VERSION = 1
 DRAFT_AUTO = -1
-MAX_DRAFT = 16
-MAX_LOGPROBS = 64
 FINISH_REASONS = (None, "stop", "length", "cancelled")
 
 _ERRORS: dict[int, type[PyllamaMtpError]] = {
@@ -65,16 +65,16 @@ def declarations() -> str:
     return header.split("/* cffi: begin */")[1].split("/* cffi: end */")[0]
 
 
-def _cpu_features() -> set[str]:
-    with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
-        for line in cpuinfo:
-            name, _, value = line.partition(":")
-            if name.strip() in ("flags", "Features"):
-                return set(value.split())
+def cpu_features(cpuinfo: str) -> set[str]:
+    """Instruction sets that a /proc/cpuinfo names for its first CPU."""
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return set(value.split())
     return set()
 
 
-def check_cpu(build_info: dict, machine: str, features: set[str]) -> None:
+def check_cpu(build_info: dict[str, Any], machine: str, features: set[str]) -> None:
     """Raises NativeLibraryError if this CPU lacks an instruction set that the library was built with."""
     fix = (
         "Rebuild on this machine (pip install --force-reinstall --no-cache-dir .) or for any machine "
@@ -89,14 +89,14 @@ def check_cpu(build_info: dict, machine: str, features: set[str]) -> None:
         )
 
 
-def _load() -> tuple[cffi.FFI, object]:
+def _load() -> tuple[cffi.FFI, Any]:
     path = library_path()
     if not path.is_file():
         raise NativeLibraryError(
-            f"{path.name} is missing from {path.parent}: install the package (pip install .); a "
-            f"checkout alone does not hold it."
+            f"{path.name} is missing from {path.parent}, as in a checkout: install the package (pip install .)"
         )
-    check_cpu(json.loads((_PACKAGE / "_build_info.json").read_text()), platform.machine(), _cpu_features())
+    build_info = json.loads((_PACKAGE / "_build_info.json").read_text(encoding="utf-8"))
+    check_cpu(build_info, platform.machine(), cpu_features(Path("/proc/cpuinfo").read_text(encoding="utf-8")))
     ffi = cffi.FFI()
     ffi.cdef(declarations())
     try:
@@ -105,8 +105,8 @@ def _load() -> tuple[cffi.FFI, object]:
         raise NativeLibraryError(f"cannot load {path}: {error}") from error
     if lib.pmtp_abi_version() != ABI_VERSION:
         raise NativeLibraryError(
-            f"{path.name} has ABI version {lib.pmtp_abi_version()}, this package needs {ABI_VERSION}: "
-            f"install the package again."
+            f"{path.name} has ABI version {lib.pmtp_abi_version()}, this package needs {ABI_VERSION}: install the "
+            "package again."
         )
     return ffi, lib
 
@@ -114,17 +114,39 @@ def _load() -> tuple[cffi.FFI, object]:
 _ffi, _lib = _load()
 
 
-@_ffi.callback("void(int32_t, const char *, void *)", onerror=lambda *_: None)
-def _on_log(level: int, text, _user) -> None:
-    message = _ffi.string(text).decode("utf-8", "replace").rstrip()
-    if message:
-        logger.log(_LOG_LEVELS.get(level, logging.INFO), "%s", message)
+class _ThreadState(threading.local):
+    log_line = ""
+    log_level = logging.INFO
+    interrupted = False  # Ctrl-C arrived inside the log callback, which cannot raise it
+
+
+_thread = _ThreadState()
+
+
+def _on_log_error(kind: type[BaseException], _error: object, _traceback: object) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        _thread.interrupted = True
+
+
+@_ffi.callback("void(int32_t, const char *, void *)", onerror=_on_log_error)
+def _on_log(level: int, text: Any, _user: object) -> None:
+    """Logs whole lines; llama.cpp writes some of them in pieces."""
+    if not _thread.log_line:
+        _thread.log_level = _LOG_LEVELS.get(level, logging.INFO)
+    *lines, rest = (_thread.log_line + _ffi.string(text).decode("utf-8", "replace")).split("\n")
+    _thread.log_line = rest
+    for line in lines:
+        if line.strip():
+            logger.log(_thread.log_level, "%s", line.rstrip())
 
 
 _lib.pmtp_set_log(_on_log, _ffi.NULL)
 
 
 def _check(status: int) -> None:
+    if _thread.interrupted:
+        _thread.interrupted = False
+        raise KeyboardInterrupt
     if status != 0:
         message = _ffi.string(_lib.pmtp_last_error()).decode("utf-8", "replace")
         raise _ERRORS.get(status, InternalError)(message)
@@ -142,8 +164,54 @@ class Burst:
     logprobs: list[list[tuple[int, float]]] | None
 
 
+@dataclass(frozen=True, slots=True)
+class GenerationParams:
+    """The fields of pmtp_generation_params; see there for ranges."""
+
+    max_tokens: int
+    min_tokens: int
+    temperature: float
+    top_p: float
+    min_p: float
+    top_k: int
+    seed: int
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+    ignore_eos: bool
+    n_logprobs: int
+    num_speculative_tokens: int
+    stop_tokens: Sequence[int]
+    logit_bias: Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class NativeStats:
+    """The fields of pmtp_stats."""
+
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    completion_tokens: int
+    rounds: int
+    drafted: int
+    accepted: int
+    drafting_rounds: int
+    drafting_rounds_emitted: int
+    drafted_per_position: list[int]
+    accepted_per_position: list[int]
+    prompt_seconds: float
+    decode_seconds: float
+    draft_seconds: float
+    verify_seconds: float
+    sample_seconds: float
+
+
 class NativeModel:
-    """Owns a pmtp_model. Calls are serialised; `close()` is idempotent and waits for the running call."""
+    """Owns a pmtp_model and the generation that runs on it.
+
+    Calls are serialised. `close()` is idempotent, waits for the running call and closes the generation first. After it
+    every call raises ModelClosedError.
+    """
 
     def __init__(
         self,
@@ -158,8 +226,9 @@ class NativeModel:
         cache_type_k: str,
         cache_type_v: str,
     ):
-        self._lock = threading.RLock()
-        self._handle = None
+        self.lock = threading.RLock()
+        self.generation: NativeGeneration | None = None
+        self._handle: Any = None
         params = _ffi.new("pmtp_model_params *", _lib.pmtp_default_model_params())
         type_k = _ffi.new("char[]", cache_type_k.encode())
         type_v = _ffi.new("char[]", cache_type_v.encode())
@@ -170,105 +239,122 @@ class NativeModel:
         params.flash_attention = flash_attention
         params.cache_type_k = type_k
         params.cache_type_v = type_v
+        head_path = _ffi.NULL if head is None else _ffi.new("char[]", os.fsencode(head))
         out = _ffi.new("pmtp_model **")
-        _check(
-            _lib.pmtp_model_load(
-                os.fsencode(target), _ffi.NULL if head is None else _ffi.new("char[]", os.fsencode(head)), params, out
-            )
-        )
-        self._handle = out[0]
+        status = _lib.pmtp_model_load(os.fsencode(target), head_path, params, out)
+        self._handle = out[0] or None
+        try:
+            _check(status)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def closed(self) -> bool:
         return self._handle is None
 
+    @property
+    def handle(self) -> Any:
+        """The pmtp_model; raises ModelClosedError after close(). For use under the lock."""
+        if self._handle is None:
+            raise ModelClosedError("the model was closed: load it again")
+        return self._handle
+
     def close(self) -> None:
-        with self._lock:
+        with self.lock:
+            if self.generation is not None:
+                self.generation.close()
             handle, self._handle = self._handle, None
             if handle is not None:
                 _lib.pmtp_model_free(handle)
 
     def info(self) -> dict[str, int]:
         """The fields of pmtp_model_info by name."""
-        with self._lock:
+        with self.lock:
             out = _ffi.new("pmtp_model_info *")
-            _check(_lib.pmtp_model_get_info(self._handle, out))
+            _check(_lib.pmtp_model_get_info(self.handle, out))
             return {name: getattr(out, name) for name, _ in _ffi.typeof("pmtp_model_info").fields}
 
     def placement(self) -> str:
-        with self._lock:
-            return _ffi.string(_lib.pmtp_model_placement(self._handle)).decode("utf-8", "replace")
+        with self.lock:
+            return _ffi.string(_lib.pmtp_model_placement(self.handle)).decode("utf-8", "replace")
 
     def metadata(self, key: str) -> str | None:
-        with self._lock:
-            value = _lib.pmtp_model_metadata(self._handle, key.encode())
+        with self.lock:
+            value = _lib.pmtp_model_metadata(self.handle, key.encode())
             return None if value == _ffi.NULL else _ffi.string(value).decode("utf-8", "replace")
 
-    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        data = text.encode("utf-8")
-        needed = _ffi.new("int32_t *")
-        capacity = len(data) + 8
-        with self._lock:
-            tokens = _ffi.new("int32_t[]", capacity)
-            _check(
-                _lib.pmtp_tokenize(self._handle, data, len(data), add_special, parse_special, tokens, capacity, needed)
-            )
-            return list(tokens[0 : needed[0]])
+    def tokenize(self, text: bytes, add_special: bool, parse_special: bool) -> list[int]:
+        capacity = len(text) + 8  # a token for every byte, and some special ones
+        tokens = _ffi.new("int32_t[]", capacity)
+        n = _ffi.new("int32_t *")
+        with self.lock:
+            _check(_lib.pmtp_tokenize(self.handle, text, len(text), add_special, parse_special, tokens, capacity, n))
+        return list(tokens[0 : n[0]])
 
     def token_bytes(self, token: int, special: bool) -> bytes:
         needed = _ffi.new("int32_t *")
         capacity = 64
-        with self._lock:
+        with self.lock:
             while True:
                 data = _ffi.new("char[]", capacity)
-                status = _lib.pmtp_token_bytes(self._handle, token, special, data, capacity, needed)
+                status = _lib.pmtp_token_bytes(self.handle, token, special, data, capacity, needed)
                 if status == 0 or needed[0] <= capacity:
                     _check(status)
                     return bytes(_ffi.buffer(data, needed[0]))
                 capacity = needed[0]
 
-    def is_end(self, token: int) -> bool:
-        with self._lock:
-            return bool(_lib.pmtp_token_is_end(self._handle, token))
-
     def logits(self, tokens: Sequence[int], n_vocab: int, n_batch: int) -> np.ndarray:
         """float32 [len(tokens), n_vocab]."""
         out = np.empty((len(tokens), n_vocab), dtype=np.float32)
-        with self._lock:
-            _check(_lib.pmtp_logits(self._handle, list(tokens), len(tokens), n_batch, _ffi.from_buffer("float *", out)))
+        with self.lock:
+            _check(_lib.pmtp_logits(self.handle, list(tokens), len(tokens), n_batch, _ffi.from_buffer("float *", out)))
         return out
 
-    def start(self, prompt: Sequence[int], **params) -> "NativeGeneration":
-        """Begins a generation; params are the fields of pmtp_generation_params, lists for the two pointers."""
+    def start(self, prompt: Sequence[int], params: "GenerationParams") -> "NativeGeneration":
+        """Begins a generation. Raises ModelBusyError (another one lives), ContextOverflowError, InvalidRequestError."""
         return NativeGeneration(self, prompt, params)
 
 
 class NativeGeneration:
-    """Owns a pmtp_generation, and keeps its model's handle alive while a step runs."""
+    """Owns a pmtp_generation. After close(), step(), truncate() and stats() raise ModelClosedError."""
 
-    def __init__(self, model: NativeModel, prompt: Sequence[int], params: dict):
+    def __init__(self, model: NativeModel, prompt: Sequence[int], params: GenerationParams):
         self._model = model
-        self._handle = None
-        self._cancel_lock = threading.Lock()  # orders cancel(), from any thread, before free
-        self._n_logprobs = params["n_logprobs"]
+        self._handle: Any = None
+        self._cancel_lock = threading.RLock()  # orders cancel(), from any thread or signal handler, before free
+        self._n_logprobs = params.n_logprobs
         native = _ffi.new("pmtp_generation_params *", _lib.pmtp_default_generation_params())
-        stop_tokens = _ffi.new("int32_t[]", params.pop("stop_tokens"))
-        logit_bias = _ffi.new("pmtp_logit_bias[]", params.pop("logit_bias"))
-        for name, value in params.items():
+        values = {f.name: getattr(params, f.name) for f in fields(params)}
+        stop_tokens = _ffi.new("int32_t[]", list(values.pop("stop_tokens")))
+        logit_bias = _ffi.new("pmtp_logit_bias[]", list(values.pop("logit_bias")))
+        for name, value in values.items():
             setattr(native, name, value)
         native.stop_tokens = stop_tokens
         native.n_stop_tokens = len(stop_tokens)
         native.logit_bias = logit_bias
         native.n_logit_bias = len(logit_bias)
-        out = _ffi.new("pmtp_generation **")
-        with model._lock:
-            _check(_lib.pmtp_generation_start(model._handle, list(prompt), len(prompt), native, out))
-        self._handle = out[0]
         self._burst = _ffi.new("pmtp_burst *")
+        out = _ffi.new("pmtp_generation **")
+        with model.lock:
+            status = _lib.pmtp_generation_start(model.handle, list(prompt), len(prompt), native, out)
+            if out[0] != _ffi.NULL:
+                self._handle = out[0]
+                model.generation = self
+            try:
+                _check(status)
+            except BaseException:
+                self.close()
+                raise
+
+    def _open(self) -> Any:
+        if self._handle is None:
+            raise ModelClosedError("the completion was closed: start another one")
+        return self._handle
 
     def step(self) -> Burst:
-        with self._model._lock:
-            _check(_lib.pmtp_generation_step(self._handle, self._burst))
+        with self._model.lock:
+            _check(_lib.pmtp_generation_step(self._open(), self._burst))
             burst = self._burst
             return Burst(
                 is_round=bool(burst.is_round),
@@ -286,24 +372,27 @@ class NativeGeneration:
             yield [(entry.token, entry.logprob) for entry in entries]
 
     def cancel(self) -> None:
+        """Makes the running or next step end the generation. From any thread; does not wait."""
         with self._cancel_lock:
             if self._handle is not None:
                 _lib.pmtp_generation_cancel(self._handle)
 
     def truncate(self, n_completion: int) -> None:
-        with self._model._lock:
-            _check(_lib.pmtp_generation_truncate(self._handle, n_completion))
+        """Ends the generation with its first n_completion tokens."""
+        with self._model.lock:
+            _check(_lib.pmtp_generation_truncate(self._open(), n_completion))
 
-    def stats(self) -> dict[str, object]:
-        """The fields of pmtp_stats by name."""
-        with self._model._lock:
+    def stats(self) -> NativeStats:
+        with self._model.lock:
             out = _ffi.new("pmtp_stats *")
-            _check(_lib.pmtp_generation_get_stats(self._handle, out))
-            values = {name: getattr(out, name) for name, _ in _ffi.typeof("pmtp_stats").fields}
-            return {name: list(v) if isinstance(v, _ffi.CData) else v for name, v in values.items()}
+            _check(_lib.pmtp_generation_get_stats(self._open(), out))
+            values = {f.name: getattr(out, f.name) for f in fields(NativeStats)}
+            return NativeStats(**{n: list(v) if isinstance(v, _ffi.CData) else v for n, v in values.items()})
 
     def close(self) -> None:
-        with self._model._lock, self._cancel_lock:
+        """Idempotent; waits for the running step."""
+        with self._model.lock, self._cancel_lock:
             handle, self._handle = self._handle, None
             if handle is not None:
+                self._model.generation = None
                 _lib.pmtp_generation_free(handle)

@@ -1,16 +1,17 @@
 """The command `pyllama-mtp`: demo, run, info."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib import resources
 from pathlib import Path
 
 from pyllama_mtp.errors import PyllamaMtpError
 from pyllama_mtp.model import Model
 from pyllama_mtp.stream import Stats, Stream
 
-DEMO = Path(__file__).parent / "demo"
 DEMO_PROMPT = '''def read_config(path):
     """Return the settings in the file as a dictionary."""
 '''
@@ -32,7 +33,7 @@ def _percent(share: float | None) -> str:
 
 def format_stats(stats: Stats) -> str:
     """The figures of a completion as a few lines of text."""
-    per_position = " ".join(_percent(a) for a in stats.acceptance_per_position) or "-"
+    per_position = " ".join(_percent(share) for share in stats.acceptance_per_position or ()) or "-"
     length = "-" if stats.mean_acceptance_length is None else f"{stats.mean_acceptance_length:.2f} tokens a round"
     speed = "-" if stats.tokens_per_second is None else f"{stats.tokens_per_second:.1f} tokens/s"
     rounds = max(1, stats.rounds)
@@ -40,8 +41,8 @@ def format_stats(stats: Stats) -> str:
     times = (stats.draft_seconds, stats.verify_seconds, stats.sample_seconds, rest)
     return "\n".join(
         (
-            f"prompt                   {stats.prompt_tokens} tokens ({stats.cached_prompt_tokens} "
-            f"cached), {stats.prompt_seconds:.3f} s",
+            f"prompt                   {stats.prompt_tokens} tokens ({stats.cached_prompt_tokens} cached), "
+            f"{stats.prompt_seconds:.3f} s",
             f"completion               {stats.completion_tokens} tokens in {stats.rounds} rounds, seed {stats.seed}",
             f"speed                    {speed}",
             f"acceptance rate          {_percent(stats.acceptance_rate)} of {stats.drafted} drafted tokens",
@@ -85,7 +86,8 @@ def _generate(args: argparse.Namespace, target: Path, head: Path | None, prompt:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    return _generate(args, DEMO / "target.gguf", DEMO / "assistant.gguf", args.prompt)
+    demo = Path(str(resources.files("pyllama_mtp") / "demo"))
+    return _generate(args, demo / "target.gguf", demo / "assistant.gguf", args.prompt)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -107,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="stream a completion from the embedded pair, and show the figures")
     demo.add_argument("--prompt", default=DEMO_PROMPT, help="text to complete: Python source")
-    _add_generation_options(demo, max_tokens=200, temperature=0.0)
+    _add_generation_options(demo, max_tokens=200, temperature=0.8)
     demo.set_defaults(action=_demo)
 
     run = commands.add_parser("run", help="complete a prompt with a model file")
@@ -136,8 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PyllamaMtpError as error:
         print(f"pyllama-mtp: error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader of our output has left, so nothing more can be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("\npyllama-mtp: interrupted", file=sys.stderr)

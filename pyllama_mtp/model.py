@@ -2,25 +2,21 @@
 
 import os
 import secrets
-import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from pyllama_mtp import chat
-from pyllama_mtp._native import NativeModel
+from pyllama_mtp._native import DRAFT_AUTO, GenerationParams, NativeModel
 from pyllama_mtp.errors import (
-    ContextOverflowError,
     IncompatibleHeadError,
     InvalidRequestError,
-    ModelBusyError,
     ModelClosedError,
     ModelLoadError,
 )
-from pyllama_mtp.gguf import read_header
+from pyllama_mtp.gguf import GGUFFile, read_header
 from pyllama_mtp.options import ModelOptions, SamplingOptions, available_cpus
 from pyllama_mtp.stream import Stream
 
@@ -62,18 +58,49 @@ class ModelInfo:
     compute_bytes: int
 
 
-def _checked_file(path: str | os.PathLike[str], *, head: bool) -> str:
-    """Validates a GGUF before llama.cpp sees it; see pyllama_mtp.gguf."""
-    architecture = read_header(path).metadata.get("general.architecture")
-    is_head = architecture in HEAD_ARCHITECTURES
-    if head and not is_head:
+def _checked_target(path: str | os.PathLike[str]) -> GGUFFile:
+    """The header of a target, validated before llama.cpp sees the file; see pyllama_mtp.gguf."""
+    header = read_header(path)
+    if header.architecture in HEAD_ARCHITECTURES:
+        raise ModelLoadError(f"{path} is an MTP head, expected a target model: pass it as mtp_head beside its target")
+    return header
+
+
+def _checked_head(path: str | os.PathLike[str]) -> GGUFFile:
+    """The same for an MTP head."""
+    header = read_header(path)
+    if header.architecture not in HEAD_ARCHITECTURES:
         raise IncompatibleHeadError(
-            f"{path} is a model of architecture {architecture!r}, expected an MTP head (gemma4-assistant): "
+            f"{path} is a model of architecture {header.architecture!r}, expected an MTP head (gemma4-assistant): "
             "pass the file that convert-assistant made as mtp_head"
         )
-    if not head and is_head:
-        raise ModelLoadError(f"{path} is an MTP head, expected a target model: pass it as mtp_head beside its target")
-    return os.fspath(path)
+    return header
+
+
+def _default_context(target: GGUFFile) -> int:
+    trained = target.metadata.get(f"{target.architecture}.context_length")
+    return min(DEFAULT_N_CTX, trained) if isinstance(trained, int) and trained > 0 else DEFAULT_N_CTX
+
+
+def _native_params(options: SamplingOptions, seed: int) -> GenerationParams:
+    k = options.num_speculative_tokens
+    return GenerationParams(
+        max_tokens=options.max_tokens or 2**31 - 1,
+        min_tokens=options.min_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        top_k=max(0, options.top_k),
+        seed=seed,
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        repetition_penalty=options.repetition_penalty,
+        ignore_eos=options.ignore_eos,
+        n_logprobs=-1 if options.logprobs is None else options.logprobs,
+        num_speculative_tokens=DRAFT_AUTO if isinstance(k, str) else k,
+        stop_tokens=options.stop_token_ids or (),
+        logit_bias=[(token, float(bias)) for token, bias in (options.logit_bias or {}).items()],
+    )
 
 
 class Model:
@@ -105,7 +132,6 @@ class Model:
     ):
         self._native: NativeModel | None = None
         self._stream: weakref.ref[Stream] | None = None
-        self._lock = threading.Lock()
         self.options = ModelOptions(
             n_ctx=n_ctx,
             num_speculative_tokens=num_speculative_tokens,
@@ -118,16 +144,14 @@ class Model:
             n_batch=n_batch,
             flash_attention=flash_attention,
         )
-        target_path = _checked_file(target, head=False)
-        head_path = None if mtp_head is None else _checked_file(mtp_head, head=True)
-        if n_ctx is None:
-            n_ctx = min(DEFAULT_N_CTX, self._trained_context(target_path))
+        header = _checked_target(target)
+        head_path = None if mtp_head is None else str(_checked_head(mtp_head).path)
         self._native = NativeModel(
-            target_path,
+            str(header.path),
             head_path,
-            n_ctx=n_ctx,
+            n_ctx=_default_context(header) if n_ctx is None else n_ctx,
             n_batch=n_batch,
-            n_threads=n_threads if n_threads is not None else available_cpus(),
+            n_threads=available_cpus() if n_threads is None else n_threads,
             n_gpu_layers=n_gpu_layers,
             flash_attention=-1 if flash_attention is None else int(flash_attention),
             cache_type_k=cache_type_k,
@@ -139,19 +163,13 @@ class Model:
         fields["has_head"] = bool(fields["has_head"])
         fields["flash_attention"] = bool(fields["flash_attention"])
         self._info = ModelInfo(
-            name=self._native.metadata("general.name") or Path(target_path).stem,
+            name=self._native.metadata("general.name") or header.path.stem,
             architecture=self._native.metadata("general.architecture") or "unknown",
             placement=self._native.placement(),
             cache_type_k=cache_type_k,
             cache_type_v=cache_type_v,
             **fields,
         )
-
-    @staticmethod
-    def _trained_context(path: str) -> int:
-        metadata = read_header(path).metadata
-        trained = metadata.get(f"{metadata.get('general.architecture')}.context_length")
-        return trained if isinstance(trained, int) and trained > 0 else DEFAULT_N_CTX
 
     @property
     def info(self) -> ModelInfo:
@@ -170,7 +188,7 @@ class Model:
         min_p: float = 0.0,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
-        stop_token_ids: Sequence[int] = (),
+        stop_token_ids: Sequence[int] | None = None,
         ignore_eos: bool = False,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
@@ -184,11 +202,14 @@ class Model:
         """Begins a completion; nothing is computed before the stream is read.
 
         prompt: text, token ids, or messages ({"role": ..., "content": ...}) for the model's own chat template. Sampling
-        options are vLLM's SamplingParams; temperature 0 is greedy; max_tokens None: until the context is full. seed
-        None: one is drawn and reported in Stream.stats.seed. The same seed gives the same text whatever
+        options have the names, meanings and ranges of vLLM's SamplingParams, except max_tokens: None is until the
+        context is full. temperature 0 is greedy; top_k 0 or -1 is all; logprobs: with each token so many best ones.
+        seed None: one is drawn and reported in Stream.stats.seed. num_speculative_tokens None: as the model was loaded.
+        acceptance: "auto" or "coupled", the same rule today: the same seed gives the same text whatever
         num_speculative_tokens is. trace: record Stream.rounds.
 
-        Raises InvalidRequestError, ContextOverflowError, ChatTemplateError, ModelBusyError, ModelClosedError.
+        Raises InvalidRequestError, ContextOverflowError, ChatTemplateError, ModelClosedError, and ModelBusyError while
+        another completion of this model is neither read to its end nor closed.
         """
         options = SamplingOptions(
             max_tokens=max_tokens,
@@ -199,12 +220,12 @@ class Model:
             min_p=min_p,
             seed=seed,
             stop=stop,
-            stop_token_ids=tuple(stop_token_ids),
+            stop_token_ids=stop_token_ids,
             ignore_eos=ignore_eos,
             presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty,
             repetition_penalty=repetition_penalty,
-            logit_bias=dict(logit_bias or {}),
+            logit_bias=logit_bias,
             logprobs=logprobs,
             num_speculative_tokens=self.options.num_speculative_tokens
             if num_speculative_tokens is None
@@ -215,45 +236,16 @@ class Model:
         ids = self._prompt_ids(prompt)
         if seed is None:
             seed = secrets.randbits(63)
-        with self._lock:
-            living = self._stream() if self._stream is not None else None
-            if living is not None:
-                raise ModelBusyError(
-                    "another completion of this model is not finished: read it to its end, or close() its stream"
-                )
-            source = native.start(
-                ids,
-                max_tokens=options.max_tokens or 2**31 - 1,
-                min_tokens=options.min_tokens,
-                temperature=options.temperature,
-                top_p=options.top_p,
-                min_p=options.min_p,
-                top_k=max(0, options.top_k),
-                seed=seed,
-                presence_penalty=options.presence_penalty,
-                frequency_penalty=options.frequency_penalty,
-                repetition_penalty=options.repetition_penalty,
-                ignore_eos=options.ignore_eos,
-                n_logprobs=-1 if options.logprobs is None else options.logprobs,
-                num_speculative_tokens=-1
-                if options.num_speculative_tokens == "auto"
-                else options.num_speculative_tokens,
-                stop_tokens=list(options.stop_token_ids),
-                logit_bias=[(token, float(bias)) for token, bias in options.logit_bias.items()],
-            )
-            stream = Stream(
-                source,
-                token_bytes=lambda token: native.token_bytes(token, special=False),
-                stop=options.stop_strings,
-                seed=seed,
-                trace=trace,
-                on_close=self._release,
-            )
-            self._stream = weakref.ref(stream)
+        stream = Stream(
+            native.start(ids, _native_params(options, seed)),
+            token_bytes=lambda token: native.token_bytes(token, special=False),
+            stop=options.stop_strings,
+            min_tokens=options.min_tokens,
+            seed=seed,
+            trace=trace,
+        )
+        self._stream = weakref.ref(stream)
         return stream
-
-    def _release(self) -> None:
-        self._stream = None
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -270,21 +262,15 @@ class Model:
             )
         if not ids:
             raise InvalidRequestError("the prompt is empty, expected at least one token")
-        if len(ids) >= self._info.n_ctx:
-            raise ContextOverflowError(
-                f"the prompt has {len(ids)} tokens, the context holds {self._info.n_ctx} and needs room for one more: "
-                "shorten the prompt or load the model with a larger n_ctx"
-            )
         return ids
 
     def _checked_ids(self, ids: Sequence[int]) -> list[int]:
+        if not isinstance(ids, Sequence | np.ndarray):
+            raise InvalidRequestError(f"token ids are a {type(ids).__name__}, expected a list of integers")
+        n_vocab = self._info.n_vocab
         for index, token in enumerate(ids):
-            if (
-                isinstance(token, bool)
-                or not isinstance(token, int | np.integer)
-                or not 0 <= token < self._info.n_vocab
-            ):
-                raise InvalidRequestError(f"token id {token!r} at index {index}, expected 0..{self._info.n_vocab - 1}")
+            if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < n_vocab:
+                raise InvalidRequestError(f"token id {token!r} at index {index}, expected 0..{n_vocab - 1}")
         return [int(token) for token in ids]
 
     def render_chat(self, messages: Sequence[chat.Message]) -> str:
@@ -298,30 +284,33 @@ class Model:
         return chat.render(template, messages, bos_token=special(self._bos), eos_token=special(self._eos))
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Token ids of text. add_special: with the tokens that begin (and end) a text of this model; parse_special:
-        text such as
-        "<bos>" becomes the control token that it names."""
+        """Token ids of text. add_special: with the tokens that begin (and end) a text of this model. parse_special:
+        text that names a control token, such as "<bos>", becomes that token. Raises InvalidRequestError.
+        """
         if not isinstance(text, str):
             raise InvalidRequestError(f"text is a {type(text).__name__}, expected str")
-        return self._open().tokenize(text, add_special, parse_special)
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(f"text is no valid Unicode: {error}") from error
+        return self._open().tokenize(data, add_special, parse_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids, control tokens left out. Bytes that are no UTF-8 become U+FFFD."""
         native = self._open()
-        return b"".join(native.token_bytes(token, special=False) for token in self._checked_ids(ids)).decode(
-            "utf-8", "replace"
-        )
+        data = b"".join(native.token_bytes(token, special=False) for token in self._checked_ids(ids))
+        return data.decode("utf-8", "replace")
 
     def logits(self, ids: Sequence[int], *, n_batch: int = 32) -> np.ndarray:
-        """The target's logits at every position, float32 [len(ids), n_vocab], evaluated in batches of n_batch
-        (1..32) rows.
+        """The target's logits at every position, float32 [len(ids), n_vocab], evaluated in batches of n_batch (1..32)
+        rows. Overwrites the KV cache. Raises InvalidRequestError, ContextOverflowError, ModelBusyError.
         """
         if isinstance(n_batch, bool) or not isinstance(n_batch, int) or not 1 <= n_batch <= 32:
             raise InvalidRequestError(f"n_batch is {n_batch!r}, expected 1..32")
         return self._open().logits(self._checked_ids(ids), self._info.n_vocab, n_batch)
 
     def close(self) -> None:
-        """Ends a running completion and frees everything. Idempotent."""
+        """Ends a running completion and frees everything. Idempotent; any thread may call it."""
         stream = self._stream() if self._stream is not None else None
         if stream is not None:
             stream.close()
@@ -340,5 +329,5 @@ class Model:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_native", None) is not None:
+        if getattr(self, "_native", None) is not None:  # the constructor got that far
             self.close()

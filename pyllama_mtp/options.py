@@ -5,12 +5,12 @@ range.
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pyllama_mtp.errors import InvalidRequestError
 
-MAX_DRAFT = 16
-MAX_LOGPROBS = 64
+MAX_DRAFT = 16  # PMTP_MAX_DRAFT
+MAX_LOGPROBS = 64  # PMTP_MAX_LOGPROBS
 ACCEPTANCE_RULES = ("auto", "coupled")
 PLANNED_ACCEPTANCE_RULES = ("rejection", "block")
 _INT32_MAX = 2**31 - 1
@@ -31,8 +31,14 @@ def _number(name: str, value: object, low: float, high: float, *, open_low: bool
         raise InvalidRequestError(f"{name} is {value:g}, expected {bounds}")
 
 
+def _items(name: str, value: object) -> Sequence[object]:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise InvalidRequestError(f"{name} is {value!r}, expected a list")
+    return value
+
+
 def check_draft_length(value: object) -> None:
-    """0..16, or "auto"."""
+    """Raises InvalidRequestError unless value is 0..16 or "auto"."""
     if value != "auto":
         _integer('num_speculative_tokens (or "auto")', value, 0, MAX_DRAFT)
 
@@ -73,9 +79,8 @@ class ModelOptions:
             sliding = getattr(self, main + "_swa")
             if sliding is not None and sliding != getattr(self, main):
                 raise InvalidRequestError(
-                    f"{main}_swa is {sliding!r} and {main} is {getattr(self, main)!r}: a type of "
-                    f"their own for the sliding "
-                    "layers is not in this version yet; give both the same type"
+                    f"{main}_swa is {sliding!r} and {main} is {getattr(self, main)!r}: a type of their own for the "
+                    "sliding layers is not in this version yet; give both the same type"
                 )
         _integer("n_gpu_layers", self.n_gpu_layers, -1, 10_000)
         if self.n_threads is not None:
@@ -99,12 +104,12 @@ class SamplingOptions:
     min_p: float = 0.0
     seed: int | None = None
     stop: str | Sequence[str] | None = None
-    stop_token_ids: Sequence[int] = ()
+    stop_token_ids: Sequence[int] | None = None
     ignore_eos: bool = False
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logit_bias: Mapping[int, float] | None = None
     logprobs: int | None = None
     num_speculative_tokens: int | str = "auto"
     acceptance: str = "auto"
@@ -119,17 +124,19 @@ class SamplingOptions:
         _number("min_p", self.min_p, 0, 1)
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**64 - 1)
-        for text in self.stop_strings:
+        for text in _items("stop", self.stop_strings):
             if not isinstance(text, str) or not text:
                 raise InvalidRequestError(f"stop holds {text!r}, expected strings that are not empty")
-        for token in self.stop_token_ids:
+        for token in _items("stop_token_ids", self.stop_token_ids or ()):
             _integer("a stop token id", token, 0, _INT32_MAX)
         if not isinstance(self.ignore_eos, bool):
             raise InvalidRequestError(f"ignore_eos is {self.ignore_eos!r}, expected True or False")
         _number("presence_penalty", self.presence_penalty, -2, 2)
         _number("frequency_penalty", self.frequency_penalty, -2, 2)
         _number("repetition_penalty", self.repetition_penalty, 0, 2, open_low=True)
-        for token, bias in self.logit_bias.items():
+        if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
+            raise InvalidRequestError(f"logit_bias is {self.logit_bias!r}, expected {{token id: bias}}")
+        for token, bias in (self.logit_bias or {}).items():
             _integer("a token id of logit_bias", token, 0, _INT32_MAX)
             if bias != -math.inf:
                 _number(f"logit_bias of token {token}", bias, -1e4, 1e4)
@@ -146,7 +153,7 @@ class SamplingOptions:
             )
 
     @property
-    def stop_strings(self) -> tuple[str, ...]:
+    def stop_strings(self) -> Sequence[str]:
         if self.stop is None:
             return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        return (self.stop,) if isinstance(self.stop, str) else self.stop

@@ -1,9 +1,12 @@
 """A running completion: chunks of text, rounds, statistics."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pyllama_mtp._native import Burst, NativeStats
+from pyllama_mtp.errors import ModelClosedError
 from pyllama_mtp.text import TextAssembler
 
 
@@ -19,9 +22,9 @@ class TokenLogprob:
 class Chunk:
     """What became certain since the last chunk.
 
-    text: whole characters; empty while bytes or a possible stop string are held back. token_ids: the tokens whose text
-    is out. finish_reason: None until the last chunk, then "stop", "length" or "cancelled". logprobs: per token its own
-    TokenLogprob followed by the n best, or None if none were asked for.
+    text: whole characters; maybe empty, as control tokens have none. token_ids: the tokens whose text is out.
+    finish_reason: None until the last chunk, then "stop", "length" or "cancelled". logprobs: for each of token_ids its
+    own TokenLogprob followed by the n best, or None if none were asked for.
     """
 
     text: str
@@ -32,7 +35,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One draft/verify round. emitted is drafted[:accepted] + [bonus token], or a prefix of it where the
+    """One draft/verify round. emitted is drafted[:accepted] + [bonus token], or a prefix of it (maybe empty) where the
     completion ended.
     """
 
@@ -43,13 +46,15 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Figures of a completion, also while it runs. Seconds are wall time.
+    """Figures of a completion, also while it runs. Seconds are wall time, counts are tokens unless said otherwise.
 
-    rounds follow the first token, which the prefill gives. tokens_per_second: tokens of the rounds over decode_seconds.
-    mean_acceptance_length: tokens a round, the bonus token included (as vLLM counts it). acceptance_rate: accepted over
-    drafted. acceptance_per_position: for each draft position, the share of rounds that drafted it in which it was
-    accepted. All rates use only rounds that drafted and are None if none did. decode_seconds = draft + verify + sample
-    + a rest.
+    cached_prompt_tokens: prompt tokens that were in the KV cache already. seed: the one given, or the one drawn.
+    prompt_seconds: prefill and the first token. decode_seconds: all rounds = draft + verify + sample + a rest.
+    tokens_per_second: tokens after the first one over decode_seconds; None before the first round.
+    rounds: draft/verify rounds, also those that drafted nothing; the first token belongs to none.
+    acceptance_rate: accepted over drafted. mean_acceptance_length: accepted drafts and the bonus token a round, as vLLM
+    counts it. acceptance_per_position: for each draft position, the share of the rounds that drafted it in which it was
+    accepted. These three use only rounds that drafted and are None if none did.
     """
 
     prompt_tokens: int
@@ -67,52 +72,50 @@ class Stats:
     accepted: int
     acceptance_rate: float | None
     mean_acceptance_length: float | None
-    acceptance_per_position: list[float]
+    acceptance_per_position: list[float] | None
 
     @classmethod
-    def from_native(cls, native: dict, seed: int) -> "Stats":
-        drafted_at, accepted_at = native["drafted_per_position"], native["accepted_per_position"]
-        drafting = native["drafting_rounds"]
-        decoded = max(0, native["completion_tokens"] - 1)
+    def from_native(cls, native: NativeStats, seed: int) -> "Stats":
+        """native: the engine's counters."""
+        positions = zip(native.accepted_per_position, native.drafted_per_position, strict=True)
+        decoded = max(0, native.completion_tokens - 1)
+        drafting = native.drafting_rounds
         return cls(
-            **{
-                name: native[name]
-                for name in (
-                    "prompt_tokens",
-                    "cached_prompt_tokens",
-                    "completion_tokens",
-                    "prompt_seconds",
-                    "decode_seconds",
-                    "draft_seconds",
-                    "verify_seconds",
-                    "sample_seconds",
-                    "rounds",
-                    "drafted",
-                    "accepted",
-                )
-            },
+            prompt_tokens=native.prompt_tokens,
+            cached_prompt_tokens=native.cached_prompt_tokens,
+            completion_tokens=native.completion_tokens,
             seed=seed,
-            tokens_per_second=decoded / native["decode_seconds"] if native["decode_seconds"] > 0 else None,
-            acceptance_rate=native["accepted"] / native["drafted"] if native["drafted"] else None,
-            mean_acceptance_length=native["drafting_rounds_emitted"] / drafting if drafting else None,
-            acceptance_per_position=[a / d for a, d in zip(accepted_at, drafted_at, strict=True) if d],
+            prompt_seconds=native.prompt_seconds,
+            decode_seconds=native.decode_seconds,
+            draft_seconds=native.draft_seconds,
+            verify_seconds=native.verify_seconds,
+            sample_seconds=native.sample_seconds,
+            tokens_per_second=decoded / native.decode_seconds if native.decode_seconds > 0 else None,
+            rounds=native.rounds,
+            drafted=native.drafted,
+            accepted=native.accepted,
+            acceptance_rate=native.accepted / native.drafted if native.drafted else None,
+            mean_acceptance_length=native.drafting_rounds_emitted / drafting if drafting else None,
+            acceptance_per_position=[a / d for a, d in positions if d] if drafting else None,
         )
 
 
 class TokenSource(Protocol):
     """What a Stream reads bursts of tokens from: a NativeGeneration."""
 
-    def step(self): ...
+    def step(self) -> Burst: ...
     def cancel(self) -> None: ...
     def truncate(self, n_completion: int) -> None: ...
-    def stats(self) -> dict: ...
+    def stats(self) -> NativeStats: ...
     def close(self) -> None: ...
 
 
 class Stream:
     """Iterate over it for Chunks; leaving the loop early cancels the completion and frees the model for the next one.
 
-    A stream is read once. `stats`, `rounds`, `token_ids` and `finish_reason` stay readable after the end.
+    A stream is read once. `stats`, `rounds`, `token_ids` and `finish_reason` are readable at any time, also after the
+    end. An end-of-generation token counts as a token, but has no text. At a stop string the completion is cut to the
+    tokens that gave at least one delivered character; rounds, statistics and the KV cache are cut likewise.
     """
 
     def __init__(
@@ -120,26 +123,29 @@ class Stream:
         source: TokenSource,
         *,
         token_bytes: Callable[[int], bytes],
-        stop: Sequence[str],
-        seed: int,
-        trace: bool,
-        on_close: Callable[[], None],
+        stop: Sequence[str] = (),
+        min_tokens: int = 0,
+        seed: int = 0,
+        trace: bool = False,
     ):
+        """token_bytes: the text of a token."""
         self._source = source
         self._token_bytes = token_bytes
-        self._assembler = TextAssembler(stop)
+        self._assembler = TextAssembler(stop, min_tokens)
         self._seed = seed
         self._trace = trace
-        self._on_close = on_close
+        self._lock = threading.RLock()  # one step, or close()
         self._rounds: list[Round] = []
         self._committed: list[int] = []
         self._logprobs: list[list[TokenLogprob]] | None = None
         self._n_delivered = 0
         self._finish_reason: str | None = None
         self._final_stats: Stats | None = None
+        self._closed = False
         self._started = False
 
     def __iter__(self) -> Iterator[Chunk]:
+        """Chunks as they become certain. Raises RuntimeError the second time, and what the engine raises."""
         if self._started:
             raise RuntimeError("a Stream can be read once; call generate() again for another completion")
         self._started = True
@@ -147,51 +153,55 @@ class Stream:
 
     def _chunks(self) -> Iterator[Chunk]:
         try:
-            while self._finish_reason is None and self._final_stats is None:
+            while self._finish_reason is None:
                 chunk = self._advance()
+                if self._finish_reason is not None:
+                    self.close()  # before the last chunk: who reads it may start the next completion
                 if chunk is not None:
                     yield chunk
         finally:
             self.close()
 
     def _advance(self) -> Chunk | None:
-        """One native step; None if it brought nothing to tell (a part of the prefill)."""
-        burst = self._source.step()
-        if burst.is_round and self._trace:
-            self._rounds.append(Round(burst.drafted, burst.accepted, burst.emitted))
-        if burst.logprobs is not None:
-            rows = [[TokenLogprob(token, logprob) for token, logprob in row] for row in burst.logprobs]
-            self._logprobs = (self._logprobs or []) + rows
-        text = ""
-        self._finish_reason = burst.finish_reason
-        for index, token in enumerate(burst.emitted):
-            self._committed.append(token)
-            ends = burst.finish_reason == "stop" and index == len(burst.emitted) - 1
-            text += self._assembler.feed(b"" if ends else self._token_bytes(token))
-            if self._assembler.stopped:
-                return self._cut(text)
-        if self._finish_reason is not None:
-            text += self._assembler.finish()
-            return self._deliver(text, len(self._committed))
-        return self._deliver(text, self._assembler.delivered_tokens) if burst.emitted else None
+        """One native step; None if it brought nothing to tell (a part of the prefill, or all of it is held back)."""
+        with self._lock:
+            if self._finish_reason is not None:  # closed by another thread
+                return None
+            burst = self._source.step()
+            if burst.is_round and self._trace:
+                self._rounds.append(Round(burst.drafted, burst.accepted, burst.emitted))
+            if burst.logprobs is not None:
+                rows = [[TokenLogprob(token, logprob) for token, logprob in row] for row in burst.logprobs]
+                self._logprobs = (self._logprobs or []) + rows
+            self._committed += burst.emitted
+            text = ""
+            for index, token in enumerate(burst.emitted):
+                ends = burst.finish_reason == "stop" and index == len(burst.emitted) - 1
+                text += self._assembler.feed(b"" if ends else self._token_bytes(token))
+                if self._assembler.stopped:
+                    self._keep(max(self._n_delivered, self._assembler.delivered_tokens))
+                    self._finish_reason = "stop"
+                    return self._deliver(text, len(self._committed))
+            if burst.finish_reason is not None:
+                self._finish_reason = burst.finish_reason
+                return self._deliver(text + self._assembler.finish(), len(self._committed))
+            n_tokens = self._assembler.delivered_tokens
+            return self._deliver(text, n_tokens) if text or n_tokens > self._n_delivered else None
 
-    def _cut(self, text: str) -> Chunk:
-        """A stop string is complete: takes back what stands behind the delivered text, here and in the engine."""
-        kept = max(self._n_delivered, self._assembler.delivered_tokens)
-        self._source.truncate(kept)
-        self._finish_reason = "stop"
-        surplus = len(self._committed) - kept
-        del self._committed[kept:]
+    def _keep(self, n: int) -> None:
+        """Takes back every committed token but the first n, here and in the engine."""
+        self._source.truncate(n)
+        surplus = len(self._committed) - n
+        del self._committed[n:]
         if self._logprobs is not None:
-            del self._logprobs[kept:]
-        while surplus > 0 and self._rounds:
-            last = self._rounds[-1]
-            n = min(surplus, len(last.emitted))
-            surplus -= n
-            self._rounds[-1] = Round(last.drafted, last.accepted, last.emitted[: len(last.emitted) - n])
-            if surplus > 0:
-                self._rounds.pop()
-        return self._deliver(text, kept)
+            del self._logprobs[n:]
+        for index in reversed(range(len(self._rounds))):
+            last = self._rounds[index]
+            kept = max(0, len(last.emitted) - surplus)
+            surplus -= len(last.emitted) - kept
+            self._rounds[index] = Round(last.drafted, last.accepted, last.emitted[:kept])
+            if surplus == 0:
+                break
 
     def _deliver(self, text: str, n_tokens: int) -> Chunk:
         begin, self._n_delivered = self._n_delivered, n_tokens
@@ -203,25 +213,40 @@ class Stream:
         return "".join(chunk.text for chunk in self)
 
     def cancel(self) -> None:
-        """Ends the completion at the next opportunity, from any thread, also during the prefill; tokens that are
-        out stay.
+        """Ends the completion within one batch or round, from any thread, also during the prefill: the reader gets a
+        last chunk with finish_reason "cancelled". Tokens that are out stay.
         """
         self._source.cancel()
 
     def close(self) -> None:
-        """Ends the completion and frees the model for the next one. Idempotent."""
-        if self._final_stats is None:
-            self._source.cancel()
-            self._final_stats = self.stats
-            if self._finish_reason is None:
-                self._finish_reason = "cancelled"
-            self._source.close()
-            self._on_close()
+        """Ends the completion, if it runs, and frees the model for the next one. Idempotent; any thread may call it.
+
+        What was not delivered is taken back, so that token_ids, rounds, stats and the KV cache agree.
+        """
+        self._source.cancel()  # the running step of another thread
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                if self._finish_reason is None:
+                    self._finish_reason = "cancelled"
+                    if self._source.stats().completion_tokens > self._n_delivered:
+                        self._keep(self._n_delivered)
+                self._final_stats = self._read_stats()
+            except ModelClosedError:  # the model was closed first, and the figures went with it
+                pass
+            finally:
+                self._source.close()
+
+    def _read_stats(self) -> Stats:
+        return Stats.from_native(self._source.stats(), self._seed)
 
     @property
     def stats(self) -> Stats:
         """Figures up to now; see Stats."""
-        return self._final_stats or Stats.from_native(self._source.stats(), self._seed)
+        with self._lock:
+            return self._final_stats or self._read_stats()
 
     @property
     def rounds(self) -> list[Round]:
@@ -247,5 +272,5 @@ class Stream:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_on_close", None) is not None:
+        if hasattr(self, "_started"):  # the constructor came to its end
             self.close()

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
+PAIR_NOTICE = "pyllama_mtp/demo/LICENSE-python.txt"  # of the text that the embedded pair was trained on
 
 # file in licenses/ -> text that only the right notice has; the library is linked with code under each of these
 NOTICES = {
@@ -21,7 +22,9 @@ NOTICES = {
 def test_every_notice_is_in_the_installed_distribution():
     distribution = importlib.metadata.distribution("pyllama-mtp")
     listed = distribution.metadata.get_all("License-File")
-    assert sorted(listed) == sorted(["LICENSE", "licenses/README.md", *(f"licenses/{name}" for name in NOTICES)])
+    assert sorted(listed) == sorted(
+        ["LICENSE", "licenses/README.md", PAIR_NOTICE, *(f"licenses/{name}" for name in NOTICES)]
+    )
     for name in listed:
         shipped = [path for path in distribution.files if path.as_posix().endswith(f".dist-info/licenses/{name}")]
         assert len(shipped) == 1, name
