@@ -1,0 +1,68 @@
+"""The C header and what Python makes of it agree on every struct, byte for byte."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import cffi
+import pytest
+
+from pyllama_mtp import _native, get_include, get_library
+
+STRUCTS = (
+    "pmtp_model_params",
+    "pmtp_model_info",
+    "pmtp_logit_bias",
+    "pmtp_token_logprob",
+    "pmtp_generation_params",
+    "pmtp_burst",
+    "pmtp_stats",
+)
+
+
+def test_sizes_and_offsets_agree(tmp_path: Path):
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    ffi = cffi.FFI()
+    ffi.cdef(_native.declarations())
+    seen = {}
+    lines = []
+    for struct in STRUCTS:
+        kind = ffi.typeof(struct)
+        seen[struct] = ffi.sizeof(kind)
+        lines.append(f'printf("{struct} %zu\\n", sizeof({struct}));')
+        for name, _ in kind.fields:
+            seen[f"{struct}.{name}"] = ffi.offsetof(kind, name)
+            lines.append(f'printf("{struct}.{name} %zu\\n", offsetof({struct}, {name}));')
+    source = tmp_path / "abi.c"
+    source.write_text(
+        '#include "pyllama_mtp.h"\n#include <stdio.h>\nint main(void) {\n' + "\n".join(lines) + "\nreturn 0;\n}\n"
+    )
+    program = tmp_path / "abi"
+    subprocess.run([compiler, "-std=c99", "-Wall", "-Werror", "-I", get_include(), source, "-o", program], check=True)
+    output = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    assert {name: int(value) for name, value in (line.split() for line in output.splitlines())} == seen
+
+
+def test_every_struct_is_compared():
+    declared = {
+        line.split("{")[0].split()[2]
+        for line in _native.declarations().splitlines()
+        if "typedef struct" in line and "{" in line
+    }
+    assert declared == set(STRUCTS)
+
+
+def test_the_library_and_its_header_are_found():
+    assert get_library().is_file()
+    assert (get_include() / "pyllama_mtp.h").is_file()
+
+
+def test_a_cpu_that_lacks_an_instruction_set_is_named():
+    info = {"machine": "x86_64", "cpu_features": ["avx2", "avx512f"]}
+    _native.check_cpu(info, "x86_64", {"avx2", "avx512f", "sse"})
+    with pytest.raises(_native.NativeLibraryError, match="avx512f.*PYLLAMA_MTP_PORTABLE"):
+        _native.check_cpu(info, "x86_64", {"avx2"})
+    with pytest.raises(ImportError, match="built for x86_64, this is aarch64"):
+        _native.check_cpu(info, "aarch64", {"avx2", "avx512f"})
