@@ -57,13 +57,15 @@ def format_stats(stats: Stats) -> str:
     )
 
 
-def _add_generation_options(parser: argparse.ArgumentParser, *, max_tokens: int, temperature: float) -> None:
+def _add_generation_options(
+    parser: argparse.ArgumentParser, *, max_tokens: int, temperature: float, drafts: int | str
+) -> None:
     parser.add_argument("--max-tokens", type=int, default=max_tokens)
     parser.add_argument("--temperature", type=float, default=temperature, help="0: greedy (default: %(default)s)")
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--seed", type=int, help="default: drawn, and reported")
     parser.add_argument(
-        "--num-speculative-tokens", type=_draft_length, default="auto", metavar="K", help='0..16 or "auto"'
+        "--num-speculative-tokens", type=_draft_length, default=drafts, metavar="K", help='0..16 or "auto"'
     )
     parser.add_argument("--n-threads", type=int, help="default: every CPU this process may use")
 
@@ -109,7 +111,8 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="stream a completion from the embedded pair, and show the figures")
     demo.add_argument("--prompt", default=DEMO_PROMPT, help="text to complete: Python source")
-    _add_generation_options(demo, max_tokens=200, temperature=0.8)
+    # The pair is so small that drafting does not pay and "auto" would soon stop: a fixed number shows how it works.
+    _add_generation_options(demo, max_tokens=200, temperature=0.8, drafts=3)
     demo.set_defaults(action=_demo)
 
     run = commands.add_parser("run", help="complete a prompt with a model file")
@@ -117,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--chat", action="store_true", help="the prompt is a user's message: use the model's chat template"
     )
-    _add_generation_options(run, max_tokens=512, temperature=1.0)
+    _add_generation_options(run, max_tokens=512, temperature=1.0, drafts="auto")
     run.set_defaults(action=_run)
 
     info = commands.add_parser("info", help="load a model file and say what it is and where it lies")
