@@ -1,6 +1,6 @@
 """The engine against transformers on random small pairs: logits, drafts, and text with drafting on and off."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,11 +57,23 @@ def test_sampled_drafts_are_those_of_the_oracle_also_after_partial_acceptance(ca
     assert {0, 1, 2, 3} <= accepted
 
 
-def check_drafts(case: Case, k: int, noise: Noise | None) -> set[int]:
+def test_drafts_are_those_of_the_oracle_after_prefix_reuse(case: Case):
+    """The K/V that a draft sees come from this prompt's tokens, not from longer ones that were rolled back, also where
+    the sliding window has passed them.
+    """
+    base = random_prompt(200)
+    prompts = [base[:120], base, base[:190] + base[:5], base[:60], base[:60] + base[100:140]]
+    case.model.generate(base, max_tokens=30, temperature=0, ignore_eos=True).text()
+    check_drafts(case, 3, noise=None, prompts=prompts)
+
+
+def check_drafts(
+    case: Case, k: int, noise: Noise | None, prompts: Sequence[list[int]] = tuple(map(random_prompt, PROMPT_LENGTHS))
+) -> set[int]:
+    """Returns the numbers of accepted drafts that were met."""
     drafted = near_ties = 0
     accepted = set()
-    for n in PROMPT_LENGTHS:
-        ids = random_prompt(n)
+    for ids in prompts:
         sampling = {"temperature": 0} if noise is None else {"temperature": noise.temperature, "seed": noise.seed}
         stream = case.model.generate(
             ids, max_tokens=16, num_speculative_tokens=k, trace=True, ignore_eos=True, **sampling
@@ -74,12 +86,12 @@ def check_drafts(case: Case, k: int, noise: Noise | None) -> set[int]:
             for expected, got in zip(oracle, r.drafted, strict=True):
                 drafted += 1
                 if expected.token != got:
-                    assert expected.gap < NEAR_TIE, (n, text[-1], expected, got)
+                    assert expected.gap < NEAR_TIE, (len(text), expected, got)
                     near_ties += 1
                     break  # later drafts continue another token
             text += r.emitted
         assert text == ids + stream.token_ids
-    assert drafted >= len(PROMPT_LENGTHS) * k
+    assert drafted >= len(prompts) * k
     assert near_ties <= drafted // 50
     return accepted
 
