@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from support.random_pairs import RandomPair
+from support.sampling import gumbel
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,29 +21,13 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """How a sampled draft is drawn: the arg-max of logit / temperature + Gumbel noise keyed by seed, position and
-    token.
-    """
+    """A sampled draft is the arg-max of logit / temperature + the noise of its position."""
 
     seed: int
     temperature: float
 
     def scores(self, logits: np.ndarray, position: int) -> np.ndarray:
-        key = _mix(_mix(np.uint64(self.seed) + _GOLDEN) + np.uint64(position))
-        bits = _mix(key + (np.arange(len(logits), dtype=np.uint64) + np.uint64(1)) * _GOLDEN)
-        uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-        return logits / self.temperature - np.log(-np.log(uniform))
-
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(z: np.ndarray | np.uint64) -> np.ndarray:
-    """The finaliser of SplitMix64, modulo 2^64."""
-    z = np.atleast_1d(z)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+        return logits / self.temperature + gumbel(self.seed, position, len(logits))
 
 
 class Oracle:
@@ -59,8 +44,8 @@ class Oracle:
     @torch.no_grad()
     def drafts(self, ids: list[int], k: int, noise: Noise | None = None) -> list[Draft]:
         """k drafts that continue `ids`, whose last token is not in the target's cache yet: greedy ones, or drawn under
-        `noise`
-        from the candidates of the head. len(ids) >= 2."""
+        `noise` from the candidates of the head. len(ids) >= 2.
+        """
         target, assistant = self.pair.target, self.pair.assistant
         out = target(torch.tensor([ids[:-1]]), output_hidden_states=True, return_shared_kv_states=True)
         state = out.hidden_states[-1][:, -1:]  # after the final norm
