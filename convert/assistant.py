@@ -19,7 +19,9 @@ from pyllama_mtp.quantize import encode
 
 OUTTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}  # general.file_type of llama.cpp
-_ROWS_AT_ONCE = 1 << 22  # values quantised at a time
+_VALUES_AT_ONCE = 1 << 22  # quantised at a time
+# The largest magnitude that each type holds; block types by their f16 scale.
+_LARGEST = {"bf16": 3.3895313e38, "f16": 65504.0, "q8_0": 127 * 65504.0, "q4_0": 8 * 65504.0}
 
 logger = logging.getLogger("pyllama_mtp")
 
@@ -49,7 +51,7 @@ def convert_assistant(
         {
             "general.architecture": Entry("string", PREFIX),
             "general.type": Entry("string", "model"),
-            "general.name": Entry("string", folder.resolve().name),
+            "general.name": Entry("string", folder.resolve().name.encode("utf-8", "replace").decode()),
             "general.file_type": Entry("u32", _FILE_TYPES[outtype]),
             "general.quantization_version": Entry("u32", 2),
         }
@@ -122,13 +124,13 @@ def _type_of(name: str, spec: TensorSpec, outtype: str) -> str:
 def _encoded(name: str, values: np.ndarray, type_name: str) -> Iterator[np.ndarray]:
     """The tensor's bytes, a few rows at a time."""
     rows = _finite(name, values).reshape(-1, values.shape[-1])
-    step = max(1, _ROWS_AT_ONCE // rows.shape[1])
-    limit = np.finfo(np.float16).max
+    step = max(1, _VALUES_AT_ONCE // rows.shape[1])
+    limit = _LARGEST.get(type_name, np.inf)
     for begin in range(0, len(rows), step):
         part = rows[begin : begin + step]
-        if type_name == "f16" and np.abs(part).max(initial=0) > limit:
+        if np.abs(part).max(initial=0) > limit:
             raise ConversionError(
-                f"tensor {name} holds values beyond {limit:g}, which f16 cannot hold: use --outtype bf16 or f32"
+                f"tensor {name} holds values beyond {limit:g}, which {type_name} cannot hold: use --outtype bf16 or f32"
             )
         yield encode(part, type_name)
 

@@ -17,6 +17,7 @@ from pyllama_mtp.errors import ConversionError
 from pyllama_mtp.quantize import from_bf16
 
 MAX_HEADER_BYTES = 100 << 20
+MAX_DIMENSIONS = 8
 DTYPES = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -32,6 +33,7 @@ def read_json(path: Path) -> dict:
     """A JSON object out of a file; ConversionError if it is anything else."""
     try:
         value = json.loads(path.read_bytes())
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
     except FileNotFoundError as error:
         raise ConversionError(f"{path} is missing") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -52,9 +54,12 @@ class StoredTensor:
         """The values: float32, or int64 for integers."""
         dtype = DTYPES[self.dtype]
         count = math.prod(self.shape)
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            raw = np.fromfile(file, dtype, count)
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                raw = np.fromfile(file, dtype, count)
+        except OSError as error:
+            raise ConversionError(f"cannot read {self.path}: {error}") from error
         if raw.size != count:
             raise ConversionError(f"{self.path} ended while it was read")
         raw = raw.reshape(self.shape)
@@ -144,6 +149,6 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _naturals(values: object) -> bool:
-    return isinstance(values, list) and all(
+    return isinstance(values, list) and len(values) <= MAX_DIMENSIONS and all(
         isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 62 for v in values
     )

@@ -73,7 +73,7 @@ class AssistantConfig:
     def from_json(cls, config: Mapping) -> "AssistantConfig":
         """Raises ConversionError if the configuration is of another model or does not make sense."""
         architectures = config.get("architectures") or []
-        if not isinstance(architectures, list) or not set(architectures) & set(ARCHITECTURES):
+        if not isinstance(architectures, list) or not any(name in ARCHITECTURES for name in architectures):
             raise ConversionError(
                 f"config.json names the architecture {architectures}, expected {' or '.join(ARCHITECTURES)}"
             )
@@ -84,9 +84,10 @@ class AssistantConfig:
         types = text.get("layer_types")
         if not isinstance(types, list) or len(types) != n_layer:
             raise ConversionError(f"layer_types of config.json is {types!r}, expected {n_layer} entries")
-        if not set(types) <= {"sliding_attention", "full_attention"}:
+        unknown = [kind for kind in types if kind not in ("sliding_attention", "full_attention")]
+        if unknown:
             raise ConversionError(
-                f"layer_types of config.json holds {sorted(set(map(str, types)))}, expected sliding or full attention"
+                f"layer_types of config.json holds {unknown[0]!r}, expected sliding_attention or full_attention"
             )
         sliding = [kind == "sliding_attention" for kind in types]
         head_size_swa = _positive(text, "head_dim", 4096)
@@ -118,11 +119,11 @@ class AssistantConfig:
             rms_eps=_real(text, "rms_norm_eps"),
             rope_base=_real(full, "rope_theta") if full else 1e6,
             rope_base_swa=_real(swa, "rope_theta") if swa else 1e4,
-            rotated_share=_real(full, "partial_rotary_factor") if full else 1.0,
+            rotated_share=_real(full, "partial_rotary_factor", 1.0) if full else 1.0,
             layers=tuple(Layer(s, head_size_swa if s else head_size) for s in sliding),
             head_size=head_size,
             head_size_swa=head_size_swa,
-            n_shared=text.get("num_kv_shared_layers") or 0,
+            n_shared=_positive(text, "num_kv_shared_layers", n_layer) if text.get("num_kv_shared_layers") else 0,
             n_centroids=n_centroids,
             top_k=_positive(config, "centroid_intermediate_top_k", n_centroids) if ordered else 0,
         )
@@ -200,10 +201,10 @@ def _positive(config: Mapping, key: str, limit: int) -> int:
     return value
 
 
-def _real(config: Mapping, key: str) -> float:
+def _real(config: Mapping, key: str, limit: float = 1e12) -> float:
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
-        raise ConversionError(f"{key} of config.json is {value!r}, expected a positive number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= limit:
+        raise ConversionError(f"{key} of config.json is {value!r}, expected a positive number up to {limit:g}")
     return float(value)
 
 

@@ -33,11 +33,13 @@ def tokenizer_metadata(folder: Path, n_vocab: int) -> dict[str, Entry]:
     tokens = _by_id(path, ids, n_vocab)
     special = {token["content"] for token in added if token.get("special")}
     merges = model.get("merges") or []
+    if not isinstance(merges, list):
+        raise ConversionError(f"merges of {path} is a {type(merges).__name__}, expected a list")
     entries = {
         "tokenizer.ggml.model": Entry("string", "gemma4"),
         "tokenizer.ggml.tokens": Entry("[string]", tokens),
         "tokenizer.ggml.scores": Entry("[f32]", [SCORE] * n_vocab),
-        "tokenizer.ggml.token_type": Entry("[i32]", [_type(token, special) for token in tokens]),
+        "tokenizer.ggml.token_type": Entry("[i32]", [_type(token, special, model["vocab"]) for token in tokens]),
         "tokenizer.ggml.merges": Entry("[string]", [_merge(path, merge) for merge in merges]),
     }
     for name, key in SPECIAL_TOKENS.items():
@@ -45,7 +47,7 @@ def tokenizer_metadata(folder: Path, n_vocab: int) -> dict[str, Entry]:
         token = token.get("content") if isinstance(token, dict) else token
         if token is None:
             continue
-        if token not in ids:
+        if not isinstance(token, str) or token not in ids:
             raise ConversionError(f"{name}_token of {config_path} is {token!r}, which the vocabulary lacks")
         entries[f"tokenizer.ggml.{key}_token_id"] = Entry("u32", ids[token])
     entries["tokenizer.ggml.add_bos_token"] = Entry("bool", True)
@@ -77,12 +79,14 @@ def _by_id(path: Path, ids: dict[str, object], n_vocab: int) -> list[str]:
     return tokens
 
 
-def _type(token: str, special: set[str]) -> int:
+def _type(token: str, special: set[str], vocab: dict[str, int]) -> int:
     if token in RENDERED:
         return USER_DEFINED
-    if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
+    if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
         return BYTE
-    return CONTROL if token in special else NORMAL
+    if token in special:
+        return CONTROL
+    return NORMAL if token in vocab else USER_DEFINED
 
 
 def _merge(path: Path, merge: object) -> str:
@@ -99,7 +103,10 @@ def _chat_template(folder: Path, config: dict) -> str | None:
     if file.is_file():
         if file.stat().st_size > MAX_TEMPLATE_BYTES:
             raise ConversionError(f"{file} has more than {MAX_TEMPLATE_BYTES} bytes")
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConversionError(f"{file} is no UTF-8 text: {error}") from error
     template = config.get("chat_template")
     if isinstance(template, list):  # named templates
         template = next(

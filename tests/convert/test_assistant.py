@@ -1,5 +1,6 @@
 """convert-assistant: what it writes, and what it refuses."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -245,6 +246,10 @@ def refuse(folder: Path, tmp_path: Path, message: str, outtype: str = "f16") -> 
         (lambda c: c["text_config"].update(rms_norm_eps=0), "rms_norm_eps"),
         (lambda c: c["text_config"].pop("rope_parameters"), "rope_parameters"),
         (lambda c: c["text_config"].update(vocab_size=1024), "embed_tokens"),
+        (lambda c: c["text_config"].update(layer_types=[[], {}, 1, None]), "layer_types"),
+        (lambda c: c["text_config"].update(num_kv_shared_layers="4"), "num_kv_shared_layers"),
+        (lambda c: c["text_config"]["rope_parameters"]["full_attention"].update(partial_rotary_factor=2), "partial"),
+        (lambda c: c.update(architectures=[{}]), "architecture"),
     ],
 )
 def test_other_configurations_are_refused(checkpoint: Path, tmp_path: Path, edit, message: str):
@@ -264,6 +269,36 @@ def test_missing_and_malformed_files_are_refused(checkpoint: Path, tmp_path: Pat
 def test_a_vocabulary_of_another_size_is_refused(checkpoint: Path, tmp_path: Path):
     edit_json(checkpoint / "tokenizer.json", lambda t: t["model"]["vocab"].pop("\u2581w5"))
     refuse(checkpoint, tmp_path, "has no token")
+
+
+NONSENSE = (None, True, -1, 0, 3, 1 << 70, 1e400, 0.5, "", "x", "\ud800", [], [[]], [None], {}, {"": {}})
+
+
+def places(value, path=()):
+    """The path of every value inside a JSON value, the first few of a long container."""
+    for key in list(value if isinstance(value, dict) else range(len(value)))[:12]:
+        yield (*path, key)
+        if isinstance(value[key], dict | list):
+            yield from places(value[key], (*path, key))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_nonsense_anywhere_in_the_json_is_refused_or_harmless(checkpoint: Path, tmp_path: Path, name: str):
+    original = json.loads((checkpoint / name).read_text())
+    refused = 0
+    for path, nonsense in itertools.product(places(original), NONSENSE):
+        damaged = json.loads(json.dumps(original))
+        inner = damaged
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = nonsense
+        (checkpoint / name).write_text(json.dumps(damaged))
+        try:
+            convert_assistant(checkpoint, tmp_path / "out.gguf", outtype="q8_0")
+        except ConversionError:
+            refused += 1
+    assert refused > 30
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
 def test_a_pickle_checkpoint_is_named(checkpoint: Path, tmp_path: Path):
@@ -336,6 +371,15 @@ def test_values_beyond_f16_are_refused_for_f16(tmp_path: Path):
     folder = write_checkpoint(tmp_path / "assistant", config, tensors)
     refuse(folder, tmp_path, "--outtype bf16")
     convert_assistant(folder, tmp_path / "out.gguf", outtype="bf16")
+
+
+def test_scales_beyond_f16_are_refused_for_block_types(tmp_path: Path):
+    config = config_json()
+    tensors = random_tensors(config)
+    tensors["pre_projection.weight"][0, 0] = 1e6
+    folder = write_checkpoint(tmp_path / "assistant", config, tensors)
+    refuse(folder, tmp_path, "which q4_0 cannot hold", outtype="q4_0")
+    convert_assistant(folder, tmp_path / "out.gguf", outtype="q8_0")
 
 
 def test_an_unwritable_destination_is_refused(checkpoint: Path, tmp_path: Path):
