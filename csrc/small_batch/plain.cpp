@@ -53,6 +53,8 @@ inline void load_q8_0(const BlockQ8_0 * block, bool, Int & w, Float & scale) {
 #endif
 
 template <int C, int N> void q8_0_columns(const BlockQ8_0 * weights, int64_t n_blocks, const Row * rows, int64_t column) {
+    // One column follows the other; of several at a time each is fetched for the next group.
+    const int64_t ahead = C == 1 ? 2048 : C * n_blocks * (int64_t) sizeof(BlockQ8_0);
     Float sums[C][N];
     for (auto & group : sums) {
         for (Float & sum : group) {
@@ -64,7 +66,7 @@ template <int C, int N> void q8_0_columns(const BlockQ8_0 * weights, int64_t n_b
         Float scale[C];
         for (int c = 0; c < C; c++) {
             Int values;
-            fetch_ahead<kBytes, 2048>(weights + c * n_blocks + b);
+            fetch_ahead<kSpan * sizeof(BlockQ8_0), 0>((const char *) (weights + c * n_blocks + b) + ahead);
             load_q8_0(weights + c * n_blocks + b, b + kSpan <= n_blocks, values, scale[c]);
             w[c] = signed_weights(values);
         }
@@ -86,7 +88,7 @@ template <int C, int N> void q8_0_columns(const BlockQ8_0 * weights, int64_t n_b
 template <int N> void q8_0_rows(const void * weights, int64_t n_in, const Row * rows, int64_t first, int64_t last) {
     const int64_t n_blocks = n_in / 32;
     const BlockQ8_0 * blocks = (const BlockQ8_0 *) weights;
-    constexpr int kGroup = kBytes == 64 ? (N <= 4 ? 4 : 2) : (N <= 4 ? 2 : 1);  // as many columns as there are registers
+    constexpr int kGroup = kBytes == 64 ? (N == 1 ? 1 : N <= 4 ? 4 : 2) : (N == 1 || N > 4 ? 1 : 2);  // as many columns as there are registers
     int64_t column = first;
     for (; column + kGroup <= last; column += kGroup) {
         q8_0_columns<kGroup, N>(blocks + column * n_blocks, n_blocks, rows, column);
