@@ -149,6 +149,8 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _naturals(values: object) -> bool:
-    return isinstance(values, list) and len(values) <= MAX_DIMENSIONS and all(
-        isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 62 for v in values
+    return (
+        isinstance(values, list)
+        and len(values) <= MAX_DIMENSIONS
+        and all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 62 for v in values)
     )
