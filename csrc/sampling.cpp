@@ -14,7 +14,7 @@ namespace {
 constexpr float kForbidden = -std::numeric_limits<float>::infinity();
 constexpr float kLowest = std::numeric_limits<float>::lowest();  // any logit but a forbidden one
 constexpr double kLikely = 12;      // top_p looks first at candidates of at least e^-12 times the best one's probability
-constexpr double kMaxGumbel = 38;   // -log(-log(1 - 2^-54)) = 37.4
+constexpr double kMaxGumbel = 38;   // -log(-log(1 - 2^-53)) = 36.7
 
 uint64_t mix(uint64_t z) {
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
@@ -123,7 +123,7 @@ Noise::Noise(uint64_t seed, int64_t position) : key_(mix(mix(seed + 0x9e3779b97f
 
 uint64_t Noise::bits(int32_t token) const { return mix(key_ + ((uint64_t) token + 1) * 0x9e3779b97f4a7c15ull); }
 
-double Noise::uniform(uint64_t bits) { return ((double) (bits >> 11) + 0.5) * 0x1p-53; }
+double Noise::uniform(uint64_t bits) { return ((double) (bits >> 12) + 0.5) * 0x1p-52; }  // one bit less: + 0.5 is exact
 
 double Noise::gumbel(uint64_t bits) { return -std::log(-std::log(uniform(bits))); }
 

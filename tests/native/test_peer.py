@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyllama_mtp import Model
+from pyllama_mtp import Model, Stats
 from pyllama_mtp.convert import convert_assistant
 from support.llama_cpp_peer import PeerCompletion, complete
 from support.random_pairs import KINDS, N_VOCAB, make_pair
@@ -42,29 +42,29 @@ def with_dense_head(head: Path, out: Path) -> Path:
 def check_same_acceptance(
     model: Model, peer: Sequence[PeerCompletion], prompts: Sequence[list[int]], max_tokens: int
 ) -> None:
-    drafted = accepted = tokens = near_ties = 0
+    """Over the texts that are equal: one that parts at a near tie goes on with other tokens to draft."""
+    same: list[tuple[Stats, PeerCompletion]] = []
     for prompt, expected in zip(prompts, peer, strict=True):
         stream = model.generate(prompt, max_tokens=max_tokens, temperature=0, num_speculative_tokens=K)
         stream.text()
-        ids = stream.token_ids
-        near_ties += ids != expected.token_ids and is_near_tie(model, prompt, ids, expected.token_ids)
-        tokens += len(ids)
-        drafted += stream.stats.drafted
-        accepted += stream.stats.accepted
-    assert tokens >= 400
-    assert near_ties <= 1
-    peer_rate = sum(c.accepted for c in peer) / sum(c.drafted for c in peer)
+        if stream.token_ids == expected.token_ids:
+            same.append((stream.stats, expected))
+        else:
+            assert_near_tie(model, prompt, stream.token_ids, expected.token_ids)
+    assert sum(stats.completion_tokens for stats, _ in same) >= 400
+    assert len(same) >= len(prompts) - 2
+    accepted, drafted = sum(s.accepted for s, _ in same), sum(s.drafted for s, _ in same)
+    peer_rate = sum(c.accepted for _, c in same) / sum(c.drafted for _, c in same)
     assert peer_rate > 0.1
     assert accepted / drafted == pytest.approx(peer_rate, abs=POINTS)
 
 
-def is_near_tie(model: Model, prompt: list[int], ids: list[int], expected: list[int]) -> bool:
+def assert_near_tie(model: Model, prompt: list[int], ids: list[int], expected: list[int]) -> None:
     """Asserts that two greedy completions that are not equal part at a near tie."""
     same = next(i for i, (a, b) in enumerate(zip(ids, expected, strict=False)) if a != b)
     row = model.logits(prompt + ids[:same])[-1]
     gap = abs(row[ids[same]] - row[expected[same]])
     assert gap < NEAR_TIE * row.std(), f"token {same} after a prompt of {len(prompt)} differs, at a gap of {gap}"
-    return True
 
 
 @pytest.mark.parametrize("outtype", ["f16", "q8_0"])

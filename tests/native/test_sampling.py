@@ -33,13 +33,14 @@ N_TOKENS = 80
 def test_sampled_text_is_what_the_rule_says(demo_model: Model, sampling: Sampling, k):
     compared = near_ties = 0
     for text in PROMPTS:
-        prompt = demo_model.tokenize(text)
+        prompt = demo_model.tokenize(text)[:9]  # as many rows as the kernels of one-token steps take: equal logits
+        demo_model.logits(prompt[:1])  # forgets K/V of longer prefills
         stream = demo_model.generate(
             prompt, max_tokens=N_TOKENS, num_speculative_tokens=k, ignore_eos=True, **asdict(sampling)
         )
         stream.text()
         ids = stream.token_ids
-        rows = demo_model.logits(prompt + ids)[len(prompt) - 1 : -1]
+        rows = demo_model.logits(prompt + ids, n_batch=1)[len(prompt) - 1 : -1]
         for i, row in enumerate(rows):
             scores = sampling.scores(row, prompt, ids[:i])
             expected = int(scores.argmax())

@@ -21,7 +21,7 @@ def gumbel(seed: int, position: int, n_vocab: int) -> np.ndarray:
     """Standard Gumbel noise of every token at a position of the text, float64 [n_vocab]."""
     key = _mix(_mix(np.array([seed], np.uint64) + _GOLDEN) + np.uint64(position))
     bits = _mix(key + (np.arange(n_vocab, dtype=np.uint64) + np.uint64(1)) * _GOLDEN)
-    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    uniform = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return -np.log(-np.log(uniform))
 
 
