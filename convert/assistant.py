@@ -45,6 +45,7 @@ def convert_assistant(
         raise ConversionError(f"{folder} is not a folder")
     config = AssistantConfig.from_json(read_json(folder / "config.json"))
     stored = open_checkpoint(folder)
+    _check_destination(out, folder, stored)
     specs = config.tensors()
     _check_tensors(config, stored, specs)
     metadata = (
@@ -62,6 +63,20 @@ def convert_assistant(
     types = {name: _type_of(name, spec, outtype) for name, spec in specs.items()}
     _write(out, metadata, config, stored, specs, types, progress)
     return out
+
+
+def _check_destination(out: Path, folder: Path, stored: dict[str, StoredTensor]) -> None:
+    if "\0" in str(out):
+        raise ConversionError(f"the destination {str(out)!r} holds a NUL character")
+    inputs = {tensor.path for tensor in stored.values()} | {*folder.glob("*.json"), *folder.glob("*.jinja")}
+    try:
+        if out.is_dir():
+            raise ConversionError(f"cannot write {out}: it is a folder, expected the name of a file")
+        overwrites = out.exists() and any(out.samefile(path) for path in inputs)
+    except OSError as error:
+        raise ConversionError(f"cannot write {out}: {error}") from error
+    if overwrites:
+        raise ConversionError(f"{out} is part of the checkpoint and would be overwritten: name another destination")
 
 
 def _check_tensors(config: AssistantConfig, stored: dict[str, StoredTensor], specs: dict[str, TensorSpec]) -> None:

@@ -129,7 +129,7 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
         if not isinstance(entry, dict):
             raise bad(f"the entry of {name} is no object")
         dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise bad(f"{name} has the dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
         if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
             raise bad(f"{name} has shape {shape!r} and data_offsets {offsets!r}")

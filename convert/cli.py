@@ -25,13 +25,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         path = convert_assistant(args.model_dir, args.out, outtype=args.outtype, progress=sys.stderr.isatty())
     except ConversionError as error:
-        print(f"convert-assistant: error: {error}", file=sys.stderr)
+        print(f"convert-assistant: error: {_one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nconvert-assistant: interrupted", file=sys.stderr)
         return 130
     print(f"{path}: {path.stat().st_size:,} bytes")
     return 0
+
+
+def _one_line(text: str) -> str:
+    """Names out of a checkpoint may hold anything: line ends and a terminal's control sequences are shown escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 if __name__ == "__main__":

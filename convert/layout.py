@@ -14,6 +14,7 @@ from pyllama_mtp.gguf import Entry
 
 ARCHITECTURES = ("Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM")
 PREFIX = "gemma4-assistant"
+ACTIVATION = "gelu_pytorch_tanh"  # the only one that the engines compute; no GGUF key holds it
 UNROTATED = 1e30  # a RoPE frequency factor that switches a dimension's rotation off
 
 # checkpoint name, GGUF name, checkpoint shape, kind. {} is a layer's number. A "matrix" takes the output type, the rest
@@ -102,6 +103,11 @@ class AssistantConfig:
             raise ConversionError(
                 f"full_attention has the rope_type {full.get('rope_type')!r}, expected 'proportional'"
             )
+        if "sliding_attention" in types and swa.get("rope_type", "default") != "default":
+            raise ConversionError(f"sliding_attention has the rope_type {swa.get('rope_type')!r}, expected 'default'")
+        activation = text.get("hidden_activation", ACTIVATION)
+        if activation != ACTIVATION:
+            raise ConversionError(f"hidden_activation of config.json is {activation!r}, expected {ACTIVATION!r}")
         ordered = config.get("use_ordered_embeddings", False)
         n_vocab = _positive(text, "vocab_size", 1 << 30)
         n_centroids = _positive(config, "num_centroids", n_vocab) if ordered else 0

@@ -23,6 +23,7 @@ VERSION = 3
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
 MAX_KEY_BYTES = 1 << 16
+MAX_STRINGS = 1 << 23  # in one array: a loop walks over them; the largest vocabularies have 2^18
 MAX_NAME_BYTES = 63  # ggml's GGML_MAX_NAME, less the terminator
 
 # ggml type name -> (number, values per block, bytes per block)
@@ -210,6 +211,8 @@ class _Reader:
 
     def strings(self, key: str) -> StringArray:
         n = self.count(f"the length of {key}", 8)
+        if n > MAX_STRINGS:
+            raise self.fail(f"the length of {key} is {n}, expected at most {MAX_STRINGS} strings")
         begin, end, data = self.at, self.at, self.data
         spans = np.zeros(n + 1, np.int64)
         length = struct.Struct("<Q").unpack_from

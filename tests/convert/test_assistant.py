@@ -250,6 +250,8 @@ def refuse(folder: Path, tmp_path: Path, message: str, outtype: str = "f16") -> 
         (lambda c: c["text_config"].update(num_kv_shared_layers="4"), "num_kv_shared_layers"),
         (lambda c: c["text_config"]["rope_parameters"]["full_attention"].update(partial_rotary_factor=2), "partial"),
         (lambda c: c.update(architectures=[{}]), "architecture"),
+        (lambda c: c["text_config"].update(hidden_activation="silu"), "hidden_activation"),
+        (lambda c: c["text_config"]["rope_parameters"]["sliding_attention"].update(rope_type="linear"), "'linear'"),
     ],
 )
 def test_other_configurations_are_refused(checkpoint: Path, tmp_path: Path, edit, message: str):
@@ -338,6 +340,8 @@ def move(offset: int):
         move(-2),
         move(1 << 40),
         lambda h: h["model.norm.weight"].update(dtype="F64"),
+        lambda h: h["model.norm.weight"].update(dtype=[]),
+        lambda h: h["model.norm.weight"].update(dtype={}),
         lambda h: h["model.norm.weight"].update(shape=[-64]),
         lambda h: h["model.norm.weight"].update(shape=[2**63]),
         lambda h: h["model.norm.weight"].update(shape="64"),
@@ -390,6 +394,28 @@ def test_an_unwritable_destination_is_refused(checkpoint: Path, tmp_path: Path):
             convert_assistant(checkpoint, Path("/proc/out.gguf"))
 
 
+@pytest.mark.parametrize("name", ["folder", "nul\0", "long" * 100])
+def test_a_destination_that_is_no_file_name_is_refused(checkpoint: Path, tmp_path: Path, name: str):
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConversionError, match="it is a folder|holds a NUL|cannot write .* name too long"):
+        convert_assistant(checkpoint, tmp_path / name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_the_checkpoint_itself_is_never_overwritten(checkpoint: Path, tmp_path: Path, name: str, linked: bool):
+    out = checkpoint / name
+    before = out.read_bytes()
+    if linked:
+        out = tmp_path / "out.gguf"
+        out.symlink_to(checkpoint / name)
+    with pytest.raises(ConversionError, match="part of the checkpoint"):
+        convert_assistant(checkpoint, out)
+    assert (checkpoint / name).read_bytes() == before
+
+
 class TestCommand:
     def test_success(self, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         assert main([str(checkpoint), str(tmp_path / "out.gguf"), "--outtype", "q8_0"]) == 0
@@ -406,6 +432,15 @@ class TestCommand:
         assert done.returncode == 1
         assert done.stdout == ""
         assert len(done.stderr.splitlines()) == 1 and "config.json is missing" in done.stderr
+
+    def test_a_name_out_of_the_checkpoint_cannot_break_the_line(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        config = config_json()
+        tensors = random_tensors(config) | {"two\nlines\x1b[31m": np.zeros(4, np.float32)}
+        folder = write_checkpoint(tmp_path / "assistant", config, tensors)
+        assert main([str(folder), str(tmp_path / "out.gguf")]) == 1
+        assert "unknown tensor two\\nlines\\x1b[31m" in capsys.readouterr().err
 
     def test_usage_is_status_2(self, capsys: pytest.CaptureFixture[str]):
         with pytest.raises(SystemExit) as stop:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import ModelLoadError
-from pyllama_mtp.gguf import Entry, Writer, read_header
+from pyllama_mtp.gguf import MAX_STRINGS, Entry, Writer, read_header
 from pyllama_mtp.random_weights import synthetic_tokenizer
 
 METADATA = {
@@ -70,6 +70,16 @@ def test_huge_counts_are_refused(tmp_path: Path, at: int, count: int):
     data[at : at + 8] = struct.pack("<Q", count)
     with pytest.raises(ModelLoadError, match="more than fit"):
         read(tmp_path, bytes(data))
+
+
+def test_more_strings_than_any_vocabulary_has_are_refused_at_once(tmp_path: Path):
+    n = MAX_STRINGS + 1
+    path = tmp_path / "file.gguf"
+    with open(path, "wb") as file:
+        file.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a" + struct.pack("<IIQ", 9, 8, n))
+        file.truncate(file.tell() + 8 * n)  # sparse: n empty strings
+    with pytest.raises(ModelLoadError, match="strings"):
+        read_header(path)
 
 
 def test_flipped_bits_give_an_error_or_a_header(tmp_path: Path):
