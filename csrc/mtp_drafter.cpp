@@ -44,11 +44,12 @@ void upload_rotation(ggml_tensor * dst, const llama_kv_cache & cache, void (llam
 }  // namespace
 
 // What a step that samples needs beside the logits.
-struct Draw {
+struct StepDraw {
     Warp warp;
-    uint64_t seed = 0;
-    int64_t position = 0;  // of the drafted token in the text
-    Chooser chooser;
+    Noise noise{ 0, Purpose::draft, 0 };
+    bool tabulate = false;          // independent draws: acceptance needs q
+    Distribution distribution;
+    std::vector<WeightedToken> q;
 };
 
 // Custom operation: i32 [1] from logits (f32 [n]) and, for a centroid head, the candidates' ids (i32 [n]).
@@ -56,12 +57,19 @@ void draw_token(ggml_tensor * dst, int ith, int /*nth*/, void * user) {
     if (ith != 0) {
         return;
     }
-    Draw & draw = *static_cast<Draw *>(user);
+    StepDraw & draw = *static_cast<StepDraw *>(user);
     const ggml_tensor * logits = dst->src[0];
     const ggml_tensor * ids = dst->src[1];
-    const int32_t token = draw.chooser.choose((const float *) logits->data, ids ? (const int32_t *) ids->data : nullptr,
-                                              (int) ggml_nelements(logits), draw.warp, Noise(draw.seed, draw.position));
-    *(int32_t *) dst->data = std::max(token, 0);  // logits that are not numbers: any token does, the target decides
+    draw.q.clear();
+    int32_t & token = *(int32_t *) dst->data;
+    if (!draw.distribution.assign((float *) logits->data, ids ? (const int32_t *) ids->data : nullptr, (int) ggml_nelements(logits), draw.warp)) {
+        token = 0;  // logits that are not numbers: any token does, the target decides
+        return;
+    }
+    token = draw.distribution.draw(draw.noise);
+    if (draw.tabulate) {
+        draw.distribution.tabulate(draw.q);
+    }
 }
 
 // The k steps as one graph, bound to the numbers of cells that the two caches showed when it was built.
@@ -69,7 +77,8 @@ struct MtpDrafter::Graph {
     Graph(const Head & head, llama_context & context, int k, bool greedy, const CacheView & full, const CacheView & sliding);
 
     bool fits(uint32_t n_kv_full, uint32_t n_kv_sliding) const { return full.n_kv == n_kv_full && sliding.n_kv == n_kv_sliding; }
-    void set_inputs(int32_t token, int32_t position, const float * state, const Warp & warp, uint64_t seed);
+    void set_inputs(const DraftRequest & request);
+    void read(std::vector<Draft> & drafts);
 
     const Head & head;
     CacheView full;
@@ -90,10 +99,10 @@ struct MtpDrafter::Graph {
     ggml_tensor * norm(ggml_tensor * x, ggml_tensor * weight) const;
     ggml_tensor * attention(const HeadLayer & layer, ggml_tensor * x) const;
     ggml_tensor * decoder_layer(const HeadLayer & layer, ggml_tensor * x) const;
-    ggml_tensor * next_token(ggml_tensor * n, Draw * draw) const;
+    ggml_tensor * next_token(ggml_tensor * n, StepDraw * draw) const;
     void fill_mask(const CacheView & view, int32_t query);
 
-    std::vector<Draw> draws_;  // one per step; empty: greedy
+    std::vector<StepDraw> draws_;  // one per step; empty: greedy
     std::vector<uint8_t> mask_;
 };
 
@@ -216,7 +225,7 @@ ggml_tensor * MtpDrafter::Graph::decoder_layer(const HeadLayer & layer, ggml_ten
 }
 
 // n: f32 [E], the normalised state -> i32 [1]: the token with the largest logit, or the one that `draw` draws.
-ggml_tensor * MtpDrafter::Graph::next_token(ggml_tensor * n, Draw * draw) const {
+ggml_tensor * MtpDrafter::Graph::next_token(ggml_tensor * n, StepDraw * draw) const {
     ggml_context * c = ctx.get();
     const auto drawn = [&](ggml_tensor * logits, ggml_tensor * ids) {
         ggml_tensor * args[] = { logits, ids };
@@ -238,16 +247,30 @@ ggml_tensor * MtpDrafter::Graph::next_token(ggml_tensor * n, Draw * draw) const 
     return ggml_reshape_1d(c, ggml_get_rows(c, ggml_reshape_2d(c, ids, 1, n_candidates), best), 1);
 }
 
-void MtpDrafter::Graph::set_inputs(int32_t x, int32_t query, const float * h, const Warp & warp, uint64_t seed) {
-    ggml_backend_tensor_set(token, &x, 0, sizeof(x));
-    ggml_backend_tensor_set(position, &query, 0, sizeof(query));
-    ggml_backend_tensor_set(state, h, 0, ggml_nbytes(state));
-    fill_mask(full, query);
-    fill_mask(sliding, query);
+void MtpDrafter::Graph::set_inputs(const DraftRequest & r) {
+    ggml_backend_tensor_set(token, &r.token, 0, sizeof(r.token));
+    ggml_backend_tensor_set(position, &r.position, 0, sizeof(r.position));
+    ggml_backend_tensor_set(state, r.state, 0, ggml_nbytes(state));
+    fill_mask(full, r.position);
+    fill_mask(sliding, r.position);
     for (size_t step = 0; step < draws_.size(); step++) {
-        draws_[step].warp = warp;
-        draws_[step].seed = seed;
-        draws_[step].position = query + 1 + (int64_t) step;
+        draws_[step].warp = r.warp;
+        draws_[step].tabulate = r.draw == Draw::independent;
+        draws_[step].noise = r.draw == Draw::coupled ? Noise(r.seed, Purpose::token, r.position + 1 + step)
+                                                     : Noise(r.seed, Purpose::draft, r.counter + step);
+    }
+}
+
+void MtpDrafter::Graph::read(std::vector<Draft> & drafts) {
+    std::vector<int32_t> tokens(ggml_nelements(drafted));
+    ggml_backend_tensor_get(drafted, tokens.data(), 0, ggml_nbytes(drafted));
+    drafts.resize(tokens.size());
+    for (size_t step = 0; step < tokens.size(); step++) {
+        drafts[step].token = tokens[step];
+        drafts[step].q.clear();
+        if (!draws_.empty() && draws_[step].tabulate) {
+            drafts[step].q.swap(draws_[step].q);
+        }
     }
 }
 
@@ -292,20 +315,18 @@ MtpDrafter::Graph & MtpDrafter::graph_for(int k, bool greedy) {
     return *graph;
 }
 
-bool MtpDrafter::draft(int32_t token, int32_t position, const float * state, int k, const Warp & warp, uint64_t seed,
-                       std::vector<int32_t> & drafted) {
-    Graph & graph = graph_for(k, warp.greedy());
-    graph.set_inputs(token, position, state, warp, seed);
+bool MtpDrafter::draft(const DraftRequest & request, std::vector<Draft> & drafts) {
+    Graph & graph = graph_for(request.k, request.draw == Draw::greedy || request.warp.greedy());
+    graph.set_inputs(request);
     const ggml_status status = ggml_backend_sched_graph_compute(graph.sched.get(), graph.graph);
-    drafted.clear();
+    drafts.clear();
     if (status == GGML_STATUS_ABORTED) {
         return false;
     }
     if (status != GGML_STATUS_SUCCESS) {
         throw Error(PMTP_ERROR_INTERNAL, format("the draft graph failed with status %d", (int) status));
     }
-    drafted.resize(k);
-    ggml_backend_tensor_get(graph.drafted, drafted.data(), 0, k * sizeof(int32_t));
+    graph.read(drafts);
     return true;
 }
 

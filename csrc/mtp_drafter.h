@@ -16,8 +16,7 @@ class MtpDrafter : public Drafter {
     MtpDrafter(const Head & head, llama_context * context);
     ~MtpDrafter() override;
 
-    bool draft(int32_t token, int32_t position, const float * state, int k, const Warp & warp, uint64_t seed,
-               std::vector<int32_t> & drafted) override;
+    bool draft(const DraftRequest & request, std::vector<Draft> & drafts) override;
     size_t compute_bytes() const override;
 
   private:

@@ -86,6 +86,12 @@ void check(const pmtp_model & model, const pmtp_generation_params & p) {
     require_between("frequency_penalty", p.frequency_penalty, -2, 2);
     require(p.repetition_penalty > 0 && p.repetition_penalty <= 2,
             format("repetition_penalty is %g, expected more than 0 and at most 2", p.repetition_penalty));
+    require_between("acceptance", p.acceptance, PMTP_ACCEPTANCE_AUTO, PMTP_ACCEPTANCE_BLOCK);
+    require_between("n_synthetic_acceptance", p.n_synthetic_acceptance, 0, PMTP_MAX_DRAFT);
+    require(p.synthetic_acceptance != nullptr || p.n_synthetic_acceptance == 0, "synthetic_acceptance: none given");
+    for (int32_t i = 0; i < p.n_synthetic_acceptance; i++) {
+        require_between("synthetic_acceptance", p.synthetic_acceptance[i], 0, i == 0 ? 1 : p.synthetic_acceptance[i - 1]);
+    }
     require_between("n_logprobs", p.n_logprobs, -1, PMTP_MAX_LOGPROBS);
     require_between("num_speculative_tokens", p.num_speculative_tokens, PMTP_DRAFT_AUTO, PMTP_MAX_DRAFT);
     require_tokens(model, p.stop_tokens, p.n_stop_tokens, "stop_tokens");
@@ -123,6 +129,7 @@ pmtp_generation_params pmtp_default_generation_params(void) {
     p.temperature = 1.0;
     p.top_p = 1.0;
     p.repetition_penalty = 1.0;
+    p.reproducible = 1;
     p.n_logprobs = -1;
     p.num_speculative_tokens = PMTP_DRAFT_AUTO;
     return p;

@@ -30,7 +30,7 @@ extern "C" {
 
 /* Constants of this header. An integer beside pmtp_abi_version() that differs means another, incompatible library. */
 enum {
-    PMTP_ABI_VERSION = 1,
+    PMTP_ABI_VERSION = 2,
     PMTP_MAX_DRAFT = 16,        /* most tokens drafted in one round */
     PMTP_MAX_LOGPROBS = 64,     /* most alternatives reported with a token */
     PMTP_DRAFT_AUTO = -1        /* num_speculative_tokens: chosen every round */
@@ -53,6 +53,15 @@ typedef enum pmtp_finish {
     PMTP_FINISH_LENGTH = 2,     /* max_tokens, or the context is full */
     PMTP_FINISH_CANCELLED = 3
 } pmtp_finish;
+
+/* Which drafts are accepted. Every rule gives exactly the target's distribution; greedy text (temperature 0) is the same under all. */
+typedef enum pmtp_acceptance {
+    PMTP_ACCEPTANCE_AUTO = 0,       /* COUPLED if `reproducible`, else the rule that accepts most */
+    PMTP_ACCEPTANCE_COUPLED = 1,    /* the same seed gives the same text, drafted or not */
+    PMTP_ACCEPTANCE_REJECTION = 2,  /* by p/q, drafts drawn from the head's distribution */
+    PMTP_ACCEPTANCE_REJECTION_GREEDY = 3,   /* likewise, with the head's most probable tokens */
+    PMTP_ACCEPTANCE_BLOCK = 4       /* block verification */
+} pmtp_acceptance;
 
 typedef struct pmtp_model pmtp_model;            /* a target, its MTP head if it has one, and the KV cache */
 typedef struct pmtp_generation pmtp_generation;  /* one running completion */
@@ -114,12 +123,16 @@ typedef struct pmtp_generation_params {
     double min_p;               /* [0, 1] */
     int32_t top_k;              /* >= 1; 0: all */
     uint64_t seed;
+    int32_t reproducible;       /* 1: the same seed must give the same text: AUTO choices then never look at live timings */
+    int32_t acceptance;         /* pmtp_acceptance */
     double presence_penalty;    /* [-2, 2] */
     double frequency_penalty;   /* [-2, 2] */
     double repetition_penalty;  /* (0, 2]; 1: none */
     int32_t ignore_eos;         /* 1: end-of-generation tokens do not end it */
     int32_t n_logprobs;         /* -1: none; else the emitted token's and so many best ones' */
     int32_t num_speculative_tokens;   /* 0..PMTP_MAX_DRAFT, or PMTP_DRAFT_AUTO; without a head always 0 */
+    int32_t n_synthetic_acceptance;         /* > 0, for benchmarks: the first draft of a round is accepted with probability */
+    const double *synthetic_acceptance;     /* [0], the first two with [1] ...; not increasing. All work is done, the text is senseless */
     int32_t n_stop_tokens;
     const int32_t *stop_tokens;
     int32_t n_logit_bias;
@@ -145,6 +158,7 @@ typedef struct pmtp_stats {
     int32_t prompt_tokens;
     int32_t cached_prompt_tokens;     /* of them already in the KV cache */
     int32_t completion_tokens;
+    int32_t acceptance;               /* pmtp_acceptance in use, never AUTO */
     int32_t rounds;
     int32_t drafted;
     int32_t accepted;

@@ -24,7 +24,6 @@ class Timer {
 SamplingParams sampling_params(const pmtp_generation_params & p, const std::vector<int32_t> & end_tokens) {
     SamplingParams s;
     s.warp = { p.temperature, p.top_p, p.min_p, p.top_k };
-    s.seed = p.seed;
     s.presence_penalty = p.presence_penalty;
     s.frequency_penalty = p.frequency_penalty;
     s.repetition_penalty = p.repetition_penalty;
@@ -46,7 +45,10 @@ Generation::Generation(Session & session, Drafter * drafter, const int32_t * pro
       prompt_(prompt, prompt + n_prompt),
       end_tokens_(std::move(end_tokens)),
       max_tokens_(std::min(params.max_tokens, session.n_ctx() - n_prompt)),
+      seed_(params.seed),
       sampler_(sampling_params(params, end_tokens_), n_vocab, prompt, n_prompt),
+      acceptance_((pmtp_acceptance) params.acceptance, sampler_.params().warp, params.seed, params.reproducible != 0,
+                  { params.synthetic_acceptance, params.synthetic_acceptance + params.n_synthetic_acceptance }),
       draft_length_(drafter == nullptr ? 0 : params.num_speculative_tokens) {
     if (n_prompt >= session.n_ctx()) {
         throw Error(PMTP_ERROR_CONTEXT_OVERFLOW,
@@ -55,6 +57,7 @@ Generation::Generation(Session & session, Drafter * drafter, const int32_t * pro
     }
     session_.abort = false;
     stats_.prompt_tokens = n_prompt;
+    stats_.acceptance = acceptance_.rule();
 }
 
 void Generation::step(pmtp_burst & burst) {
@@ -88,8 +91,7 @@ void Generation::prefill(pmtp_burst & burst) {
         return;
     }
     if (last) {
-        state_row_ = 0;
-        emit(sampler_.sample(session_.logits(0)), burst);
+        accept(burst);
     }
 }
 
@@ -102,43 +104,53 @@ void Generation::round(pmtp_burst & burst) {
         return;
     }
     burst.is_round = 1;
-    accept(burst);
+    for (size_t i = 0; i < drafts_.size(); i++) {
+        burst.drafted[i] = drafts_[i].token;
+    }
+    {
+        const Timer sampling(stats_.sample_seconds);
+        accept(burst);
+    }
     session_.truncate(n_base_ + 1 + burst.n_accepted);
     draft_length_.observe(k, burst.n_accepted, stats_.draft_seconds + stats_.verify_seconds - before);
     record(burst);
 }
 
 bool Generation::draft(int k) {
-    drafted_.clear();
+    drafts_.clear();
     n_base_ = (int) session_.tokens().size();
     if (k == 0) {
         return true;
     }
     const Timer timer(stats_.draft_seconds);
-    const SamplingParams & sampling = sampler_.params();
-    return drafter_->draft(sampler_.generated().back(), n_base_, session_.state(state_row_), k, sampling.warp, sampling.seed, drafted_);
+    return drafter_->draft({ sampler_.generated().back(), n_base_, session_.state(state_row_), k, acceptance_.draw(),
+                             sampler_.params().warp, seed_, acceptance_.draft_counter() },
+                           drafts_);
 }
 
 bool Generation::verify() {
     const Timer timer(stats_.verify_seconds);
     batch_.assign(1, sampler_.generated().back());
-    batch_.insert(batch_.end(), drafted_.begin(), drafted_.end());
+    for (const Draft & draft : drafts_) {
+        batch_.push_back(draft.token);
+    }
     return session_.evaluate(batch_.data(), (int) batch_.size(), (int) batch_.size());
 }
 
-// Row i of the verified batch gives the token after draft i. The first one that is not the next draft is the bonus token.
+// Row i of the evaluated batch gives the token after draft i. The first one that is not the next draft is the bonus token.
 void Generation::accept(pmtp_burst & burst) {
-    const Timer timer(stats_.sample_seconds);
-    burst.n_drafted = (int) drafted_.size();
-    std::copy(drafted_.begin(), drafted_.end(), burst.drafted);
-    for (int row = 0; row <= burst.n_drafted && finish_ == PMTP_FINISH_NONE; row++) {
-        const int32_t token = sampler_.sample(session_.logits(row));
-        emit(token, burst);
-        state_row_ = row;
-        if (row == burst.n_drafted || token != drafted_[row]) {
-            break;
-        }
-        burst.n_accepted++;
+    burst.n_drafted = (int) drafts_.size();
+    rows_.clear();
+    for (int row = 0; row <= burst.n_drafted; row++) {
+        rows_.push_back(session_.logits(row));
+    }
+    acceptance_.begin(sampler_, drafts_, rows_);
+    for (bool accepted = true; accepted && finish_ == PMTP_FINISH_NONE;) {
+        const Choice choice = acceptance_.next(sampler_);
+        state_row_ = burst.n_emitted;
+        emit(choice.token, burst);
+        accepted = choice.accepted;
+        burst.n_accepted += accepted;
     }
 }
 

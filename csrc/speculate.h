@@ -1,9 +1,9 @@
 // Speculative decoding: draft, verify, accept, emit. Knows tokens, never text.
 //
-// Leviathan, Kalman, Matias, "Fast Inference from Transformers via Speculative Decoding" (arXiv 2211.17192), with the coupled
-// acceptance rule of sampling.h: a draft is accepted if it is the token that the target samples at its position anyway.
+// Leviathan, Kalman, Matias, "Fast Inference from Transformers via Speculative Decoding" (arXiv 2211.17192), with the rules of acceptance.h.
 #pragma once
 
+#include "acceptance.h"
 #include "draft_length.h"
 #include "drafter.h"
 #include "sampling.h"
@@ -18,7 +18,6 @@ class Generation {
     // drafter may be nullptr; end_tokens end the generation. The session's and the drafter's owner must outlive the generation. Throws Error(CONTEXT_OVERFLOW).
     Generation(Session & session, Drafter * drafter, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
                std::vector<int32_t> end_tokens, int n_vocab);
-
 
     // One batch of the prefill or one round; see pmtp_burst.
     void step(pmtp_burst & burst);
@@ -46,15 +45,18 @@ class Generation {
     const std::vector<int32_t> prompt_;
     const std::vector<int32_t> end_tokens_;
     const int max_tokens_;
+    const uint64_t seed_;
     Sampler sampler_;
+    Acceptance acceptance_;
     DraftLength draft_length_;
 
     bool started_ = false;
     pmtp_finish finish_ = PMTP_FINISH_NONE;
     int n_base_ = 0;                // tokens in the cache when the round began
     int state_row_ = 0;             // output row of the last evaluation whose state feeds the next draft
-    std::vector<int32_t> drafted_;
+    std::vector<Draft> drafts_;
     std::vector<int32_t> batch_;    // the last token and the drafts
+    std::vector<float *> rows_;     // the verified batch's logits
     pmtp_stats stats_{};
 };
 

@@ -29,7 +29,7 @@ from pyllama_mtp.errors import (
     PyllamaMtpError,
 )
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 DRAFT_AUTO = -1
 FINISH_REASONS = (None, "stop", "length", "cancelled")
 
@@ -175,12 +175,15 @@ class GenerationParams:
     min_p: float
     top_k: int
     seed: int
+    reproducible: bool
+    acceptance: int
     presence_penalty: float
     frequency_penalty: float
     repetition_penalty: float
     ignore_eos: bool
     n_logprobs: int
     num_speculative_tokens: int
+    synthetic_acceptance: Sequence[float]
     stop_tokens: Sequence[int]
     logit_bias: Sequence[tuple[int, float]]
 
@@ -192,6 +195,7 @@ class NativeStats:
     prompt_tokens: int
     cached_prompt_tokens: int
     completion_tokens: int
+    acceptance: int
     rounds: int
     drafted: int
     accepted: int
@@ -328,12 +332,15 @@ class NativeGeneration:
         values = {f.name: getattr(params, f.name) for f in fields(params)}
         stop_tokens = _ffi.new("int32_t[]", list(values.pop("stop_tokens")))
         logit_bias = _ffi.new("pmtp_logit_bias[]", list(values.pop("logit_bias")))
+        synthetic = _ffi.new("double[]", list(values.pop("synthetic_acceptance")))
         for name, value in values.items():
             setattr(native, name, value)
         native.stop_tokens = stop_tokens
         native.n_stop_tokens = len(stop_tokens)
         native.logit_bias = logit_bias
         native.n_logit_bias = len(logit_bias)
+        native.synthetic_acceptance = synthetic
+        native.n_synthetic_acceptance = len(synthetic)
         self._burst = _ffi.new("pmtp_burst *")
         out = _ffi.new("pmtp_generation **")
         with model.lock:

@@ -44,6 +44,7 @@ class GenerateOptions(LoadOptions, total=False):
     logprobs: int | None
     num_speculative_tokens: int | str | None
     acceptance: str
+    synthetic_acceptance: Sequence[float]
     trace: bool
 
 

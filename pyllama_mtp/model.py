@@ -17,7 +17,7 @@ from pyllama_mtp.errors import (
     ModelLoadError,
 )
 from pyllama_mtp.gguf import GGUFFile, read_header
-from pyllama_mtp.options import ModelOptions, SamplingOptions, available_cpus
+from pyllama_mtp.options import ACCEPTANCE_RULES, ModelOptions, SamplingOptions, available_cpus
 from pyllama_mtp.stream import Stream
 
 DEFAULT_N_CTX = 4096
@@ -82,7 +82,7 @@ def _default_context(target: GGUFFile) -> int:
     return min(DEFAULT_N_CTX, trained) if isinstance(trained, int) and trained > 0 else DEFAULT_N_CTX
 
 
-def _native_params(options: SamplingOptions, seed: int) -> GenerationParams:
+def _native_params(options: SamplingOptions) -> GenerationParams:
     k = options.num_speculative_tokens
     return GenerationParams(
         max_tokens=options.max_tokens or 2**31 - 1,
@@ -91,13 +91,16 @@ def _native_params(options: SamplingOptions, seed: int) -> GenerationParams:
         top_p=options.top_p,
         min_p=options.min_p,
         top_k=max(0, options.top_k),
-        seed=seed,
+        seed=secrets.randbits(63) if options.seed is None else options.seed,
+        reproducible=options.seed is not None,
+        acceptance=ACCEPTANCE_RULES.index(options.acceptance),
         presence_penalty=options.presence_penalty,
         frequency_penalty=options.frequency_penalty,
         repetition_penalty=options.repetition_penalty,
         ignore_eos=options.ignore_eos,
         n_logprobs=-1 if options.logprobs is None else options.logprobs,
         num_speculative_tokens=DRAFT_AUTO if isinstance(k, str) else k,
+        synthetic_acceptance=options.synthetic_acceptance,
         stop_tokens=options.stop_token_ids or (),
         logit_bias=[(token, float(bias)) for token, bias in (options.logit_bias or {}).items()],
     )
@@ -197,6 +200,7 @@ class Model:
         logprobs: int | None = None,
         num_speculative_tokens: int | str | None = None,
         acceptance: str = "auto",
+        synthetic_acceptance: Sequence[float] = (),
         trace: bool = False,
     ) -> Stream:
         """Begins a completion; nothing is computed before the stream is read.
@@ -205,8 +209,11 @@ class Model:
         options have the names, meanings and ranges of vLLM's SamplingParams, except max_tokens: None is until the
         context is full. temperature 0 is greedy; top_k 0 or -1 is all; logprobs: with each token so many best ones.
         seed None: one is drawn and reported in Stream.stats.seed. num_speculative_tokens None: as the model was loaded.
-        acceptance: "auto" or "coupled", the same rule today: the same seed gives the same text whatever
-        num_speculative_tokens is. trace: record Stream.rounds.
+        acceptance: "coupled" (the same seed gives the same text whatever num_speculative_tokens is), "rejection" (by
+        p/q), "rejection_greedy" (likewise, with greedy drafts), "block" (block verification); all give exactly the
+        target's distribution. "auto": coupled if a seed is given, else the one that accepts most.
+        synthetic_acceptance: for benchmarks: the share of rounds that accept the first draft, the first two ...,
+        whatever was drafted; all work is done, the text is senseless. trace: record Stream.rounds.
 
         Raises InvalidRequestError, ContextOverflowError, ChatTemplateError, ModelClosedError, and ModelBusyError while
         another completion of this model is neither read to its end nor closed.
@@ -231,17 +238,17 @@ class Model:
             if num_speculative_tokens is None
             else num_speculative_tokens,
             acceptance=acceptance,
+            synthetic_acceptance=synthetic_acceptance,
         )
         native = self._open()
         ids = self._prompt_ids(prompt)
-        if seed is None:
-            seed = secrets.randbits(63)
+        params = _native_params(options)
         stream = Stream(
-            native.start(ids, _native_params(options, seed)),
+            native.start(ids, params),
             token_bytes=lambda token: native.token_bytes(token, special=False),
             stop=options.stop_strings,
             min_tokens=options.min_tokens,
-            seed=seed,
+            seed=params.seed,
             trace=trace,
         )
         self._stream = weakref.ref(stream)

@@ -11,8 +11,7 @@ from pyllama_mtp.errors import InvalidRequestError
 
 MAX_DRAFT = 16  # PMTP_MAX_DRAFT
 MAX_LOGPROBS = 64  # PMTP_MAX_LOGPROBS
-ACCEPTANCE_RULES = ("auto", "coupled")
-PLANNED_ACCEPTANCE_RULES = ("rejection", "block")
+ACCEPTANCE_RULES = ("auto", "coupled", "rejection", "rejection_greedy", "block")  # by pmtp_acceptance
 _INT32_MAX = 2**31 - 1
 
 
@@ -113,6 +112,7 @@ class SamplingOptions:
     logprobs: int | None = None
     num_speculative_tokens: int | str = "auto"
     acceptance: str = "auto"
+    synthetic_acceptance: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
@@ -143,14 +143,15 @@ class SamplingOptions:
         if self.logprobs is not None:
             _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         check_draft_length(self.num_speculative_tokens)
-        if self.acceptance in PLANNED_ACCEPTANCE_RULES:
-            raise InvalidRequestError(
-                f"acceptance={self.acceptance!r} is not in this version yet; use 'coupled' or 'auto'"
-            )
         if self.acceptance not in ACCEPTANCE_RULES:
             raise InvalidRequestError(
                 f"acceptance is {self.acceptance!r}, expected one of {', '.join(ACCEPTANCE_RULES)}"
             )
+        rates = _items("synthetic_acceptance", self.synthetic_acceptance)
+        if len(rates) > MAX_DRAFT:
+            raise InvalidRequestError(f"synthetic_acceptance has {len(rates)} rates, expected at most {MAX_DRAFT}")
+        for i, rate in enumerate(rates):
+            _number(f"synthetic_acceptance[{i}] (rates do not increase)", rate, 0, 1 if i == 0 else rates[i - 1])
 
     @property
     def stop_strings(self) -> Sequence[str]:

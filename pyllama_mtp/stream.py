@@ -7,6 +7,7 @@ from typing import Protocol
 
 from pyllama_mtp._native import Burst, NativeStats
 from pyllama_mtp.errors import ModelClosedError
+from pyllama_mtp.options import ACCEPTANCE_RULES
 from pyllama_mtp.text import TextAssembler
 
 
@@ -51,6 +52,7 @@ class Stats:
     cached_prompt_tokens: prompt tokens that were in the KV cache already. seed: the one given, or the one drawn.
     prompt_seconds: prefill and the first token. decode_seconds: all rounds = draft + verify + sample + a rest.
     tokens_per_second: tokens after the first one over decode_seconds; None before the first round.
+    acceptance: the acceptance rule in use, never "auto"; greedy text has no other than "coupled".
     rounds: draft/verify rounds, also those that drafted nothing; the first token belongs to none.
     acceptance_rate: accepted over drafted. mean_acceptance_length: accepted drafts and the bonus token a round, as vLLM
     counts it. acceptance_per_position: for each draft position, the share of the rounds that drafted it in which it was
@@ -67,6 +69,7 @@ class Stats:
     verify_seconds: float
     sample_seconds: float
     tokens_per_second: float | None
+    acceptance: str
     rounds: int
     drafted: int
     accepted: int
@@ -91,6 +94,7 @@ class Stats:
             verify_seconds=native.verify_seconds,
             sample_seconds=native.sample_seconds,
             tokens_per_second=decoded / native.decode_seconds if native.decode_seconds > 0 else None,
+            acceptance=ACCEPTANCE_RULES[native.acceptance],
             rounds=native.rounds,
             drafted=native.drafted,
             accepted=native.accepted,

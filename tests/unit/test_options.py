@@ -33,7 +33,9 @@ from pyllama_mtp.options import ModelOptions, SamplingOptions
         ({"logprobs": 65}, "logprobs"),
         ({"num_speculative_tokens": 17}, "num_speculative_tokens"),
         ({"num_speculative_tokens": "many"}, "num_speculative_tokens"),
-        ({"acceptance": "block"}, "block"),
+        ({"synthetic_acceptance": [0.5, 0.6]}, "synthetic_acceptance"),
+        ({"synthetic_acceptance": [1.5]}, "synthetic_acceptance"),
+        ({"synthetic_acceptance": 0.5}, "synthetic_acceptance"),
         ({"acceptance": "sometimes"}, "sometimes"),
     ],
 )

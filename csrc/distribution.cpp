@@ -1,0 +1,245 @@
+#include "distribution.h"
+
+#include <array>
+#include <cmath>
+
+namespace pmtp {
+
+namespace {
+
+constexpr double kLikely = 12;      // top_p looks first at candidates of at least e^-12 times the best one's probability
+constexpr size_t kFewCandidates = 4096;
+constexpr double kMaxGumbel = 38;   // -log(-log(1 - 2^-53)) = 36.7
+constexpr Candidate kEverything = { kLowest, std::numeric_limits<int32_t>::max() };
+
+}  // namespace
+
+bool Distribution::assign(float * logits, const int32_t * ids, int n, const Warp & warp) {
+    logits_ = logits;
+    ids_ = ids;
+    n_ = n;
+    best_ = arg_max(logits, n);
+    max_ = logits[best_];
+    total_ = -1;
+    least_ = kEverything;
+    listed_ = false;
+    list_.clear();
+    if (!std::isfinite(max_)) {
+        return false;
+    }
+    if (warp.greedy()) {
+        temperature_ = 1;
+        scale_ = 1;
+        least_ = { max_, best_ };
+        list_.push_back(least_);
+        listed_ = true;
+        return true;
+    }
+    temperature_ = warp.temperature;
+    scale_ = (float) (1.0 / warp.temperature);
+    const float floor = warp.min_p > 0.0 ? (float) (max_ + warp.temperature * std::log(warp.min_p)) : kLowest;
+    if (warp.top_k > 0 && warp.top_k < n) {
+        gather_largest(logits, n, warp.top_k, floor, list_);
+        listed_ = true;
+        least_ = list_.front();
+    } else if (warp.min_p > 0.0) {
+        list_at_least(floor);
+    }
+    if (warp.top_p < 1.0) {
+        keep_top_p(warp.top_p);
+    }
+    return true;
+}
+
+void Distribution::list_at_least(float floor) {
+    list_.clear();
+    for_each_at_least(logits_, n_, floor, [&](int32_t index, float logit) { list_.push_back({ logit, index }); });
+    listed_ = true;
+    least_ = { floor, std::numeric_limits<int32_t>::max() };
+}
+
+// Keeps the smallest set of most probable tokens whose share of the support so far is top_p or more.
+void Distribution::keep_top_p(double top_p) {
+    const double wanted = top_p * total();
+    if (!listed_) {
+        list_at_least((float) (max_ - kLikely * temperature_));
+    }
+    double covered = 0;
+    size_t sorted = 0;
+    for (size_t step = 64; sorted < list_.size() && sorted < kFewCandidates; step *= 4) {  // as a rule the set is small
+        const size_t end = std::min(list_.size(), sorted + step);
+        std::partial_sort(list_.begin() + sorted, list_.begin() + end, list_.end(), more_probable);
+        for (; sorted < end; sorted++) {
+            covered += weight(list_[sorted].logit);
+            if (covered >= wanted) {
+                list_.resize(sorted + 1);
+                least_ = list_.back();
+                total_ = covered;
+                return;
+            }
+        }
+    }
+    least_ = top_p_boundary(wanted);
+    list_.clear();
+    listed_ = false;
+    total_ = -1;
+}
+
+// The least probable token of the smallest set of most probable ones that weighs `wanted`, for flat distributions: a histogram of
+// weights finds the bucket that holds it, and only that bucket is sorted.
+Candidate Distribution::top_p_boundary(double wanted) const {
+    constexpr int kBuckets = 4096;
+    constexpr float kWidth = 88.0f / kBuckets;  // weights below e^-87 are 0
+    const auto bucket = [&](float logit) { return std::min(kBuckets - 1, (int) ((max_ - logit) * scale_ / kWidth)); };
+    std::vector<double> weights(kBuckets);
+    for_each([&](const Candidate & c) { weights[bucket(c.logit)] += weight(c.logit); });
+    int crossing = 0;
+    double covered = 0;
+    while (crossing < kBuckets - 1 && covered + weights[crossing] < wanted) {
+        covered += weights[crossing++];
+    }
+    std::vector<Candidate> inside;
+    for_each([&](const Candidate & c) {
+        if (bucket(c.logit) == crossing) {
+            inside.push_back(c);
+        }
+    });
+    std::sort(inside.begin(), inside.end(), more_probable);
+    for (const Candidate & c : inside) {
+        covered += weight(c.logit);
+        if (covered >= wanted) {
+            return c;
+        }
+    }
+    return least_;  // rounding: all of it
+}
+
+template <typename Visit> void Distribution::for_each(Visit visit) const {
+    if (listed_) {
+        for (const Candidate & c : list_) {
+            visit(c);
+        }
+    } else {
+        for_each_at_least(logits_, n_, least_.logit, [&](int32_t index, float logit) {
+            if (supports({ logit, index })) {
+                visit(Candidate{ logit, index });
+            }
+        });
+    }
+}
+
+double Distribution::total() {
+    if (total_ < 0) {
+        total_ = 0;
+        if (!listed_ && least_.logit == kLowest) {
+            total_ = exp_sum(logits_, n_, max_, scale_);
+        } else {
+            for_each([&](const Candidate & c) { total_ += weight(c.logit); });
+        }
+    }
+    return total_;
+}
+
+double Distribution::probability(int32_t token) {
+    const Candidate c = { logits_[token], token };
+    return supports(c) ? weight(c.logit) / total() : 0.0;
+}
+
+void Distribution::tabulate(std::vector<WeightedToken> & out) {
+    out.clear();
+    const double norm = 1.0 / total();
+    for_each([&](const Candidate & c) { out.push_back({ token_of(c.index), weight(c.logit) * norm }); });
+}
+
+void Distribution::remove(const std::vector<WeightedToken> & tokens) {
+    for (const WeightedToken & w : tokens) {
+        logits_[w.token] = kForbidden;
+    }
+    list_.erase(std::remove_if(list_.begin(), list_.end(), [&](const Candidate & c) { return logits_[c.index] == kForbidden; }), list_.end());
+    total_ = -1;
+}
+
+int32_t Distribution::draw(double u) {
+    const double wanted = u * total();
+    double covered = 0;
+    if (!listed_ && least_.logit == kLowest) {
+        for (int begin = 0; begin < n_; begin += kScanBlock) {
+            const int size = std::min(kScanBlock, n_ - begin);
+            const double block = exp_sum(logits_ + begin, size, max_, scale_);
+            if (covered + block < wanted) {
+                covered += block;
+                continue;
+            }
+            for (int i = begin; i < begin + size; i++) {
+                if (logits_[i] > kForbidden && (covered += weight(logits_[i])) >= wanted) {
+                    return token_of(i);
+                }
+            }
+        }
+        return token_of(arg_max(logits_, n_));  // rounding left `wanted` above the sum
+    }
+    int32_t choice = best_;
+    for_each([&](const Candidate & c) {
+        if (covered < wanted) {
+            covered += weight(c.logit);
+            choice = c.index;
+        }
+    });
+    return token_of(choice);
+}
+
+int32_t Distribution::draw(const Noise & noise) const {
+    const double inverse = 1.0 / temperature_;
+    double best_score = -std::numeric_limits<double>::infinity();
+    int32_t choice = -1;
+    // Noise is drawn only where it can win: g > d needs -log u < e^-d, where 1 - u <= -log u.
+    const auto consider = [&](int32_t index) {
+        const int32_t token = token_of(index);
+        const uint64_t bits = noise.bits(token);
+        const double z = ((double) logits_[index] - max_) * inverse;
+        if (1.0 - Noise::uniform(bits) > std::exp(z - best_score)) {
+            return;
+        }
+        const double score = z + Noise::gumbel(bits);
+        if (score > best_score || (score == best_score && token < choice)) {
+            best_score = score;
+            choice = token;
+        }
+    };
+    consider(best_);  // a good score from the start leaves little to the rest
+    if (listed_) {
+        for (const Candidate & c : list_) {
+            consider(c.index);
+        }
+        return choice;
+    }
+    for (int begin = 0; begin < n_; begin += kScanBlock) {
+        const int size = std::min(kScanBlock, n_ - begin);
+        const float block_max = largest(logits_ + begin, size);
+        const double z = ((double) block_max - max_) * inverse;
+        if (block_max < least_.logit || z + kMaxGumbel < best_score) {
+            continue;
+        }
+        // Hashes of a block against the least that can win anywhere in it, with vector instructions.
+        const double losing = 1.0 - std::exp(z - best_score);  // of uniform numbers; a margin for rounding below
+        if (losing > 0 && ids_ == nullptr) {
+            const uint64_t threshold = (uint64_t) (std::max(0.0, losing - 1e-12) * 0x1p64);
+            uint64_t reach = 0;
+            for (int i = begin; i < begin + size; i++) {
+                const uint64_t bits = noise.bits(i);
+                reach = bits > reach ? bits : reach;
+            }
+            if (reach < threshold) {
+                continue;
+            }
+        }
+        for (int i = begin; i < begin + size; i++) {
+            if (supports({ logits_[i], i })) {
+                consider(i);
+            }
+        }
+    }
+    return choice;
+}
+
+}  // namespace pmtp
