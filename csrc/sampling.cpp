@@ -11,7 +11,7 @@ Sampler::Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int
     : params_(std::move(params)), n_vocab_(n_vocab), n_prompt_(n_prompt), allowed_((n_vocab + 31) / 32) {
     if (params_.repetition_penalty != 1.0) {  // the only penalty that looks at the prompt
         for (int i = 0; i < n_prompt; i++) {
-            counts_.emplace(prompt[i], 0);
+            seen_[prompt[i]].in_prompt = true;
         }
     }
 }
@@ -39,14 +39,17 @@ void Sampler::commit(const Row & row, int32_t token) {
         logprobs_.insert(logprobs_.end(), row.best.begin(), row.best.end());
     }
     generated_.push_back(token);
-    counts_[token]++;
+    seen_[token].generated++;
 }
 
 void Sampler::truncate(int n) {
     const size_t entries = (size_t) std::max(0, 1 + params_.n_logprobs) * std::max(0, (int) generated_.size() - n);
     logprobs_.resize(logprobs_.size() - std::min(logprobs_.size(), entries));
     while ((int) generated_.size() > n) {
-        counts_[generated_.back()]--;
+        const auto seen = seen_.find(generated_.back());
+        if (--seen->second.generated == 0 && !seen->second.in_prompt) {
+            seen_.erase(seen);
+        }
         generated_.pop_back();
     }
 }
@@ -74,10 +77,10 @@ void Sampler::apply_bias_and_penalties(Row & row) {
         change(b.token, logits[b.token] + b.bias);
     }
     if (params_.repetition_penalty != 1.0 || params_.presence_penalty != 0.0 || params_.frequency_penalty != 0.0) {
-        for (const auto & [token, count] : counts_) {
+        for (const auto & [token, seen] : seen_) {
             double logit = logits[token];
             logit = logit > 0 ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
-            logit -= count * params_.frequency_penalty + (count > 0 ? params_.presence_penalty : 0.0);
+            logit -= seen.generated * params_.frequency_penalty + (seen.generated > 0 ? params_.presence_penalty : 0.0);
             change(token, (float) logit);
         }
     }

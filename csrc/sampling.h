@@ -64,7 +64,11 @@ class Sampler {
     int n_vocab_;
     int n_prompt_;
     std::vector<int32_t> generated_;
-    std::unordered_map<int32_t, int> counts_;  // generated occurrences; 0 for tokens of the prompt alone
+    struct Seen {
+        bool in_prompt = false;
+        int generated = 0;
+    };
+    std::unordered_map<int32_t, Seen> seen_;
     std::vector<uint32_t> allowed_;
     std::vector<Candidate> largest_;
     std::vector<pmtp_token_logprob> logprobs_;

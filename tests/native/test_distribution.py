@@ -1,47 +1,17 @@
 """Sampled tokens have exactly the target's warped distribution, with drafting on: G-tests over fixed seeds."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pyllama_mtp import Model
+from support.gguf_edit import edit_tensor
+from support.statistics import g_test, warped
 
 PROMPT = "import os\nimport "
 SAMPLES = 3000
-POOLED = 8  # expected counts below this share one bin
-
-
-def warped(
-    logits: np.ndarray, *, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
-) -> np.ndarray:
-    """Probabilities after temperature, min_p, top_k and top_p, in float64: the reference."""
-    p = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
-    p[p < min_p] = 0
-    order = np.argsort(-p, kind="stable")
-    if top_k:
-        p[order[top_k:]] = 0
-    p /= p.sum()
-    before = np.cumsum(p[order]) - p[order]
-    p[order[before >= top_p]] = 0
-    return p / p.sum()
-
-
-def z_score(counts: Counter, p: np.ndarray) -> float:
-    """The G statistic as a standard normal number (Wilson and Hilferty's cube root of chi squared)."""
-    n = sum(counts.values())
-    assert all(p[token] > 0 for token in counts), "a token outside the distribution was sampled"
-    large = np.flatnonzero(p * n >= POOLED)
-    observed = [counts[int(t)] for t in large]
-    expected = list(p[large] * n)
-    if (rest := n - sum(expected)) > 1e-6:
-        observed.append(n - sum(observed))
-        expected.append(rest)
-    g = 2 * sum(o * np.log(o / e) for o, e in zip(observed, expected, strict=True) if o)
-    df = len(expected) - 1
-    if df == 0:
-        return 0.0  # one token only, and no other was seen
-    return float(((g / df) ** (1 / 3) - (1 - 2 / (9 * df))) / np.sqrt(2 / (9 * df)))
 
 
 @pytest.mark.parametrize(
@@ -55,21 +25,47 @@ def z_score(counts: Counter, p: np.ndarray) -> float:
     ids=lambda w: "-".join(w),
 )
 def test_the_first_three_tokens_have_the_targets_distribution(demo_model: Model, warp: dict):
-    prompt = demo_model.tokenize(PROMPT)
+    check_first_tokens(demo_model, warp, num_speculative_tokens=2)
+
+
+@pytest.mark.parametrize("k", [2, "auto"])
+@pytest.mark.parametrize("acceptance", ["rejection", "rejection_greedy", "block"])
+def test_every_rule_gives_the_targets_distribution(demo_model: Model, acceptance: str, k: int | str):
+    warp = {"temperature": 1.0} if k == 2 else {"temperature": 0.7, "top_p": 0.9}
+    check_first_tokens(demo_model, warp, num_speculative_tokens=k, acceptance=acceptance)
+
+
+@pytest.mark.parametrize("acceptance", ["coupled", "rejection", "block"])
+def test_a_head_that_knows_nothing_changes_nothing(demo, tmp_path: Path, acceptance: str):
+    """Its final norm negated, the head drafts what it believes least."""
+    head = tmp_path / "wrong.gguf"
+    edit_tensor(demo.head, head, "output_norm.weight", np.negative)
+    with Model(demo.target, mtp_head=head, n_ctx=256, n_threads=1) as model:
+        rate = check_first_tokens(model, {"temperature": 1.0}, num_speculative_tokens=2, acceptance=acceptance)
+    assert rate < 0.05
+
+
+def check_first_tokens(model: Model, warp: dict, **options) -> float:
+    """Generates three tokens SAMPLES times and tests each one's distribution. Returns the acceptance rate."""
+    prompt = model.tokenize(PROMPT)
     completions = []
+    drafted = accepted = 0
     for seed in range(SAMPLES):
-        stream = demo_model.generate(prompt, max_tokens=3, seed=seed, num_speculative_tokens=2, ignore_eos=True, **warp)
+        stream = model.generate(prompt, max_tokens=3, seed=seed, ignore_eos=True, **warp, **options)
         stream.text()
         completions.append(tuple(stream.token_ids))
+        drafted += stream.stats.drafted
+        accepted += stream.stats.accepted
     prefix: tuple[int, ...] = ()
     for position in range(3):
         counts = Counter(c[position] for c in completions if c[:position] == prefix)
         assert sum(counts.values()) >= 100
-        logits = demo_model.logits([*prompt, *prefix], n_batch=1)[-1]
+        logits = model.logits([*prompt, *prefix], n_batch=1)[-1]
         p = warped(logits, **warp)
         assert position > 0 or np.count_nonzero(p) > 3
-        assert abs(z_score(counts, p)) < 4
+        assert abs(g_test(counts, p)) < 4
         prefix += (counts.most_common(1)[0][0],)
+    return accepted / max(1, drafted)
 
 
 def test_penalties_and_bias_change_the_distribution_as_defined(demo_model: Model):
@@ -96,4 +92,22 @@ def test_penalties_and_bias_change_the_distribution_as_defined(demo_model: Model
     for token in {*prompt, first}:
         logits[token] = logits[token] / 1.3 if logits[token] > 0 else logits[token] * 1.3
     logits[first] -= 0.2 + 0.4
-    assert abs(z_score(second, warped(logits, temperature=1.0))) < 4
+    assert abs(g_test(second, warped(logits, temperature=1.0))) < 4
+
+
+def test_coupled_drafts_are_accepted_more_often_than_greedy_ones(demo_model: Model):
+    """At temperature 1, against comparing a greedy draft with a sample: p of the head's most probable token, which is
+    what rejection_greedy accepts with."""
+    rate = {}
+    for acceptance in ("coupled", "rejection_greedy"):
+        drafted = accepted = 0
+        for seed in range(60):
+            prompt = demo_model.tokenize(("import os\n", "class Stack:\n", "def main():\n")[seed % 3])
+            stream = demo_model.generate(
+                prompt, max_tokens=200, seed=seed, num_speculative_tokens=3, acceptance=acceptance
+            )
+            stream.text()
+            drafted += stream.stats.drafted
+            accepted += stream.stats.accepted
+        rate[acceptance] = accepted / drafted
+    assert rate["coupled"] >= 1.4 * rate["rejection_greedy"], rate

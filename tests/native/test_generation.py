@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pyllama_mtp import (
@@ -101,19 +102,69 @@ def test_the_seed_alone_decides_sampled_text(small: Model, sampling: dict):
     for seed in (1, 2):
         texts[seed] = {
             k: complete(small, prompt, max_tokens=48, seed=seed, num_speculative_tokens=k, **sampling)[0]
-            for k in (0, 1, 2, 4, 8, "auto")
+            for k in (*range(9), "auto")
         }
         assert all(ids == texts[seed][0] for ids in texts[seed].values())
     assert texts[1][0] != texts[2][0]
 
 
+@pytest.mark.parametrize("acceptance", ["rejection", "rejection_greedy", "block"])
+@pytest.mark.parametrize("k", [3, "auto"])
+def test_a_seed_repeats_the_text_under_every_rule(small: Model, acceptance: str, k: int | str):
+    prompt = ids_of_length(small, 40)
+    options = {"max_tokens": 60, "num_speculative_tokens": k, "acceptance": acceptance, "ignore_eos": True}
+    texts = [complete(small, prompt, seed=seed, **options)[0] for seed in (1, 1, 1, 2)]
+    assert texts[0] == texts[1] == texts[2] != texts[3]
+
+
+def test_the_rule_follows_from_the_seed(demo_model: Model):
+    def rule(**options) -> str:
+        return demo_model.generate(PROMPT, max_tokens=1, **options).stats.acceptance
+
+    assert rule(seed=1) == "coupled"
+    assert rule() == "block"
+    assert rule(temperature=0) == rule(temperature=0, acceptance="block") == "coupled"
+    assert rule(seed=1, acceptance="rejection") == "rejection"
+
+
+def test_synthetic_acceptance_forces_rates(demo_model: Model):
+    rates = [0.9, 0.5, 0.2]
+    accepted = rounds = 0
+    for seed in range(8):
+        stream = demo_model.generate(
+            PROMPT,
+            max_tokens=400,
+            temperature=0,
+            seed=seed,
+            ignore_eos=True,
+            num_speculative_tokens=3,
+            trace=True,
+            synthetic_acceptance=rates,
+        )
+        stream.text()
+        assert len(stream.token_ids) == 400
+        assert all(r.emitted[: r.accepted] == r.drafted[: r.accepted] for r in stream.rounds)
+        full = [r for r in stream.rounds if len(r.drafted) == 3]
+        accepted += np.array([[r.accepted > i for i in range(3)] for r in full]).sum(axis=0)
+        rounds += len(full)
+    assert rounds > 1000
+    assert accepted / rounds == pytest.approx(rates, abs=0.05)
+
+
 @pytest.mark.parametrize("temperature, floor", [(0, 0.65), (0.8, 0.4)])
-def test_acceptance_does_not_collapse(demo_model: Model, temperature, floor):
+@pytest.mark.parametrize("acceptance", ["coupled", "block"])
+def test_acceptance_does_not_collapse(demo_model: Model, temperature, floor, acceptance):
     """Regression guard: the text stays right while a wrong state, position or rotation kills acceptance unnoticed."""
     drafted = accepted = 0
     for text in (PROMPT, "class Stack:\n    def __init__(self):\n", "import os\nimport sys\n"):
         stream = demo_model.generate(
-            text, max_tokens=120, temperature=temperature, seed=1, num_speculative_tokens=3, ignore_eos=True
+            text,
+            max_tokens=120,
+            temperature=temperature,
+            seed=1,
+            num_speculative_tokens=3,
+            ignore_eos=True,
+            acceptance=acceptance,
         )
         stream.text()
         drafted += stream.stats.drafted
@@ -230,12 +281,20 @@ def test_cancel_during_a_long_prefill(demo):
         assert stream.stats.completion_tokens == 0
 
 
-def test_logprobs_are_those_of_the_logits(demo_model: Model):
-    import numpy as np
-
+@pytest.mark.parametrize("acceptance", ["coupled", "rejection", "rejection_greedy", "block"])
+def test_logprobs_are_those_of_the_logits(demo_model: Model, acceptance: str):
     prompt = ids_of_length(demo_model, 9)  # as many rows as the kernels of one-token steps take: equal logits
     demo_model.logits(prompt[:1])  # forgets K/V of longer prefills
-    stream = demo_model.generate(prompt, max_tokens=20, temperature=0.8, seed=2, logprobs=3, ignore_eos=True)
+    stream = demo_model.generate(
+        prompt,
+        max_tokens=60,
+        temperature=0.8,
+        seed=2,
+        logprobs=3,
+        ignore_eos=True,
+        num_speculative_tokens=3,
+        acceptance=acceptance,
+    )
     rows = [row for chunk in stream for row in chunk.logprobs]
     ids = stream.token_ids
     assert [row[0].token_id for row in rows] == ids

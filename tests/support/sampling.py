@@ -25,6 +25,11 @@ def gumbel(seed: int, position: int, n_vocab: int) -> np.ndarray:
     return -np.log(-np.log(uniform))
 
 
+def uniform(seed: int, counter: int) -> float:
+    """A keyed uniform number: that of token 0."""
+    return float(np.exp(-np.exp(-gumbel(seed, counter, 1)[0])))
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Options of Model.generate, by the same names."""
