@@ -8,7 +8,8 @@ namespace pmtp {
 namespace {
 
 constexpr double kLikely = 12;      // top_p looks first at candidates of at least e^-12 times the best one's probability
-constexpr size_t kFewCandidates = 4096;
+constexpr size_t kListLimit = 32768;  // longer supports are scanned, not listed
+constexpr size_t kSortLimit = 4096;   // and where more than that must be sorted, a histogram is faster
 constexpr double kMaxGumbel = 38;   // -log(-log(1 - 2^-53)) = 36.7
 constexpr Candidate kEverything = { kLowest, std::numeric_limits<int32_t>::max() };
 
@@ -43,7 +44,8 @@ bool Distribution::assign(float * logits, const int32_t * ids, int n, const Warp
         listed_ = true;
         least_ = list_.front();
     } else if (warp.min_p > 0.0) {
-        list_at_least(floor);
+        least_.logit = floor;
+        list_at_least(floor, kListLimit);
     }
     if (warp.top_p < 1.0) {
         keep_top_p(warp.top_p);
@@ -51,22 +53,30 @@ bool Distribution::assign(float * logits, const int32_t * ids, int n, const Warp
     return true;
 }
 
-void Distribution::list_at_least(float floor) {
+// Makes the list the support, if it is no longer than `limit`.
+bool Distribution::list_at_least(float floor, size_t limit) {
     list_.clear();
-    for_each_at_least(logits_, n_, floor, [&](int32_t index, float logit) { list_.push_back({ logit, index }); });
+    for (int begin = 0; begin < n_; begin += kScanBlock) {
+        for_each_at_least(logits_ + begin, std::min(kScanBlock, n_ - begin), floor,
+                          [&](int32_t i, float logit) { list_.push_back({ logit, begin + i }); });
+        if (list_.size() > limit) {
+            list_.clear();
+            return false;
+        }
+    }
     listed_ = true;
-    least_ = { floor, std::numeric_limits<int32_t>::max() };
+    return true;
 }
 
 // Keeps the smallest set of most probable tokens whose share of the support so far is top_p or more.
 void Distribution::keep_top_p(double top_p) {
     const double wanted = top_p * total();
     if (!listed_) {
-        list_at_least((float) (max_ - kLikely * temperature_));
+        list_at_least(std::max(least_.logit, (float) (max_ - kLikely * temperature_)), kListLimit);
     }
     double covered = 0;
     size_t sorted = 0;
-    for (size_t step = 64; sorted < list_.size() && sorted < kFewCandidates; step *= 4) {  // as a rule the set is small
+    for (size_t step = 64; sorted < std::min(list_.size(), kSortLimit); step *= 4) {  // as a rule the set is small
         const size_t end = std::min(list_.size(), sorted + step);
         std::partial_sort(list_.begin() + sorted, list_.begin() + end, list_.end(), more_probable);
         for (; sorted < end; sorted++) {
@@ -79,9 +89,9 @@ void Distribution::keep_top_p(double top_p) {
             }
         }
     }
+    listed_ = false;
     least_ = top_p_boundary(wanted);
     list_.clear();
-    listed_ = false;
     total_ = -1;
 }
 
@@ -90,9 +100,22 @@ void Distribution::keep_top_p(double top_p) {
 Candidate Distribution::top_p_boundary(double wanted) const {
     constexpr int kBuckets = 4096;
     constexpr float kWidth = 88.0f / kBuckets;  // weights below e^-87 are 0
-    const auto bucket = [&](float logit) { return std::min(kBuckets - 1, (int) ((max_ - logit) * scale_ / kWidth)); };
+    const float per_bucket = scale_ / kWidth;
+    const auto bucket = [&](float logit) { return (int) std::min(kBuckets - 1.0f, (max_ - logit) * per_bucket); };
     std::vector<double> weights(kBuckets);
-    for_each([&](const Candidate & c) { weights[bucket(c.logit)] += weight(c.logit); });
+    for (int begin = 0; begin < n_; begin += kScanBlock) {
+        const int size = std::min(kScanBlock, n_ - begin);
+        float weight_of[kScanBlock];
+        int bucket_of[kScanBlock];
+        for (int i = 0; i < size; i++) {  // vector instructions, apart from the scattered sums
+            const float logit = logits_[begin + i];
+            weight_of[i] = logit >= least_.logit ? exp_nonpositive((logit - max_) * scale_) : 0.0f;
+            bucket_of[i] = bucket(std::max(logit, least_.logit));
+        }
+        for (int i = 0; i < size; i++) {
+            weights[bucket_of[i]] += weight_of[i];
+        }
+    }
     int crossing = 0;
     double covered = 0;
     while (crossing < kBuckets - 1 && covered + weights[crossing] < wanted) {

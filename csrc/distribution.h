@@ -58,8 +58,8 @@ class Distribution {
     bool supports(const Candidate & c) const { return c.logit > least_.logit || (c.logit == least_.logit && c.index <= least_.index); }
     template <typename Visit> void for_each(Visit visit) const;
     void keep_top_p(double top_p);
-    void list_at_least(float floor);
-    Candidate top_p_boundary(double covered_mass) const;
+    bool list_at_least(float floor, size_t limit);
+    Candidate top_p_boundary(double wanted) const;
 
     float * logits_ = nullptr;
     const int32_t * ids_ = nullptr;
