@@ -19,11 +19,17 @@ struct CacheView {
     uint32_t n_kv;    // cells that the graph sees
     int window;       // 0: all earlier positions are visible
     ggml_tensor * mask = nullptr;   // [n_kv]: 0 visible, -inf hidden
+    std::vector<uint8_t> values = {};  // of the mask
     ggml_tensor * k_rot = nullptr;  // rotation of a quantised cache, or nullptr
     ggml_tensor * v_rot = nullptr;
 };
 
 llama_kv_cache::slot_info first_sequence() { return { /*s0*/ 0, /*s1*/ 0, /*strm*/ { 0 }, /*idxs*/ {} }; }
+
+ggml_backend_dev_t device_of(const ggml_tensor * tensor) {
+    ggml_backend_dev_t device = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(tensor->buffer));
+    return device != nullptr ? device : ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+}
 
 // A constant that the cache fills on the host.
 void upload_rotation(ggml_tensor * dst, const llama_kv_cache & cache, void (llama_kv_cache::*fill)(ggml_tensor *) const) {
@@ -39,6 +45,19 @@ void upload_rotation(ggml_tensor * dst, const llama_kv_cache & cache, void (llam
     }
     (cache.*fill)(copy);
     ggml_backend_tensor_set(dst, copy->data, 0, ggml_nbytes(dst));
+}
+
+// The target's embedding rows where the head can read them fastest. The token embedding stays in host memory even when everything else is
+// on a GPU; a tied output matrix is a second copy of it there, and gathering from that one keeps the graph on the device.
+ggml_tensor * embedding_rows(const llama_model & target, ggml_backend_dev_t device) {
+    ggml_tensor * output = target.output;
+    const bool tied = output != nullptr && std::string(ggml_get_name(output)) == ggml_get_name(target.tok_embd);
+    if (!tied || ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU || device_of(output) != device) {
+        return target.tok_embd;
+    }
+    Handle<ggml_context> ctx(ggml_init({ 2 * ggml_tensor_overhead(), nullptr, /*no_alloc*/ true }), ggml_free);
+    const ggml_tensor * gather = ggml_get_rows(ctx.get(), output, ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, 1));
+    return ggml_backend_dev_supports_op(device, gather) ? output : target.tok_embd;
 }
 
 }  // namespace
@@ -87,6 +106,7 @@ struct MtpDrafter::Graph {
     std::vector<uint8_t> memory;
     Handle<ggml_context> ctx{ nullptr, ggml_free };
     Handle<ggml_backend_sched> sched{ nullptr, ggml_backend_sched_free };
+    ggml_backend_t backend = nullptr;  // the head's
     ggml_cgraph * graph = nullptr;
     ggml_tensor * token = nullptr;     // i32 [1]
     ggml_tensor * position = nullptr;  // i32 [1], the same in every step
@@ -95,15 +115,15 @@ struct MtpDrafter::Graph {
 
   private:
     ggml_tensor * input(ggml_type type, int64_t n, const char * name);
+    void set(ggml_tensor * input, const void * data);
     void add_view_inputs(CacheView & view);
     ggml_tensor * norm(ggml_tensor * x, ggml_tensor * weight) const;
     ggml_tensor * attention(const HeadLayer & layer, ggml_tensor * x) const;
     ggml_tensor * decoder_layer(const HeadLayer & layer, ggml_tensor * x) const;
     ggml_tensor * next_token(ggml_tensor * n, StepDraw * draw) const;
-    void fill_mask(const CacheView & view, int32_t query);
+    void fill_mask(CacheView & view, int32_t query);
 
     std::vector<StepDraw> draws_;  // one per step; empty: greedy
-    std::vector<uint8_t> mask_;
 };
 
 MtpDrafter::Graph::Graph(const Head & head, llama_context & context, int k, bool greedy, const CacheView & full_view,
@@ -121,7 +141,8 @@ MtpDrafter::Graph::Graph(const Head & head, llama_context & context, int k, bool
     add_view_inputs(full);
     add_view_inputs(sliding);
 
-    ggml_tensor * embeddings = context.get_model().tok_embd;
+    const ggml_backend_dev_t device = device_of(head.output_norm);
+    ggml_tensor * embeddings = embedding_rows(context.get_model(), device);
     ggml_tensor * last = token;
     ggml_tensor * h = state;
     for (int step = 0; step < k; step++) {
@@ -149,6 +170,13 @@ MtpDrafter::Graph::Graph(const Head & head, llama_context & context, int k, bool
         bufts.push_back(ggml_backend_sched_get_buffer_type(theirs, backends.back()));
     }
     sched.reset(ggml_backend_sched_new(backends.data(), bufts.data(), (int) backends.size(), n_nodes, false, true));
+    backend = *std::find_if(backends.begin(), backends.end(), [&](ggml_backend_t b) { return ggml_backend_get_device(b) == device; });
+    for (ggml_tensor * t : { position, state, full.mask, sliding.mask }) {
+        ggml_backend_sched_set_tensor_backend(sched.get(), t, backend);
+    }
+    if (device_of(embeddings) == device) {
+        ggml_backend_sched_set_tensor_backend(sched.get(), token, backend);
+    }
     if (!ggml_backend_sched_alloc_graph(sched.get(), graph)) {
         throw Error(PMTP_ERROR_OUT_OF_MEMORY, "cannot allocate the MTP head's draft graph");
     }
@@ -247,10 +275,15 @@ ggml_tensor * MtpDrafter::Graph::next_token(ggml_tensor * n, StepDraw * draw) co
     return ggml_reshape_1d(c, ggml_get_rows(c, ggml_reshape_2d(c, ids, 1, n_candidates), best), 1);
 }
 
+// Queued before the graph on the backend that reads it; `data` must stay until the graph has run.
+void MtpDrafter::Graph::set(ggml_tensor * input, const void * data) {
+    ggml_backend_tensor_set_async(ggml_backend_sched_get_tensor_backend(sched.get(), input), input, data, 0, ggml_nbytes(input));
+}
+
 void MtpDrafter::Graph::set_inputs(const DraftRequest & r) {
-    ggml_backend_tensor_set(token, &r.token, 0, sizeof(r.token));
-    ggml_backend_tensor_set(position, &r.position, 0, sizeof(r.position));
-    ggml_backend_tensor_set(state, r.state, 0, ggml_nbytes(state));
+    set(token, &r.token);
+    set(position, &r.position);
+    set(state, r.state);
     fill_mask(full, r.position);
     fill_mask(sliding, r.position);
     for (size_t step = 0; step < draws_.size(); step++) {
@@ -275,7 +308,7 @@ void MtpDrafter::Graph::read(std::vector<Draft> & drafts) {
 }
 
 // Visibility follows the cells' positions, so the order in which a ring was filled does not matter.
-void MtpDrafter::Graph::fill_mask(const CacheView & view, int32_t query) {
+void MtpDrafter::Graph::fill_mask(CacheView & view, int32_t query) {
     if (view.mask->buffer == nullptr) {
         return;  // no layer of this kind
     }
@@ -287,15 +320,15 @@ void MtpDrafter::Graph::fill_mask(const CacheView & view, int32_t query) {
         const llama_pos key = cells.pos_get(i);
         return key < query && (view.window == 0 || query - key < view.window);
     };
-    mask_.resize(ggml_nbytes(view.mask));
+    view.values.resize(ggml_nbytes(view.mask));
     for (uint32_t i = 0; i < view.n_kv; i++) {
         if (flash_attention) {
-            reinterpret_cast<ggml_fp16_t *>(mask_.data())[i] = visible(i) ? 0x0000 : 0xfc00;  // 0, -inf
+            reinterpret_cast<ggml_fp16_t *>(view.values.data())[i] = visible(i) ? 0x0000 : 0xfc00;  // 0, -inf
         } else {
-            reinterpret_cast<float *>(mask_.data())[i] = visible(i) ? 0.0f : -INFINITY;
+            reinterpret_cast<float *>(view.values.data())[i] = visible(i) ? 0.0f : -INFINITY;
         }
     }
-    ggml_backend_tensor_set(view.mask, mask_.data(), 0, mask_.size());
+    set(view.mask, view.values.data());
 }
 
 MtpDrafter::MtpDrafter(const Head & head, llama_context * context) : head_(head), context_(context) {}
