@@ -1,14 +1,16 @@
-/* pyllama-mtp: run a llama.cpp target with multi-token prediction (MTP).
+/* pyllama-mtp: run a llama.cpp target with multi-token prediction (MTP). docs/c.md has a complete example.
  *
- * The only contract of libpyllama_mtp. Conventions:
- *  - Functions that can fail return a pmtp_status; pmtp_last_error() then holds a message for the calling thread.
- *    No function lets a C++ exception out.
- *  - Handles are opaque. Every *_load / *_start has its *_free; freeing NULL is allowed.
- *  - Strings are UTF-8 and NUL-terminated unless a length is passed beside them. Pointers that a function returns belong
- *    to the handle that they came from; pointers in parameter structs are read during the call only, unless said otherwise.
- *  - A model holds one sequence and runs one generation at a time. Calls on one model must not overlap, except
- *    pmtp_generation_cancel() and pmtp_last_error(), which are safe from any thread.
- *  - Times are seconds, sizes are bytes, token ids are the target's vocabulary ids.
+ * The only contract of libpyllama_mtp. Conventions; a function's own comment says where it differs:
+ *  - Errors. Functions that can fail return a pmtp_status; pmtp_last_error() then has a message for the calling thread. What a
+ *    failing call would have written is left as it was, unless said otherwise. Any of them may fail with OUT_OF_MEMORY, or with
+ *    INTERNAL for a fault of this library. A NULL that is not allowed is INVALID_ARGUMENT. No function lets a C++ exception out.
+ *  - Ownership. Handles are opaque; every *_load / *_start has its *_free, and freeing NULL is allowed. Pointers that a function
+ *    returns belong to the handle that they came from. Pointers that are passed in are read during the call only.
+ *    Strings are UTF-8 and NUL-terminated unless a length is passed beside them.
+ *  - Threads. A model holds one sequence and runs one generation at a time. Calls on one model and its generation must not
+ *    overlap, from whatever threads they come; pmtp_generation_cancel() alone may be called while another one runs. Different models
+ *    are independent.
+ *  - Units. Times are seconds, sizes are bytes, token ids are the target's vocabulary ids.
  *
  * The region between the two "cffi" marks has no preprocessor lines: foreign-function tools may read it as it is.
  */
@@ -173,63 +175,93 @@ typedef struct pmtp_stats {
     double sample_seconds;
 } pmtp_stats;
 
+/* PMTP_ABI_VERSION of the library; compare it with the header's before anything else. Any thread. */
 int32_t pmtp_abi_version(void);
 
-/* Message of the calling thread's last failure; empty if there was none. Valid until its next failing call. */
+/* Message of the calling thread's last failure; empty if there was none. Never NULL; valid until that thread's next failing call. */
 const char *pmtp_last_error(void);
 
-/* Receives every native log line (level: 1 debug, 2 info, 3 warning, 4 error) from any thread; NULL: drop them (default). */
+/* Receives every native log line (level: 1 debug, 2 info, 3 warning, 4 error; some come in pieces, a line ends with a newline),
+ * from any thread, one call at a time. `text` is valid during the call. It must not call functions of this library. */
 typedef void (*pmtp_log_fn)(int32_t level, const char *text, void *user);
+
+/* Sets the one receiver of the process; NULL: drop the lines (default). `log` and `user` are kept until the next call, which waits
+ * for a running receiver. Any thread. */
 void pmtp_set_log(pmtp_log_fn log, void *user);
 
+/* Valid parameters to begin with: the trained context (n_ctx 0), batches of 512, 4 threads, all layers on a GPU if there is one, f16
+ * cache. The strings are static. Any thread. */
 pmtp_model_params pmtp_default_model_params(void);
+
+/* Valid parameters to begin with: sampling at temperature 1 from the whole distribution with seed 0, reproducibly, until the
+ * context is full, AUTO drafts. Any thread. */
 pmtp_generation_params pmtp_default_generation_params(void);
 
-/* Loads a target and, unless head_path is NULL, its MTP head, and allocates the KV cache. Pairing is checked before
- * anything is computed. Fails with MODEL_LOAD, INCOMPATIBLE_HEAD, OUT_OF_MEMORY or INVALID_ARGUMENT. */
+/* Loads a target and, unless head_path is NULL, its MTP head, and allocates the KV cache; the pairing is checked before anything
+ * is computed. *out is the caller's, to be freed with pmtp_model_free(); after a failure it is NULL or as it was. Models may be loaded
+ * from several threads. Fails with MODEL_LOAD, INCOMPATIBLE_HEAD or INVALID_ARGUMENT (a parameter out of its range). */
 pmtp_status pmtp_model_load(const char *target_path, const char *head_path, const pmtp_model_params *params,
                             pmtp_model **out);
+
+/* Frees the model and all that was allocated for it; its generation must have been freed. */
 void pmtp_model_free(pmtp_model *model);
+
+/* Sizes, placement and memory of a loaded model. */
 pmtp_status pmtp_model_get_info(const pmtp_model *model, pmtp_model_info *out);
 
-/* A string-valued metadata entry of the target (the chat template is "tokenizer.chat_template"), or NULL. */
+/* A string-valued metadata entry of the target (the chat template is "tokenizer.chat_template"), or NULL if it has none or an
+ * argument is NULL. Valid until the model is freed. */
 const char *pmtp_model_metadata(const pmtp_model *model, const char *key);
 
-/* Device and backend that hold weights and KV cache, as one line of text. */
+/* Device and backend that hold weights and KV cache, as one line of text; empty for NULL. Valid until the model is freed. */
 const char *pmtp_model_placement(const pmtp_model *model);
 
-/* Writes at most capacity ids and the number needed to *n_tokens; INVALID_ARGUMENT if the capacity is too small. */
+/* Splits text of text_size bytes into tokens; add_special: with the beginning-of-sequence token and the like, where the model
+ * uses them; parse_special: text such as "<bos>" becomes that token. Writes at most `capacity` ids and sets *n_tokens to the number
+ * needed. Fails with INVALID_ARGUMENT if the capacity is too small (*n_tokens is set, `tokens` is unspecified): a text never
+ * needs more than text_size + 8. */
 pmtp_status pmtp_tokenize(const pmtp_model *model, const char *text, size_t text_size, int32_t add_special,
                           int32_t parse_special, int32_t *tokens, int32_t capacity, int32_t *n_tokens);
 
-/* The bytes of one token (not NUL-terminated, maybe a part of a character); special: also those of control tokens.
- * Writes at most capacity bytes and the number needed to *n_bytes; INVALID_ARGUMENT if the capacity is too small. */
+/* The bytes of one token (not NUL-terminated, maybe a part of a character); special: also those of control tokens, which are
+ * empty otherwise. Writes at most `capacity` bytes and sets *n_bytes to the number needed. Fails with INVALID_ARGUMENT if the
+ * capacity is too small (*n_bytes is set) or there is no such token. */
 pmtp_status pmtp_token_bytes(const pmtp_model *model, int32_t token, int32_t special, char *bytes, int32_t capacity,
                              int32_t *n_bytes);
 
-/* 1 if the token ends a generation. */
+/* 1 if the token ends a generation; 0 if not, if there is no such token, and for NULL. */
 int32_t pmtp_token_is_end(const pmtp_model *model, int32_t token);
 
-/* The target's logits, row-major [n_tokens][n_vocab], evaluated in batches of n_batch rows (1..32).
- * The KV cache is overwritten. Fails with BUSY while a generation lives. */
+/* The target's logits after each token, into the caller's `logits`: row-major float [n_tokens][n_vocab], evaluated in batches of
+ * n_batch rows (1..32). The KV cache is overwritten. After a failure `logits` is unspecified. Fails with BUSY while a generation lives,
+ * CONTEXT_OVERFLOW (n_tokens > n_ctx) or INVALID_ARGUMENT. */
 pmtp_status pmtp_logits(pmtp_model *model, const int32_t *tokens, int32_t n_tokens, int32_t n_batch, float *logits);
 
-/* Begins a completion; computes nothing yet. Fails with INVALID_ARGUMENT, BUSY (another one lives) or CONTEXT_OVERFLOW
- * (n_prompt >= n_ctx). The KV cache is kept between generations and a common prefix is reused. */
+/* Begins a completion; computes nothing yet. *out is the caller's, to be freed with pmtp_generation_free() before the model is;
+ * after a failure it is NULL or as it was. Prompt and parameters are copied, but for `mask`. The KV cache is kept between generations,
+ * and a common prefix is not evaluated again. Fails with INVALID_ARGUMENT, BUSY (another generation lives) or CONTEXT_OVERFLOW
+ * (n_prompt >= n_ctx). */
 pmtp_status pmtp_generation_start(pmtp_model *model, const int32_t *prompt, int32_t n_prompt,
                                   const pmtp_generation_params *params, pmtp_generation **out);
 
-/* One batch of the prefill or one round. */
+/* Computes one batch of the prefill or one round, and describes it in *out, whose content is unspecified after a failure. Calls
+ * `mask` on the calling thread. Fails with INVALID_ARGUMENT after an end, CONTEXT_OVERFLOW if llama.cpp finds no room in
+ * its cache, and INTERNAL if `mask` returned an error. After a failure of the last two kinds only stats and free are left. */
 pmtp_status pmtp_generation_step(pmtp_generation *generation, pmtp_burst *out);
 
-/* Makes the running or next step end with PMTP_FINISH_CANCELLED; tokens that earlier steps emitted stay. Thread-safe. */
+/* Makes the running or next step end with PMTP_FINISH_CANCELLED; tokens that earlier steps emitted stay. Does not wait. From any
+ * thread, also while a step runs, but not during or after pmtp_generation_free(). NULL is allowed. */
 void pmtp_generation_cancel(pmtp_generation *generation);
 
-/* Takes back all but the first n_completion tokens, in the last round's statistics and in the KV cache alike, and ends the
- * generation: for stop strings, which only the caller sees. */
+/* Takes back all but the first n_completion tokens, in the statistics and in the KV cache alike, and ends the generation: for
+ * stop strings, which only the caller sees. Fails with INVALID_ARGUMENT if there are not so many tokens. */
 pmtp_status pmtp_generation_truncate(pmtp_generation *generation, int32_t n_completion);
 
+/* What happened so far; between two steps or after the last one. */
 pmtp_status pmtp_generation_get_stats(const pmtp_generation *generation, pmtp_stats *out);
+
+/* Frees the generation, finished or not; the model can begin another one, and what is in the KV cache is reused. No call on this
+ * generation may be running: to end it from another thread cancel it, and let the thread that steps free it. */
 void pmtp_generation_free(pmtp_generation *generation);
 
 /* cffi: end */

@@ -1,11 +1,9 @@
 """Gemma 4 with multi-token prediction on llama.cpp.
 
 Model loads a target and its MTP head; Model.generate streams a completion; generate() does both in one call. See
-docs/python.md.
+docs/python.md. get_include() and its neighbours say where the C library lies: docs/c.md.
 """
 
-from pyllama_mtp._native import include_dir as get_include
-from pyllama_mtp._native import library_path as get_library
 from pyllama_mtp.errors import (
     ChatTemplateError,
     ContextOverflowError,
@@ -21,6 +19,7 @@ from pyllama_mtp.errors import (
 )
 from pyllama_mtp.generate import clear_cache, generate
 from pyllama_mtp.model import Model, ModelInfo
+from pyllama_mtp.paths import get_cmake_dir, get_include, get_library, get_pkgconfig_dir
 from pyllama_mtp.stream import Chunk, Round, Stats, Stream, TokenLogprob
 
 __all__ = [
@@ -44,6 +43,8 @@ __all__ = [
     "TokenLogprob",
     "clear_cache",
     "generate",
+    "get_cmake_dir",
     "get_include",
     "get_library",
+    "get_pkgconfig_dir",
 ]

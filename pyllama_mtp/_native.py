@@ -28,6 +28,7 @@ from pyllama_mtp.errors import (
     NativeLibraryError,
     PyllamaMtpError,
 )
+from pyllama_mtp.paths import get_include, get_library
 
 ABI_VERSION = 2
 DRAFT_AUTO = -1
@@ -49,19 +50,9 @@ logger = logging.getLogger("pyllama_mtp")
 logger.addHandler(logging.NullHandler())
 
 
-def library_path() -> Path:
-    """The shared library that belongs to this package."""
-    return _PACKAGE / "libpyllama_mtp.so"
-
-
-def include_dir() -> Path:
-    """The folder that holds pyllama_mtp.h."""
-    return _PACKAGE
-
-
 def declarations() -> str:
     """The marked, preprocessor-free region of pyllama_mtp.h."""
-    header = (_PACKAGE / "pyllama_mtp.h").read_text(encoding="utf-8")
+    header = (get_include() / "pyllama_mtp.h").read_text(encoding="utf-8")
     return header.split("/* cffi: begin */")[1].split("/* cffi: end */")[0]
 
 
@@ -90,7 +81,7 @@ def check_cpu(build_info: dict[str, Any], machine: str, features: set[str]) -> N
 
 
 def _load() -> tuple[cffi.FFI, Any]:
-    path = library_path()
+    path = get_library()
     if not path.is_file():
         raise NativeLibraryError(
             f"{path.name} is missing from {path.parent}, as in a checkout: install the package (pip install .)"

@@ -1,5 +1,7 @@
 """Fixtures that several folders share."""
 
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pyllama_mtp
+from support.cmake import LOCK, SOURCE_SCRIPT, configure
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +32,23 @@ def demo_model(demo: Files) -> Iterator[pyllama_mtp.Model]:
     """The embedded pair, loaded once; a test must finish or close its streams."""
     with pyllama_mtp.Model(demo.target, mtp_head=demo.head, n_ctx=1024, n_threads=1) as model:
         yield model
+
+
+@pytest.fixture(scope="session")
+def archive(request: pytest.FixtureRequest) -> Path:
+    """The real pinned source distribution; downloaded once and kept in pytest's cache."""
+    sys.path.insert(0, str(SOURCE_SCRIPT.parent))
+    from llama_cpp_source import download
+
+    if given := os.environ.get("LLAMA_CPP_ARCHIVE"):
+        return Path(given)
+    return download(request.config.cache.mkdir("llama.cpp"), LOCK)
+
+
+@pytest.fixture(scope="session")
+def portable_build(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Path:
+    """The build folder of a portable build, configured only."""
+    folder = tmp_path_factory.mktemp("portable")
+    result = configure(folder, "-DPYLLAMA_MTP_PORTABLE=ON", f"-DLLAMA_CPP_ARCHIVE={archive}")
+    assert result.returncode == 0, result.stderr
+    return folder

@@ -11,14 +11,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tomllib
 from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parent.parent
-SOURCE_SCRIPT = PROJECT / "cmake" / "llama_cpp_source.py"
-LOCK = tomllib.loads((PROJECT / "csrc" / "llama.cpp.lock").read_text())
+from pyllama_mtp import get_include, get_library
+from support.cmake import LOCK, PROJECT, SOURCE_SCRIPT, configure
 
 HELLO = b"".join(b"line %d\n" % i for i in range(1, 9))
 TREE = {
@@ -196,24 +194,6 @@ def test_a_finished_download_is_not_repeated(pinned):
     assert pinned.written()["src/hello.cpp"] == HELLO
 
 
-# The caller's own choice of source must not reach the builds configured here.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_CPP_")}
-
-
-def configure(folder: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [
-        shutil.which("cmake"),
-        "-S",
-        PROJECT,
-        "-B",
-        folder,
-        "-G",
-        "Ninja",
-        f"-DPython_EXECUTABLE={sys.executable}",
-    ]
-    return subprocess.run([*command, *options], capture_output=True, text=True, env=ENVIRONMENT)
-
-
 @pytest.mark.parametrize("named", [{}, {"CC": "gcc", "CXX": "g++ -m64"}])
 def test_cmake_without_a_compiler_says_how_to_install_one(tmp_path, named):
     """Pip's build sets CC and CXX, a plain CMake call does not."""
@@ -233,28 +213,15 @@ def test_cmake_passes_the_reason_on(tmp_path):
     assert "pip install . -C cmake.define.LLAMA_CPP_ARCHIVE=" in result.stderr
 
 
-@pytest.fixture(scope="session")
-def archive(request) -> Path:
-    """The real pinned source distribution; downloaded once and kept in pytest's cache."""
-    sys.path.insert(0, str(SOURCE_SCRIPT.parent))
-    from llama_cpp_source import download
-
-    if given := os.environ.get("LLAMA_CPP_ARCHIVE"):
-        return Path(given)
-    return download(request.config.cache.mkdir("llama.cpp"), LOCK)
-
-
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64-v3 is an x86 level")
-def test_a_portable_build_uses_x86_64_v3_and_nothing_newer(tmp_path, archive):
+def test_a_portable_build_uses_x86_64_v3_and_nothing_newer(portable_build):
     """Looks at every compiler call of a configured build, and at what the library will demand of the CPU."""
-    result = configure(tmp_path, "-DPYLLAMA_MTP_PORTABLE=ON", f"-DLLAMA_CPP_ARCHIVE={archive}")
-    assert result.returncode == 0, result.stderr
-    commands = [entry["command"].split() for entry in json.loads((tmp_path / "compile_commands.json").read_text())]
-    flags = {flag for command in commands for flag in command if flag.startswith("-m")}
+    entries = json.loads((portable_build / "compile_commands.json").read_text())
+    flags = {flag for entry in entries for flag in entry["command"].split() if flag.startswith("-m")}
     assert "-march=x86-64-v3" in flags
     assert flags <= {"-march=x86-64-v3", "-msse4.2", "-mavx", "-mavx2", "-mfma", "-mf16c", "-mbmi2"}
     v3 = {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "pni", "popcnt", "sse4_1", "sse4_2", "ssse3"}
-    assert set(json.loads((tmp_path / "_build_info.json").read_text())["cpu_features"]) == v3
+    assert set(json.loads((portable_build / "_build_info.json").read_text())["cpu_features"]) == v3
 
 
 def cpu_features(tmp_path, flag: str) -> set[str]:
@@ -280,13 +247,13 @@ def installed(name: str) -> Path:
 
 
 def test_the_package_holds_library_header_and_build_info():
-    assert installed("pyllama_mtp.h").read_bytes() == (PROJECT / "csrc" / "pyllama_mtp.h").read_bytes()
+    assert (get_include() / "pyllama_mtp.h").read_bytes() == (PROJECT / "csrc" / "pyllama_mtp.h").read_bytes()
     assert json.loads(installed("_build_info.json").read_text())["llama_cpp_build"] == LOCK["build"]
 
 
 def test_the_library_exports_its_own_entry_points_only():
     listing = subprocess.run(
-        ["nm", "-D", "--defined-only", installed("libpyllama_mtp.so")], capture_output=True, text=True, check=True
+        ["nm", "-D", "--defined-only", get_library()], capture_output=True, text=True, check=True
     ).stdout
     names = {line.split()[-1] for line in listing.splitlines()}
     assert names and all(name.startswith("pmtp_") for name in names), sorted(names)[:20]

@@ -7,7 +7,7 @@ from pathlib import Path
 import cffi
 import pytest
 
-from pyllama_mtp import _native, get_include, get_library
+from pyllama_mtp import _native, get_include
 
 STRUCTS = (
     "pmtp_model_params",
@@ -54,9 +54,16 @@ def test_every_struct_is_compared():
     assert declared == set(STRUCTS)
 
 
-def test_the_library_and_its_header_are_found():
-    assert get_library().is_file()
-    assert (get_include() / "pyllama_mtp.h").is_file()
+def test_another_abi_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    source, library = tmp_path / "other.c", tmp_path / "libpyllama_mtp.so"
+    source.write_text("int pmtp_abi_version(void) { return 99; }\n")
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", library], check=True)
+    monkeypatch.setattr(_native, "get_library", lambda: library)
+    with pytest.raises(_native.NativeLibraryError, match=f"ABI version 99, this package needs {_native.ABI_VERSION}"):
+        _native._load()
 
 
 def test_a_cpu_that_lacks_an_instruction_set_is_named():
