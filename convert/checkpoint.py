@@ -18,6 +18,7 @@ from pyllama_mtp.quantize import from_bf16
 
 MAX_HEADER_BYTES = 100 << 20
 MAX_DIMENSIONS = 8
+MAX_VALUES = 1 << 48
 DTYPES = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -133,6 +134,8 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
             raise bad(f"{name} has the dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
         if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
             raise bad(f"{name} has shape {shape!r} and data_offsets {offsets!r}")
+        if math.prod(max(v, 1) for v in shape) > MAX_VALUES:  # numpy refuses it, even where a 0 makes it empty
+            raise bad(f"{name} has the impossible shape {shape}")
         begin, end = offsets
         if end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
             raise bad(f"{name} of shape {shape} and dtype {dtype} spans {end - begin} bytes")

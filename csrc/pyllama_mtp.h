@@ -198,8 +198,9 @@ pmtp_model_params pmtp_default_model_params(void);
 pmtp_generation_params pmtp_default_generation_params(void);
 
 /* Loads a target and, unless head_path is NULL, its MTP head, and allocates the KV cache; the pairing is checked before anything
- * is computed. *out is the caller's, to be freed with pmtp_model_free(); after a failure it is NULL or as it was. Models may be loaded
- * from several threads. Fails with MODEL_LOAD, INCOMPATIBLE_HEAD or INVALID_ARGUMENT (a parameter out of its range). */
+ * is computed. *out is the caller's, to be freed with pmtp_model_free(); a failure makes it NULL (but for a NULL argument). Models may be loaded
+ * from several threads. Fails with MODEL_LOAD (a file cannot be read or is damaged), INCOMPATIBLE_HEAD (the head is none, or belongs
+ * to another target) or INVALID_ARGUMENT (a parameter out of its range). */
 pmtp_status pmtp_model_load(const char *target_path, const char *head_path, const pmtp_model_params *params,
                             pmtp_model **out);
 
@@ -237,10 +238,10 @@ int32_t pmtp_token_is_end(const pmtp_model *model, int32_t token);
  * CONTEXT_OVERFLOW (n_tokens > n_ctx) or INVALID_ARGUMENT. */
 pmtp_status pmtp_logits(pmtp_model *model, const int32_t *tokens, int32_t n_tokens, int32_t n_batch, float *logits);
 
-/* Begins a completion; computes nothing yet. *out is the caller's, to be freed with pmtp_generation_free() before the model is;
- * after a failure it is NULL or as it was. Prompt and parameters are copied, but for `mask`. The KV cache is kept between generations,
- * and a common prefix is not evaluated again. Fails with INVALID_ARGUMENT, BUSY (another generation lives) or CONTEXT_OVERFLOW
- * (n_prompt >= n_ctx). */
+/* Begins a completion; computes nothing yet. *out is the caller's, to be freed with pmtp_generation_free() before the model is; a
+ * failure makes it NULL (but for a NULL argument), so pass no handle that is in use. Prompt and parameters are copied, but for
+ * `mask`. The KV cache is kept between generations, and a common prefix is not evaluated again. Fails with INVALID_ARGUMENT, BUSY
+ * (another generation lives) or CONTEXT_OVERFLOW (n_prompt >= n_ctx). */
 pmtp_status pmtp_generation_start(pmtp_model *model, const int32_t *prompt, int32_t n_prompt,
                                   const pmtp_generation_params *params, pmtp_generation **out);
 

@@ -345,6 +345,7 @@ def move(offset: int):
         lambda h: h["model.norm.weight"].update(shape=[-64]),
         lambda h: h["model.norm.weight"].update(shape=[2**63]),
         lambda h: h["model.norm.weight"].update(shape="64"),
+        lambda h: h.update(empty={"dtype": "F32", "shape": [0, 1 << 61], "data_offsets": [0, 0]}),
         lambda h: h["model.norm.weight"].update(data_offsets=[0]),
         lambda h: h.update({"model.norm.weight": 3}),
     ],

@@ -1,0 +1,322 @@
+/* Every function of pyllama_mtp.h with right and wrong arguments, on one thread. For a sanitised build: that nothing is read or
+ * written out of bounds, used after it was freed, or left allocated.
+ *
+ *     calls TARGET.gguf ASSISTANT.gguf FOLDER        FOLDER takes damaged files
+ */
+#include "support.h"
+
+#include <math.h>
+
+static void check_loading(const char *target, const char *head) {
+    const pmtp_model_params good = pmtp_default_model_params();
+    pmtp_model *model = NULL;
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_load(NULL, NULL, &good, &model));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_load(target, NULL, NULL, &model));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_load(target, NULL, &good, NULL));
+    CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_model_load("/nowhere.gguf", NULL, &good, &model));
+    CHECK_FAILS(PMTP_ERROR_INCOMPATIBLE_HEAD, pmtp_model_load(target, target, &good, &model));
+    CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_model_load(target, "/nowhere.gguf", &good, &model));
+    pmtp_model_params bad[7];
+    for (int i = 0; i < 7; i++) {
+        bad[i] = good;
+    }
+    bad[0].n_ctx = -1;
+    bad[1].n_batch = 31;
+    bad[2].n_threads = 0;
+    bad[3].n_threads = 100000;
+    bad[4].flash_attention = 2;
+    bad[5].cache_type_k = "q99";
+    bad[6].cache_type_v = NULL;
+    for (int i = 0; i < 7; i++) {
+        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_load(target, head, &bad[i], &model));
+    }
+    CHECK(model == NULL);
+    pmtp_model_free(NULL);
+}
+
+/* The first `share` of a file, as another file. */
+static void cut(const char *path, const char *into, double share) {
+    FILE *in = fopen(path, "rb"), *out = fopen(into, "wb");
+    CHECK(in != NULL && out != NULL && fseek(in, 0, SEEK_END) == 0);
+    const size_t size = (size_t)((double)ftell(in) * share);
+    char *bytes = malloc(size + 1);
+    rewind(in);
+    CHECK(bytes != NULL && fread(bytes, 1, size, in) == size && fwrite(bytes, 1, size, out) == size);
+    free(bytes);
+    fclose(in);
+    CHECK(fclose(out) == 0);
+}
+
+static void check_cut_files(const char *target, const char *head, const char *folder) {
+    const double shares[] = {0.0, 0.000003, 0.001, 0.02, 0.5, 0.999};
+    const pmtp_model_params params = pmtp_default_model_params();
+    char path[4096];
+    pmtp_model *model = NULL;
+    snprintf(path, sizeof path, "%s/cut.gguf", folder);
+    for (size_t i = 0; i < sizeof shares / sizeof *shares; i++) {
+        cut(target, path, shares[i]);
+        CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_model_load(path, NULL, &params, &model));
+        cut(head, path, shares[i]);
+        CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_model_load(target, path, &params, &model));
+    }
+    CHECK(model == NULL);
+}
+
+static void check_info_and_text(const pmtp_model *model) {
+    pmtp_model_info info;
+    CHECK(pmtp_model_get_info(model, &info) == PMTP_OK && info.n_ctx == N_CTX && info.has_head == 1 && info.n_vocab > 0);
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_get_info(NULL, &info));
+    CHECK(strcmp(pmtp_model_metadata(model, "general.architecture"), "gemma4") == 0);
+    CHECK(pmtp_model_metadata(model, "no.such.key") == NULL && pmtp_model_metadata(NULL, "") == NULL);
+    CHECK(strlen(pmtp_model_placement(model)) > 0 && strlen(pmtp_model_placement(NULL)) == 0);
+
+    int32_t n = 0, needed = 0;
+    int32_t *tokens = tokenize(model, PROMPT, &n);
+    int32_t *exact = malloc((size_t)n * sizeof *exact);
+    CHECK(pmtp_tokenize(model, PROMPT, strlen(PROMPT), 1, 1, exact, n, &needed) == PMTP_OK && needed == n);
+    CHECK(memcmp(tokens, exact, (size_t)n * sizeof *exact) == 0);
+    for (int32_t room = 0; room < n; room++) {
+        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_tokenize(model, PROMPT, strlen(PROMPT), 1, 1, exact, room, &needed));
+        CHECK(needed == n);
+    }
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_tokenize(model, NULL, 0, 1, 1, exact, n, &needed));
+    free(exact);
+    free(tokens);
+
+    for (int32_t token = 0; token < info.n_vocab; token++) {
+        int32_t size = 0;
+        const pmtp_status status = pmtp_token_bytes(model, token, 1, NULL, 0, &size);
+        CHECK(status == (size == 0 ? PMTP_OK : PMTP_ERROR_INVALID_ARGUMENT) && size >= 0);
+        char *bytes = malloc((size_t)size + 1);
+        CHECK(pmtp_token_bytes(model, token, 1, bytes, size, &size) == PMTP_OK);
+        free(bytes);
+    }
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_token_bytes(model, info.n_vocab, 1, NULL, 0, &n));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_token_bytes(model, -1, 1, NULL, 0, &n));
+    CHECK(pmtp_token_is_end(model, info.token_eos) == 1 && pmtp_token_is_end(model, -5) == 0 && pmtp_token_is_end(NULL, 0) == 0);
+}
+
+/* Every rule, number of drafts and number of logprobs; what must not depend on the drafts does not. */
+static void check_rules(pmtp_model *model) {
+    const int32_t drafts[] = {0, 1, 3, PMTP_MAX_DRAFT, PMTP_DRAFT_AUTO};
+    for (int32_t rule = PMTP_ACCEPTANCE_AUTO; rule <= PMTP_ACCEPTANCE_BLOCK; rule++) {
+        for (int hot = 0; hot < 2; hot++) {
+            completion plain = {{0}, 0, PMTP_FINISH_NONE, {0}};
+            for (size_t i = 0; i < sizeof drafts / sizeof *drafts; i++) {
+                pmtp_generation_params params = greedy(24, drafts[i]);
+                params.acceptance = rule;
+                params.temperature = hot ? 0.7 : 0;
+                params.top_p = 0.95;
+                params.top_k = 40;
+                params.min_p = 0.01;
+                params.seed = 11;
+                params.n_logprobs = (int32_t)i * 16 - 1;
+                params.frequency_penalty = 0.1;
+                const completion done = complete(model, PROMPT, &params);
+                CHECK(done.n == 24 || done.finish == PMTP_FINISH_STOP);
+                CHECK(drafts[i] != 0 || done.stats.drafted == 0);
+                plain = i == 0 ? done : plain;
+                CHECK(rule > PMTP_ACCEPTANCE_COUPLED || same(&plain, &done));
+            }
+        }
+    }
+}
+
+static int allow_one_in_three(void *user, const int32_t *generated, int32_t n_generated, uint32_t *allowed) {
+    const int32_t n_vocab = *(const int32_t *)user;
+    for (int32_t token = n_generated % 3; token < n_vocab; token += 3) {
+        allowed[token / 32] |= UINT32_C(1) << token % 32;
+    }
+    return n_generated > 0 && generated[n_generated - 1] % 3 != (n_generated - 1) % 3;
+}
+
+static int fail_at_the_third(void *user, const int32_t *generated, int32_t n_generated, uint32_t *allowed) {
+    (void)generated;
+    return n_generated == 2 ? 1 : allow_one_in_three(user, generated, 0, allowed);
+}
+
+static void check_masks_and_lists(pmtp_model *model) {
+    pmtp_model_info info;
+    CHECK(pmtp_model_get_info(model, &info) == PMTP_OK);
+    pmtp_generation_params params = greedy(20, 3);
+    const completion plain = complete(model, PROMPT, &params);
+    params.stop_tokens = &plain.tokens[7];
+    params.n_stop_tokens = 1;
+    const completion stopped = complete(model, PROMPT, &params);
+    CHECK(stopped.finish == PMTP_FINISH_STOP && stopped.n <= 8 && stopped.tokens[stopped.n - 1] == plain.tokens[7]);
+    params.min_tokens = 12;
+    const completion later = complete(model, PROMPT, &params);
+    CHECK(later.n >= 12);
+    params.n_stop_tokens = 0;
+    params.min_tokens = 0;
+    const pmtp_logit_bias bias[] = {{plain.tokens[0], -INFINITY}, {plain.tokens[1], 3.5f}};
+    params.logit_bias = bias;
+    params.n_logit_bias = 2;
+    const completion biased = complete(model, PROMPT, &params);
+    for (int32_t i = 0; i < biased.n; i++) {
+        CHECK(biased.tokens[i] != plain.tokens[0]);
+    }
+    params.n_logit_bias = 0;
+    params.mask = allow_one_in_three;
+    params.mask_user = &info.n_vocab;
+    const completion masked = complete(model, PROMPT, &params);
+    for (int32_t i = 0; i < masked.n; i++) {
+        CHECK(masked.tokens[i] % 3 == i % 3);
+    }
+    params.mask = fail_at_the_third;
+    pmtp_generation *generation = start(model, plain.tokens, plain.n, &params);
+    pmtp_burst burst;
+    pmtp_status status = PMTP_OK;
+    while (status == PMTP_OK) {
+        status = pmtp_generation_step(generation, &burst);
+    }
+    CHECK(status == PMTP_ERROR_INTERNAL && strstr(pmtp_last_error(), "mask") != NULL);
+    pmtp_generation_free(generation);
+    params = greedy(20, 3);
+    const completion again = complete(model, PROMPT, &params);
+    CHECK(same(&plain, &again));
+    const double forced[] = {0.9, 0.5, 0.5};
+    params.synthetic_acceptance = forced;
+    params.n_synthetic_acceptance = 3;
+    CHECK(complete(model, PROMPT, &params).n == 20);
+}
+
+static void check_bad_parameters(pmtp_model *model) {
+    enum { N = 20 };
+    const int32_t token = 5, beyond = 1 << 30;
+    const pmtp_logit_bias nan_bias = {5, NAN}, no_token = {-1, 0};
+    const double rising[] = {0.5, 0.6};
+    pmtp_generation_params bad[N];
+    for (int i = 0; i < N; i++) {
+        bad[i] = pmtp_default_generation_params();
+        bad[i].n_stop_tokens = bad[i].n_logit_bias = i == 18 || i == 19;
+    }
+    bad[0].max_tokens = 0;
+    bad[1].min_tokens = -1;
+    bad[2].temperature = NAN;
+    bad[3].temperature = -0.1;
+    bad[4].top_p = 0;
+    bad[5].min_p = 1.1;
+    bad[6].top_k = -1;
+    bad[7].presence_penalty = NAN;
+    bad[8].frequency_penalty = -3;
+    bad[9].repetition_penalty = 0;
+    bad[10].acceptance = 5;
+    bad[11].n_logprobs = PMTP_MAX_LOGPROBS + 1;
+    bad[12].num_speculative_tokens = PMTP_MAX_DRAFT + 1;
+    bad[13].n_stop_tokens = 1;
+    bad[14].n_logit_bias = -1;
+    bad[15].n_synthetic_acceptance = 2;
+    bad[16].n_synthetic_acceptance = PMTP_MAX_DRAFT + 1;
+    bad[17].n_synthetic_acceptance = 2;
+    bad[17].synthetic_acceptance = rising;
+    bad[18].stop_tokens = &beyond;
+    bad[18].logit_bias = &no_token;
+    bad[19].stop_tokens = &token;
+    bad[19].logit_bias = &nan_bias;
+    pmtp_generation *generation = NULL;
+    for (int i = 0; i < N; i++) {
+        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_start(model, &token, 1, &bad[i], &generation));
+    }
+    const pmtp_generation_params good = pmtp_default_generation_params();
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_start(model, &token, 0, &good, &generation));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_start(model, &beyond, 1, &good, &generation));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_start(model, NULL, 1, &good, &generation));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_step(NULL, NULL));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_truncate(NULL, 0));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_get_stats(NULL, NULL));
+    pmtp_generation_cancel(NULL);
+    pmtp_generation_free(NULL);
+    CHECK(generation == NULL);
+}
+
+/* Prompts up to the context's end, far past the sliding window, and back to a common beginning. */
+static void check_context(pmtp_model *model) {
+    int32_t prompt[N_CTX + 1];
+    for (int32_t i = 0; i <= N_CTX; i++) {
+        prompt[i] = 100 + i * 7 % 200;
+    }
+    pmtp_generation_params params = greedy(MAX_TEXT, PMTP_MAX_DRAFT);
+    params.ignore_eos = 1;
+    pmtp_generation *generation = NULL;
+    CHECK_FAILS(PMTP_ERROR_CONTEXT_OVERFLOW, pmtp_generation_start(model, prompt, N_CTX, &params, &generation));
+    const int32_t rooms[] = {1, 2, 17, 40, MAX_TEXT};
+    for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) {
+        const completion full = finish(start(model, prompt, N_CTX - rooms[i], &params), -1);
+        CHECK(full.finish == PMTP_FINISH_LENGTH && full.n == rooms[i]);
+        CHECK(i == 0 || full.stats.cached_prompt_tokens < N_CTX - rooms[i]);
+    }
+    params.max_tokens = 30;
+    generation = start(model, prompt, 60, &params);
+    pmtp_burst burst;
+    CHECK(pmtp_generation_step(generation, &burst) == PMTP_OK);
+    pmtp_generation_free(generation); /* in the middle of the prefill */
+}
+
+static void check_truncation(pmtp_model *model) {
+    const pmtp_generation_params params = greedy(40, 3);
+    const completion whole = complete(model, PROMPT, &params);
+    int32_t n = 0;
+    int32_t *prompt = tokenize(model, PROMPT, &n);
+    for (int32_t keep = 0; keep <= 9; keep += 3) {
+        pmtp_generation *generation = start(model, prompt, n, &params), *other = NULL;
+        pmtp_stats stats = {0};
+        pmtp_burst burst;
+        while (stats.completion_tokens < 10) {
+            CHECK(pmtp_generation_step(generation, &burst) == PMTP_OK);
+            CHECK(pmtp_generation_get_stats(generation, &stats) == PMTP_OK);
+        }
+        float logits[1];
+        CHECK_FAILS(PMTP_ERROR_BUSY, pmtp_generation_start(model, prompt, n, &params, &other));
+        CHECK_FAILS(PMTP_ERROR_BUSY, pmtp_logits(model, prompt, 1, 1, logits));
+        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_truncate(generation, -1));
+        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_truncate(generation, stats.completion_tokens + 1));
+        CHECK(pmtp_generation_truncate(generation, keep) == PMTP_OK);
+        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_step(generation, &burst));
+        CHECK(pmtp_generation_get_stats(generation, &stats) == PMTP_OK && stats.completion_tokens == keep);
+        pmtp_generation_free(generation);
+        const completion again = complete(model, PROMPT, &params);
+        CHECK(same(&whole, &again) && again.stats.cached_prompt_tokens > 0);
+    }
+    free(prompt);
+}
+
+static void check_logits(pmtp_model *model) {
+    enum { N = 40 };
+    pmtp_model_info info;
+    CHECK(pmtp_model_get_info(model, &info) == PMTP_OK);
+    int32_t tokens[N];
+    for (int i = 0; i < N; i++) {
+        tokens[i] = 100 + i;
+    }
+    float *one = malloc(N * (size_t)info.n_vocab * sizeof *one), *many = malloc(N * (size_t)info.n_vocab * sizeof *many);
+    CHECK(one != NULL && many != NULL);
+    CHECK(pmtp_logits(model, tokens, N, 1, one) == PMTP_OK && pmtp_logits(model, tokens, N, 32, many) == PMTP_OK);
+    for (size_t i = 0; i < N * (size_t)info.n_vocab; i++) {
+        CHECK(fabsf(one[i] - many[i]) < 0.5f);
+    }
+    CHECK(pmtp_logits(model, NULL, 0, 1, one) == PMTP_OK);
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_logits(model, tokens, N, 33, one));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_logits(model, tokens, -1, 1, one));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_logits(model, tokens, N, 1, NULL));
+    free(one);
+    free(many);
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 4);
+    CHECK(pmtp_abi_version() == PMTP_ABI_VERSION && strlen(pmtp_last_error()) == 0);
+    check_loading(argv[1], argv[2]);
+    check_cut_files(argv[1], argv[2], argv[3]);
+    pmtp_model *model = load(argv[1], argv[2], 1);
+    check_info_and_text(model);
+    check_rules(model);
+    check_masks_and_lists(model);
+    check_bad_parameters(model);
+    check_truncation(model);
+    check_logits(model);
+    check_context(model);
+    pmtp_model_free(model);
+    puts("every call behaved");
+    return 0;
+}

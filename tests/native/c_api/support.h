@@ -1,0 +1,107 @@
+/* What the C programs of this folder share. A failed check names its line and ends the program with status 1. */
+#ifndef SUPPORT_H
+#define SUPPORT_H
+
+#include "pyllama_mtp.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECK(condition)                                                                                       \
+    do {                                                                                                       \
+        if (!(condition)) {                                                                                    \
+            fprintf(stderr, "%s:%d: %s; last error: %s\n", __FILE__, __LINE__, #condition, pmtp_last_error()); \
+            _Exit(1);                                                                                          \
+        }                                                                                                      \
+    } while (0)
+
+/* A call that must fail with `status` and a message. */
+#define CHECK_FAILS(status, call)                \
+    do {                                         \
+        CHECK((call) == (status));               \
+        CHECK(strlen(pmtp_last_error()) > 0);    \
+    } while (0)
+
+enum { N_CTX = 512, MAX_TEXT = 256 };
+
+static const char PROMPT[] = "import os\n\n\ndef read(path):\n";
+
+typedef struct {
+    int32_t tokens[MAX_TEXT];
+    int32_t n;
+    pmtp_finish finish;
+    pmtp_stats stats;
+} completion;
+
+static inline pmtp_model *load(const char *target, const char *head, int n_threads) {
+    pmtp_model_params params = pmtp_default_model_params();
+    params.n_ctx = N_CTX;
+    params.n_batch = 32;
+    params.n_threads = n_threads;
+    pmtp_model *model = NULL;
+    CHECK(pmtp_model_load(target, head, &params, &model) == PMTP_OK && model != NULL);
+    return model;
+}
+
+/* The tokens of `text`, to be freed. */
+static inline int32_t *tokenize(const pmtp_model *model, const char *text, int32_t *n) {
+    const size_t size = strlen(text);
+    int32_t *tokens = malloc((size + 8) * sizeof *tokens);
+    CHECK(tokens != NULL);
+    CHECK(pmtp_tokenize(model, text, size, 1, 1, tokens, (int32_t)size + 8, n) == PMTP_OK);
+    return tokens;
+}
+
+static inline pmtp_generation_params greedy(int32_t max_tokens, int32_t drafts) {
+    pmtp_generation_params params = pmtp_default_generation_params();
+    params.temperature = 0;
+    params.max_tokens = max_tokens;
+    params.num_speculative_tokens = drafts;
+    return params;
+}
+
+static inline pmtp_generation *start(pmtp_model *model, const int32_t *prompt, int32_t n, const pmtp_generation_params *params) {
+    pmtp_generation *generation = NULL;
+    CHECK(pmtp_generation_start(model, prompt, n, params, &generation) == PMTP_OK && generation != NULL);
+    return generation;
+}
+
+/* Steps to the end, checks every burst, and frees the generation. */
+static inline completion finish(pmtp_generation *generation, int32_t n_logprobs) {
+    completion done = {{0}, 0, PMTP_FINISH_NONE, {0}};
+    pmtp_burst burst;
+    float sum = 0;
+    do {
+        CHECK(pmtp_generation_step(generation, &burst) == PMTP_OK);
+        CHECK(burst.n_drafted >= 0 && burst.n_drafted <= PMTP_MAX_DRAFT && burst.n_accepted <= burst.n_drafted);
+        CHECK(burst.n_emitted >= 0 && burst.n_emitted <= burst.n_accepted + 1 && done.n + burst.n_emitted <= MAX_TEXT);
+        CHECK((burst.logprobs != NULL) == (n_logprobs >= 0 && burst.n_emitted > 0));
+        memcpy(done.tokens + done.n, burst.emitted, (size_t)burst.n_emitted * sizeof *burst.emitted);
+        done.n += burst.n_emitted;
+        for (int32_t i = 0; burst.logprobs != NULL && i < burst.n_emitted * (1 + n_logprobs); i++) {
+            sum += burst.logprobs[i].logprob; /* every entry is there to be read */
+        }
+    } while (burst.finish == PMTP_FINISH_NONE);
+    CHECK(sum <= 0);
+    done.finish = (pmtp_finish)burst.finish;
+    CHECK(pmtp_generation_get_stats(generation, &done.stats) == PMTP_OK && done.stats.completion_tokens == done.n);
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_step(generation, &burst));
+    pmtp_generation_free(generation);
+    return done;
+}
+
+static inline completion complete(pmtp_model *model, const char *text, const pmtp_generation_params *params) {
+    int32_t n = 0;
+    int32_t *prompt = tokenize(model, text, &n);
+    pmtp_generation *generation = start(model, prompt, n, params);
+    free(prompt);
+    return finish(generation, params->n_logprobs);
+}
+
+static inline int same(const completion *a, const completion *b) {
+    return a->n == b->n && memcmp(a->tokens, b->tokens, (size_t)a->n * sizeof *a->tokens) == 0;
+}
+
+#endif
