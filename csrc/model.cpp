@@ -3,6 +3,7 @@
 #include "llama_internal.h"
 #include "log.h"
 #include "mtp_drafter.h"
+#include "turboquant/cache.h"
 
 #include <algorithm>
 #include <array>
@@ -13,7 +14,12 @@ namespace {
 
 // Types that a KV cache may have: every one that llama.cpp reads and writes there.
 constexpr std::array kCacheTypes = { GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16, GGML_TYPE_Q8_0,  GGML_TYPE_Q5_1,
-                                     GGML_TYPE_Q5_0, GGML_TYPE_Q4_1, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL };
+                                     GGML_TYPE_Q5_0, GGML_TYPE_Q4_1, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL, GGML_TYPE_TURBO4, GGML_TYPE_TURBO3,
+                                     GGML_TYPE_TURBO2 };
+
+struct CacheTypes {
+    ggml_type k, v, k_swa, v_swa;
+};
 
 ggml_type cache_type(const char * name) {
     std::string known;
@@ -26,7 +32,20 @@ ggml_type cache_type(const char * name) {
     throw Error(PMTP_ERROR_INVALID_ARGUMENT, format("KV cache type '%s' is unknown; known are %s", name ? name : "", known.c_str()));
 }
 
-llama_context_params context_params(const pmtp_model_params & p, const llama_model * model) {
+CacheTypes cache_types(const pmtp_model_params & p, const llama_model * model) {
+    CacheTypes t{ cache_type(p.cache_type_k), cache_type(p.cache_type_v), {}, {} };
+    t.k_swa = p.cache_type_k_swa != nullptr ? cache_type(p.cache_type_k_swa) : t.k;
+    t.v_swa = p.cache_type_v_swa != nullptr ? cache_type(p.cache_type_v_swa) : t.v;
+    if ((t.k_swa != t.k || t.v_swa != t.v) && llama_model_n_swa(model) == 0) {
+        throw Error(PMTP_ERROR_INVALID_ARGUMENT, "cache types for the sliding layers are given, and this model has no sliding layers: leave them out");
+    }
+    if (p.flash_attention == 0 && (ggml_is_quantized(t.v) || ggml_is_quantized(t.v_swa))) {
+        throw Error(PMTP_ERROR_INVALID_ARGUMENT, "a quantised cache_type_v needs flash attention; leave it on or choose f16");
+    }
+    return t;
+}
+
+llama_context_params context_params(const pmtp_model_params & p, const CacheTypes & types, const llama_model * model) {
     const auto require = [](bool ok, const char * what, int value, const char * range) {
         if (!ok) {
             throw Error(PMTP_ERROR_INVALID_ARGUMENT, format("%s is %d, expected %s", what, value, range));
@@ -42,12 +61,12 @@ llama_context_params context_params(const pmtp_model_params & p, const llama_mod
     c.n_seq_max = 1;
     c.n_threads = c.n_threads_batch = p.n_threads;
     c.flash_attn_type = (llama_flash_attn_type) p.flash_attention;
-    c.type_k = cache_type(p.cache_type_k);
-    c.type_v = cache_type(p.cache_type_v);
-    c.swa_full = false;
-    if (p.flash_attention == 0 && ggml_is_quantized(c.type_v)) {
-        throw Error(PMTP_ERROR_INVALID_ARGUMENT, "a quantised cache_type_v needs flash attention; leave it on or choose f16");
+    if (ggml_is_quantized(types.v_swa)) {  // llama.cpp looks at the other layers' type only
+        c.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     }
+    c.type_k = types.k;
+    c.type_v = types.v;
+    c.swa_full = false;
     return c;
 }
 
@@ -59,7 +78,39 @@ llama_model * load_target(const std::string & path, const pmtp_model_params & pa
     if (model == nullptr) {
         throw Error(PMTP_ERROR_MODEL_LOAD, "cannot load " + path + ": " + errors.text());
     }
+    for (const auto & [name, tensor] : llama_internal_get_tensor_map(model)) {
+        if (pmtp_is_turbo(tensor->type)) {
+            llama_model_free(model);
+            throw Error(PMTP_ERROR_MODEL_LOAD, format("cannot load %s: tensor %s has type %d, which is not a type of model files", path.c_str(),
+                                                      name.c_str(), (int) tensor->type));
+        }
+    }
     return model;
+}
+
+// TurboQuant needs its rotation: llama.cpp leaves it out where head sizes differ within a cache or are no multiple of 64, and on request.
+void check_rotation(const llama_kv_cache & cache, ggml_type k, ggml_type v) {
+    const std::unique_ptr<ggml_context, void (*)(ggml_context *)> ctx(ggml_init({ 4 * ggml_tensor_overhead(), nullptr, /*no_alloc*/ true }), ggml_free);
+    const bool rotated_k = cache.build_input_k_rot(ctx.get()) != nullptr, rotated_v = cache.build_input_v_rot(ctx.get()) != nullptr;
+    for (const auto & [type, rotated] : { std::pair{ k, rotated_k }, std::pair{ v, rotated_v } }) {
+        if (pmtp_is_turbo(type) && !rotated) {
+            throw Error(PMTP_ERROR_MODEL_LOAD,
+                        format("KV cache type %s needs rotated heads: all heads of a cache must have one size, a multiple of 64, and LLAMA_ATTN_ROT_DISABLE "
+                               "must not be set; choose q4_0 or f16", ggml_type_name(type)));
+        }
+    }
+}
+
+void check_rotation(llama_context * context, const CacheTypes & types) {
+    llama_memory_t memory = llama_get_memory(context);
+    if (const auto * iswa = dynamic_cast<const llama_kv_cache_iswa *>(memory)) {
+        check_rotation(*iswa->get_base(), types.k, types.v);
+        check_rotation(*iswa->get_swa(), types.k_swa, types.v_swa);
+    } else if (const auto * cache = dynamic_cast<const llama_kv_cache *>(memory)) {
+        check_rotation(*cache, types.k, types.v);
+    } else if (pmtp_is_turbo(types.k) || pmtp_is_turbo(types.v)) {
+        throw Error(PMTP_ERROR_MODEL_LOAD, "TurboQuant cache types need a model with an ordinary or sliding-window KV cache; choose f16");
+    }
 }
 
 std::vector<std::pair<std::string, std::string>> read_metadata(const llama_model * model) {
@@ -83,15 +134,18 @@ Model::Model(const std::string & target_path, const char * head_path, const pmtp
     if (!llama_model_has_decoder(target_.get()) || llama_model_has_encoder(target_.get())) {
         throw Error(PMTP_ERROR_MODEL_LOAD, target_path + " is not a text generation model");
     }
-    const llama_context_params context = context_params(params, target_.get());
+    const CacheTypes types = cache_types(params, target_.get());
+    const llama_context_params context = context_params(params, types, target_.get());
     {
         const ErrorLines errors;
+        const SlidingCacheTypes sliding(types.k_swa, types.v_swa);
         try {
             session_ = std::make_unique<Session>(target_.get(), context, /*needs_states*/ head_path != nullptr);
         } catch (const Error & e) {
             throw Error(e.status, std::string(e.what()) + ": " + errors.text());
         }
     }
+    check_rotation(session_->context(), types);
     for (int32_t token = 0; token < n_vocab(); token++) {
         if (llama_vocab_is_eog(vocab(), token)) {
             end_tokens_.push_back(token);

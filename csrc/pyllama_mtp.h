@@ -74,8 +74,10 @@ typedef struct pmtp_model_params {
     int32_t n_threads;          /* > 0 */
     int32_t n_gpu_layers;       /* layers on the GPU, -1: all; without a GPU everything runs on the CPU */
     int32_t flash_attention;    /* -1: where it is supported, 0: off, 1: on */
-    const char *cache_type_k;   /* ggml type names: "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0" ... */
+    const char *cache_type_k;   /* "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "turbo4", "turbo3", "turbo2" */
     const char *cache_type_v;
+    const char *cache_type_k_swa;   /* of the sliding layers; NULL: the same */
+    const char *cache_type_v_swa;
 } pmtp_model_params;
 
 typedef struct pmtp_model_info {

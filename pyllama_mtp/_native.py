@@ -220,20 +220,27 @@ class NativeModel:
         flash_attention: int,
         cache_type_k: str,
         cache_type_v: str,
+        cache_type_k_swa: str | None,
+        cache_type_v_swa: str | None,
     ):
         self.lock = threading.RLock()
         self.generation: NativeGeneration | None = None
         self._handle: Any = None
         params = _ffi.new("pmtp_model_params *", _lib.pmtp_default_model_params())
-        type_k = _ffi.new("char[]", cache_type_k.encode())
-        type_v = _ffi.new("char[]", cache_type_v.encode())
+        cache_types = {
+            "cache_type_k": cache_type_k,
+            "cache_type_v": cache_type_v,
+            "cache_type_k_swa": cache_type_k_swa,
+            "cache_type_v_swa": cache_type_v_swa,
+        }
+        names = {f: _ffi.NULL if t is None else _ffi.new("char[]", t.encode()) for f, t in cache_types.items()}
         params.n_ctx = n_ctx
         params.n_batch = n_batch
         params.n_threads = n_threads
         params.n_gpu_layers = n_gpu_layers
         params.flash_attention = flash_attention
-        params.cache_type_k = type_k
-        params.cache_type_v = type_v
+        for field, name in names.items():
+            setattr(params, field, name)
         head_path = _ffi.NULL if head is None else _ffi.new("char[]", os.fsencode(head))
         out = _ffi.new("pmtp_model **")
         status = _lib.pmtp_model_load(os.fsencode(target), head_path, params, out)

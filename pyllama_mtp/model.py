@@ -52,6 +52,8 @@ class ModelInfo:
     flash_attention: bool
     cache_type_k: str
     cache_type_v: str
+    cache_type_k_swa: str
+    cache_type_v_swa: str
     target_bytes: int
     head_bytes: int
     cache_bytes: int
@@ -110,8 +112,9 @@ class Model:
     """A target model, its MTP head if one is given, and one KV cache. Use it as a context manager, or call close().
 
     target, mtp_head: GGUF files. n_ctx: tokens of prompt and completion together (default: 4096, or as trained if that
-    is less). num_speculative_tokens: 0..16 drafts a round, or "auto". cache_type_k, cache_type_v: a llama.cpp cache
-    type (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl). n_gpu_layers: -1 for all. n_threads: default: every CPU
+    is less). num_speculative_tokens: 0..16 drafts a round, or "auto". cache_type_k, cache_type_v: types of the
+    KV cache (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl, turbo4, turbo3, turbo2); cache_type_k_swa,
+    cache_type_v_swa: of the sliding layers, None: the same. n_gpu_layers: -1 for all. n_threads: default: every CPU
     this process may use. n_batch: most prompt tokens evaluated at once. flash_attention: None where it is supported.
 
     Raises ModelLoadError, IncompatibleHeadError, InvalidRequestError. A model runs one completion at a time.
@@ -159,6 +162,8 @@ class Model:
             flash_attention=-1 if flash_attention is None else int(flash_attention),
             cache_type_k=cache_type_k,
             cache_type_v=cache_type_v,
+            cache_type_k_swa=cache_type_k_swa,
+            cache_type_v_swa=cache_type_v_swa,
         )
         fields = self._native.info()
         self._bos, self._eos = fields.pop("token_bos"), fields.pop("token_eos")
@@ -171,6 +176,8 @@ class Model:
             placement=self._native.placement(),
             cache_type_k=cache_type_k,
             cache_type_v=cache_type_v,
+            cache_type_k_swa=cache_type_k_swa or cache_type_k,
+            cache_type_v_swa=cache_type_v_swa or cache_type_v,
             **fields,
         )
 

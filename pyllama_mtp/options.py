@@ -70,17 +70,6 @@ class ModelOptions:
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name.endswith("_swa")):
                 raise InvalidRequestError(f"{name} is {value!r}, expected the name of a type, such as 'f16' or 'q8_0'")
-            if isinstance(value, str) and value.startswith("turbo"):
-                raise InvalidRequestError(
-                    f"{name} is {value!r}: TurboQuant caches are not in this version yet; use 'q4_0'"
-                )
-        for main in ("cache_type_k", "cache_type_v"):
-            sliding = getattr(self, main + "_swa")
-            if sliding is not None and sliding != getattr(self, main):
-                raise InvalidRequestError(
-                    f"{main}_swa is {sliding!r} and {main} is {getattr(self, main)!r}: a type of their own for the "
-                    "sliding layers is not in this version yet; give both the same type"
-                )
         _integer("n_gpu_layers", self.n_gpu_layers, -1, 10_000)
         if self.n_threads is not None:
             _integer("n_threads", self.n_threads, 1, 512)
