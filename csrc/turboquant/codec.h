@@ -62,8 +62,9 @@ static TURBO_INLINE void turbo_products(int bits, const float * x, float scale, 
     *cc = turbo_sum(sum_cc);
 }
 
-// The scale of least error: a grid around the root mean square, then fixed-point steps (assign, least squares).
-static TURBO_INLINE float turbo_search_scale(int bits, turbo_role role, const float * x) {
+// The scale of least error: a grid around the root mean square, then fixed-point steps (assign, least squares). *unbiased: the scale that makes
+// the projection of what is stored on x equal to x, for the same assignment.
+static TURBO_INLINE float turbo_search_scale(int bits, const float * x, float * unbiased) {
     float lanes[TURBO_LANES] = { 0 };
     for (int i = 0; i < TURBO_BLOCK; i += TURBO_LANES) {
         for (int j = 0; j < TURBO_LANES; j++) {
@@ -72,7 +73,8 @@ static TURBO_INLINE float turbo_search_scale(int bits, turbo_role role, const fl
     }
     const float squares = turbo_sum(lanes);
     if (!(squares > 0) || !(squares < INFINITY)) {
-        return squares;  // nothing to quantise, or not numbers: 0, infinity and NaN stay what they are
+        *unbiased = squares;  // nothing to quantise, or not numbers: 0, infinity and NaN stay what they are
+        return squares;
     }
     const float rms = sqrtf(squares / TURBO_BLOCK);
     float best = -1, scale = rms, xc, cc;
@@ -87,20 +89,17 @@ static TURBO_INLINE float turbo_search_scale(int bits, turbo_role role, const fl
         turbo_products(bits, x, scale, &xc, &cc);
         scale = xc / cc;
     }
-    if (role == TURBO_VALUE) {
-        turbo_products(bits, x, scale, &xc, &cc);
-        scale = squares / xc;
-    }
-    return fminf(scale, 65504.0f);
+    turbo_products(bits, x, scale, &xc, &cc);
+    *unbiased = squares / xc;
+    return scale;
 }
 
 // index: [64], 0 .. 2^bits - 1.
 static TURBO_INLINE uint16_t turbo_quantise(int bits, turbo_role role, const float * x, uint8_t * index) {
     const int half = 1 << (bits - 1);
     const float * edges = turbo_edges(bits);
-    const float searched = turbo_search_scale(bits, role, x);
-    const uint16_t stored = turbo_half(searched);
-    const float scale = turbo_float(stored);
+    float unbiased;
+    const float scale = turbo_search_scale(bits, x, &unbiased);
     for (int i = 0; i < TURBO_BLOCK; i++) {
         int level = 0;
         for (int e = 0; e + 1 < half; e++) {
@@ -108,7 +107,8 @@ static TURBO_INLINE uint16_t turbo_quantise(int bits, turbo_role role, const flo
         }
         index[i] = (uint8_t) (x[i] < 0 ? half - 1 - level : half + level);
     }
-    return stored;
+    const float stored = role == TURBO_VALUE ? unbiased : scale;
+    return turbo_half(stored > 65504.0f ? 65504.0f : stored);  // a NaN stays one
 }
 
 static TURBO_INLINE void turbo_encode_block(int bits, turbo_role role, const float * x, void * block) {

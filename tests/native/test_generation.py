@@ -172,7 +172,7 @@ def test_acceptance_does_not_collapse(demo_model: Model, temperature, floor, acc
     assert accepted / drafted > floor
 
 
-@pytest.mark.parametrize("cache_type", ["f32", "f16", "bf16", "q8_0", "q4_0", "iq4_nl"])
+@pytest.mark.parametrize("cache_type", ["f32", "f16", "bf16", "q8_0", "q4_0", "iq4_nl", "turbo4", "turbo3", "turbo2"])
 def test_acceptance_does_not_depend_on_the_cache_type(demo, cache_type: str):
     """A rotated cache with unrotated queries gives acceptance near 0 while the text stays right."""
     with Model(
