@@ -27,7 +27,8 @@ from llama_cpp_source import LOCK, PATCHES, PROJECT, SourceError, checksum, down
 sys.path.insert(0, str(PATCHES))
 from apply import PatchError, apply_series  # noqa: E402  (the applier lies beside the series it applies)
 
-NAMING = ("pyproject.toml", "README.md", "docs/converter.md")  # files that name the version or the build number
+# Files that name the version or the build number.
+NAMING = ("pyproject.toml", "README.md", "docs/converter.md", "docs/development.md")
 
 
 def new_lock(old: dict, version: str, sha256: str) -> dict:
