@@ -32,7 +32,7 @@ extern "C" {
 
 /* Constants of this header. An integer beside pmtp_abi_version() that differs means another, incompatible library. */
 enum {
-    PMTP_ABI_VERSION = 2,
+    PMTP_ABI_VERSION = 3,
     PMTP_MAX_DRAFT = 16,        /* most tokens drafted in one round */
     PMTP_MAX_LOGPROBS = 64,     /* most alternatives reported with a token */
     PMTP_DRAFT_AUTO = -1        /* num_speculative_tokens: chosen every round */

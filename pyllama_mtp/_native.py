@@ -30,7 +30,7 @@ from pyllama_mtp.errors import (
 )
 from pyllama_mtp.paths import get_include, get_library
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 DRAFT_AUTO = -1
 FINISH_REASONS = (None, "stop", "length", "cancelled")
 

@@ -16,8 +16,8 @@ static void check_loading(const char *target, const char *head) {
     CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_model_load("/nowhere.gguf", NULL, &good, &model));
     CHECK_FAILS(PMTP_ERROR_INCOMPATIBLE_HEAD, pmtp_model_load(target, target, &good, &model));
     CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_model_load(target, "/nowhere.gguf", &good, &model));
-    pmtp_model_params bad[7];
-    for (int i = 0; i < 7; i++) {
+    pmtp_model_params bad[8];
+    for (int i = 0; i < 8; i++) {
         bad[i] = good;
     }
     bad[0].n_ctx = -1;
@@ -27,7 +27,8 @@ static void check_loading(const char *target, const char *head) {
     bad[4].flash_attention = 2;
     bad[5].cache_type_k = "q99";
     bad[6].cache_type_v = NULL;
-    for (int i = 0; i < 7; i++) {
+    bad[7].cache_type_k_swa = "f23";
+    for (int i = 0; i < 8; i++) {
         CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_load(target, head, &bad[i], &model));
     }
     CHECK(model == NULL);
@@ -303,6 +304,31 @@ static void check_logits(pmtp_model *model) {
     free(many);
 }
 
+/* A completion past the sliding window, and back into it, for cache types of every kind. */
+static void check_cache_types(const char *target, const char *head) {
+    const char *types[][4] = {{"f32", "bf16", NULL, NULL},      {"q8_0", "q4_0", NULL, NULL},     {"iq4_nl", "q5_1", "f16", "f16"},
+                              {"turbo4", "turbo3", NULL, NULL}, {"turbo2", "turbo4", "f16", NULL}, {"f16", "q8_0", "turbo3", "turbo2"}};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        pmtp_model_params params = pmtp_default_model_params();
+        params.n_ctx = N_CTX;
+        params.n_batch = 64;
+        params.n_threads = 1;
+        params.cache_type_k = types[i][0];
+        params.cache_type_v = types[i][1];
+        params.cache_type_k_swa = types[i][2];
+        params.cache_type_v_swa = types[i][3];
+        pmtp_model *model = NULL;
+        CHECK(pmtp_model_load(target, head, &params, &model) == PMTP_OK);
+        for (int32_t drafts = 0; drafts <= 5; drafts += 5) {
+            pmtp_generation_params generation = greedy(140, drafts);
+            generation.ignore_eos = 1;
+            const completion done = complete(model, PROMPT, &generation);
+            CHECK(done.n == 140 && (drafts == 0 || done.stats.accepted > 0));
+        }
+        pmtp_model_free(model);
+    }
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 4);
     CHECK(pmtp_abi_version() == PMTP_ABI_VERSION && strlen(pmtp_last_error()) == 0);
@@ -317,6 +343,7 @@ int main(int argc, char **argv) {
     check_logits(model);
     check_context(model);
     pmtp_model_free(model);
+    check_cache_types(argv[1], argv[2]);
     puts("every call behaved");
     return 0;
 }
