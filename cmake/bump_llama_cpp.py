@@ -116,7 +116,7 @@ def main() -> None:
     if not args.skip_tests:
         print("build and tests:")
         run(sys.executable, "-m", "pip", "install", ".[test]")
-        run(sys.executable, "-m", "pytest")
+        run(sys.executable, "-P", "-m", "pytest")  # -P: the installed package, not the checkout's
 
 
 if __name__ == "__main__":
