@@ -24,6 +24,7 @@ set(package_dir ${lib_dir}/cmake/pyllama_mtp)
 
 write_basic_package_version_file(pyllama_mtpConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 file(RELATIVE_PATH prefix_from_pc /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+string(REGEX REPLACE "/$" "" prefix_from_pc "${prefix_from_pc}")
 configure_file(cmake/pyllama_mtp.pc.in pyllama_mtp.pc @ONLY)
 
 install(FILES csrc/pyllama_mtp.h DESTINATION ${include_dir} COMPONENT pyllama_mtp)

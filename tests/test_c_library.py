@@ -63,7 +63,6 @@ def test_the_package_says_where_everything_is():
     assert (get_cmake_dir() / "pyllama_mtpConfig.cmake").is_file()
 
 
-@pytest.mark.skipif(shutil.which("pkg-config") is None, reason="no pkg-config")
 def test_a_c_program_links_through_pkg_config_and_streams_what_python_streams(
     tmp_path: Path, prefix: Path, demo, demo_model: pyllama_mtp.Model
 ):
