@@ -5,6 +5,7 @@ docs/python.md. get_include() and its neighbours say where the C library lies: d
 """
 
 from pyllama_mtp.errors import (
+    BenchmarkError,
     ChatTemplateError,
     ContextOverflowError,
     ConversionError,
@@ -23,6 +24,7 @@ from pyllama_mtp.paths import get_cmake_dir, get_include, get_library, get_pkgco
 from pyllama_mtp.stream import Chunk, Round, Stats, Stream, TokenLogprob
 
 __all__ = [
+    "BenchmarkError",
     "ChatTemplateError",
     "Chunk",
     "ContextOverflowError",

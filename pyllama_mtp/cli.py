@@ -1,4 +1,4 @@
-"""The command `pyllama-mtp`: demo, run, info."""
+"""The command `pyllama-mtp`: demo, run, bench, info."""
 
 import argparse
 import os
@@ -8,6 +8,7 @@ from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 
+from pyllama_mtp.bench.cli import add_parser as add_bench_parser
 from pyllama_mtp.errors import PyllamaMtpError
 from pyllama_mtp.model import Model
 from pyllama_mtp.stream import Stats, Stream
@@ -123,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_generation_options(run, max_tokens=512, temperature=1.0, drafts="auto")
     run.set_defaults(action=_run)
 
+    add_bench_parser(commands)
+
     info = commands.add_parser("info", help="load a model file and say what it is and where it lies")
     info.set_defaults(action=_info)
 
@@ -136,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0, 1 (an error, told in one line), 2 (usage) or 130 (Ctrl-C)."""
     args = _parser().parse_args(argv)
+    args.arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         return args.action(args)
     except PyllamaMtpError as error:

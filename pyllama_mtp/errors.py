@@ -40,6 +40,10 @@ class ConversionError(PyllamaMtpError):
     """A checkpoint cannot be converted."""
 
 
+class BenchmarkError(PyllamaMtpError):
+    """A benchmark cannot run: a package is missing, a file cannot be written, or the peer failed."""
+
+
 class NativeLibraryError(PyllamaMtpError, ImportError):
     """The native library is missing, was built for another CPU, or has another ABI version."""
 

@@ -248,7 +248,7 @@ class Model:
             synthetic_acceptance=synthetic_acceptance,
         )
         native = self._open()
-        ids = self._prompt_ids(prompt)
+        ids = self.prompt_ids(prompt)
         params = _native_params(options)
         stream = Stream(
             native.start(ids, params),
@@ -261,7 +261,8 @@ class Model:
         self._stream = weakref.ref(stream)
         return stream
 
-    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The token ids that generate() completes for this prompt. Raises InvalidRequestError, ChatTemplateError."""
         if isinstance(prompt, str):
             ids = self.tokenize(prompt)
         elif isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping):

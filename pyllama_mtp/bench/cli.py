@@ -1,0 +1,148 @@
+"""The command `pyllama-mtp bench`: parses, runs, shows."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from pyllama_mtp.bench import plan, plot, report
+from pyllama_mtp.bench.environment import environment
+from pyllama_mtp.bench.settings import PROMPT_KINDS, Settings, make_settings, parse_draft_lengths, parse_numbers
+from pyllama_mtp.bench.shapes import WEIGHTS, cache_folder, random_pair
+from pyllama_mtp.errors import BenchmarkError, InvalidRequestError
+from pyllama_mtp.gemma4_layout import SHAPES
+from pyllama_mtp.options import ACCEPTANCE_RULES
+
+DESCRIPTION = """Measures a target with and without its MTP head: load time, prefill, tokens/s, what a round's time goes
+into, acceptance and memory. Plain decoding, each draft length and, with --peer, unmodified llama.cpp take turns; ratios
+are medians over neighbouring completions. docs/benchmark.md explains the figures."""
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Adds `bench` to the command line."""
+    parser = commands.add_parser("bench", help="measure speed, acceptance and memory", description=DESCRIPTION)
+    parser.set_defaults(action=bench)
+    model = parser.add_argument_group("model")
+    model.add_argument("target", type=Path, nargs="?", help="GGUF file")
+    model.add_argument("--mtp-head", type=Path, help="GGUF file that convert-assistant made")
+    model.add_argument(
+        "--shape",
+        choices=sorted(SHAPES),
+        help=f"instead of files: random weights at this model's exact shape, written once to {cache_folder()}",
+    )
+    model.add_argument("--weights", choices=WEIGHTS, help="type of the random weights (default: q4_0)")
+    model.add_argument("--n-threads", type=int, help="default: every CPU this process may use")
+    model.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: all, if there is a GPU (default: %(default)s)")
+
+    drafting = parser.add_argument_group("drafting")
+    drafting.add_argument(
+        "--num-speculative-tokens",
+        metavar="K",
+        help="drafts a round: 3, auto, a sweep 0..8, a list 1,3,auto (default: auto; plain is always measured)",
+    )
+    drafting.add_argument(
+        "--synthetic-acceptance",
+        metavar="RATES",
+        help="force acceptance: shares of rounds that accept the first draft, the first two, such as .868,.765,.687",
+    )
+    drafting.add_argument("--acceptance", choices=ACCEPTANCE_RULES, default="auto", help="rule (default: %(default)s)")
+
+    work = parser.add_argument_group("work")
+    work.add_argument(
+        "--prompts",
+        choices=PROMPT_KINDS,
+        help="tokens: random ids; space-invaders: three requests for a program, up to 800 tokens at temperature 0.6, "
+        "top_p 0.95 (default: space-invaders, unless --shape, --contexts or --synthetic-acceptance is given)",
+    )
+    work.add_argument("--contexts", metavar="N,N", help="prompt lengths in tokens (default: 100)")
+    work.add_argument("--max-tokens", type=int, help="a completion (default: 128; space-invaders: 800)")
+    work.add_argument("--temperature", type=float, help="0: greedy (default: 0; space-invaders: 0.6)")
+    work.add_argument("--top-p", type=float, help="default: 1; space-invaders: 0.95")
+    work.add_argument("--top-k", type=int, default=0)
+    work.add_argument("--min-p", type=float, default=0.0)
+    work.add_argument("--seed", type=int, help="of the first run; each further one counts up (default: drawn)")
+    work.add_argument("--ignore-eos", action="store_true", help="implied by --prompts tokens and by --peer")
+    work.add_argument("--runs", type=int, help="counted completions of each prompt (default: 5; space-invaders: 1)")
+    work.add_argument("--warmup", type=int, help="completions before them (default: 1; space-invaders: 0)")
+
+    peer = parser.add_argument_group("peer")
+    peer.add_argument(
+        "--peer", choices=["llama.cpp"], help="the same work by unmodified llama.cpp, alternating with ours"
+    )
+    peer.add_argument(
+        "--peer-settings",
+        default="sweep",
+        metavar="SETTINGS",
+        help="sweep: find its fastest setting; default: its own; or such as backend_sampling=on,flash_attention=off,"
+        "draft_backend_sampling=on,n_max=3,p_min=0 (default: %(default)s)",
+    )
+
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", type=Path, help="write every figure to this file")
+    output.add_argument("--plot", type=Path, help="draw a picture (PNG); needs matplotlib")
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Runs the command; progress goes to stderr, the table to stdout."""
+    if (args.target is None) == (args.shape is None):
+        raise InvalidRequestError("expected either a target GGUF file or --shape")
+    if args.shape is None and args.weights is not None:
+        raise InvalidRequestError("--weights is for --shape: a file has its own types")
+    if args.shape is not None and args.mtp_head is not None:
+        raise InvalidRequestError("--mtp-head is for a target file: --shape brings its own head")
+    if args.plot is not None:
+        plot.check_installed()
+    for path in (args.json, args.plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise BenchmarkError(f"cannot write {path}: {path.parent} is not a folder")
+
+    target, head = args.target, args.mtp_head
+    if args.shape is not None:
+        _settings(args, Path("random"), Path("random"))  # refuses nonsense before gigabytes are written
+        target, head = random_pair(args.shape, args.weights or "q4_0")
+    settings = _settings(args, target, head)
+    machine = environment()
+    results = plan.run(settings, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    print(report.format_report(settings, results, machine))
+    if args.json is not None:
+        data = report.as_json(settings, results, machine, args.arguments)
+        try:
+            args.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise BenchmarkError(f"cannot write {args.json}: {error.strerror or error}") from error
+    if args.plot is not None:
+        plot.plot(settings, results, args.plot)
+    return 0
+
+
+def _settings(args: argparse.Namespace, target: Path, head: Path | None) -> Settings:
+    lengths = args.num_speculative_tokens
+    if lengths is None:
+        lengths = "0" if head is None else "auto"
+    return make_settings(
+        target,
+        head,
+        draft_lengths=parse_draft_lengths(lengths),
+        synthetic_acceptance=_numbers(args.synthetic_acceptance, float),
+        prompts=args.prompts,
+        contexts=_numbers(args.contexts, int),
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        min_p=args.min_p,
+        seed=args.seed,
+        acceptance=args.acceptance,
+        ignore_eos=args.ignore_eos,
+        n_threads=args.n_threads,
+        n_gpu_layers=args.n_gpu_layers,
+        runs=args.runs,
+        warmup=args.warmup,
+        peer=args.peer,
+        peer_settings=args.peer_settings,
+        random_weights=args.shape is not None,
+    )
+
+
+def _numbers(text: str | None, kind: type[int] | type[float]) -> tuple:
+    return () if text is None else parse_numbers(text, kind)

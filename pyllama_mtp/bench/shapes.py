@@ -1,0 +1,63 @@
+"""Pairs with random weights at a released model's shape, written once and kept."""
+
+import os
+import sys
+from pathlib import Path
+
+from pyllama_mtp.errors import BenchmarkError
+from pyllama_mtp.gemma4_layout import SHAPES
+from pyllama_mtp.random_weights import Progress, write_assistant, write_target
+
+WEIGHTS = ("q4_0", "q8_0", "f16")
+_GENERATION = "random-weights-1"  # files of another generation are not used: count up when the bytes change
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/pyllama-mtp, or ~/.cache/pyllama-mtp."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "pyllama-mtp"
+
+
+def random_pair(shape: str, weights: str, folder: Path | None = None) -> tuple[Path, Path]:
+    """Target and head of a shape, from the cache folder or written into it; progress on stderr.
+
+    A file gets its name when it is complete, so a run that was killed leaves nothing that a later one would use; its
+    remains are removed. Raises BenchmarkError if the folder cannot be written or is full.
+    """
+    folder = (cache_folder() if folder is None else folder) / _GENERATION
+    files = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_remains(folder)
+        for role, write in (("target", write_target), ("assistant", write_assistant)):
+            path = folder / f"gemma4-{shape}-{weights}-{role}.gguf"
+            if not path.exists():
+                write(path, SHAPES[shape], weights=weights, progress=_progress(path))
+            files.append(path)
+    except OSError as error:
+        raise BenchmarkError(
+            f"cannot write random weights to {folder}: {error.strerror or error}; set XDG_CACHE_HOME to a folder with "
+            "room for the model"
+        ) from error
+    return files[0], files[1]
+
+
+def _remove_remains(folder: Path) -> None:
+    """Removes the temporary files (.NAME.PID.part) of processes that are gone."""
+    for path in folder.glob(".*.part"):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            path.unlink(missing_ok=True)
+
+
+def _progress(path: Path) -> Progress:
+    """Tells each further tenth of a file on stderr."""
+    told = -1
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if (tenth := 10 * done // total) > told:
+            told = tenth
+            print(f"writing {path}: {10 * tenth} %", file=sys.stderr, flush=True)
+
+    return tell

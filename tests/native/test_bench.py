@@ -1,0 +1,140 @@
+"""`pyllama-mtp bench`: what it parses, what it writes, what it refuses; speed itself is not tested."""
+
+import json
+import statistics
+
+import pytest
+
+from pyllama_mtp import BenchmarkError, InvalidRequestError
+from pyllama_mtp.bench import plot, shapes
+from pyllama_mtp.bench.settings import extended_rates, make_settings, parse_draft_lengths
+from pyllama_mtp.bench.summary import spread
+from pyllama_mtp.cli import main
+from pyllama_mtp.gguf import read_header
+
+FIELDS = {
+    "mode",
+    "num_speculative_tokens",
+    "tokens_per_second",
+    "rounds",
+    "mean_acceptance_length",
+    "wall_seconds",
+    "draft_seconds",
+    "verify_seconds",
+    "sample_seconds",
+    "peak_memory_bytes",
+}
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [("3", (3,)), ("auto", ("auto",)), ("0..3", (0, 1, 2, 3)), ("1,4..5,auto", (1, 4, 5, "auto"))],
+)
+def test_draft_lengths_are_parsed(text, expected):
+    assert parse_draft_lengths(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "x", "3..", "5..4", "17", "-1"])
+def test_senseless_draft_lengths_are_refused(text):
+    with pytest.raises(InvalidRequestError):
+        parse_draft_lengths(text)
+
+
+def test_rates_go_on_with_their_last_conditional_rate():
+    assert extended_rates([0.8, 0.4], 4) == pytest.approx([0.8, 0.4, 0.2, 0.1])
+    assert extended_rates([0.8, 0.4], 1) == (0.8,)
+    assert extended_rates([], 4) == ()
+
+
+def test_medians_and_ranges():
+    s = spread([3.0, 1.0, 2.0, 10.0, 4.0])
+    assert (s.low, s.median, s.high) == (1.0, 3.0, 10.0)
+
+
+def test_space_invaders_is_the_default_work_for_real_models(demo):
+    settings = make_settings(demo.target, demo.head, draft_lengths=[3])
+    assert (settings.prompts, settings.max_tokens, settings.temperature, settings.top_p) == (
+        "space-invaders",
+        800,
+        0.6,
+        0.95,
+    )
+
+
+def run(demo, tmp_path, *arguments: str) -> dict:
+    out = tmp_path / "out.json"
+    files = [str(demo.target), "--mtp-head", str(demo.head)]
+    assert main(["bench", *files, "--n-threads", "1", "--json", str(out), *arguments]) == 0
+    return json.loads(out.read_text())
+
+
+def test_forced_acceptance_is_reached_and_every_figure_is_told(demo, tmp_path, capsys):
+    result = run(
+        demo,
+        tmp_path,
+        *("--num-speculative-tokens", "3", "--synthetic-acceptance", ".868,.765,.687"),
+        *("--max-tokens", "400", "--runs", "2"),
+    )
+    runs = result["runs"]
+    assert [r["mode"] for r in runs] == ["plain", "mtp"] * 2
+    for r in runs:
+        assert r.keys() >= FIELDS
+        assert r["completion_tokens"] == 400
+        assert r["draft_seconds"] + r["verify_seconds"] + r["sample_seconds"] <= r["wall_seconds"]
+        assert r["tokens_per_second"] == pytest.approx(399 / r["wall_seconds"])
+        assert 1e7 < r["peak_memory_bytes"] < 1e10
+    drafted = [r for r in runs if r["mode"] == "mtp"]
+    assert statistics.mean(r["mean_acceptance_length"] for r in drafted) == pytest.approx(3.32, abs=0.2)
+    table = capsys.readouterr().out
+    assert "plain" in table and "acceptance forced to .868 .765 .687" in table
+
+
+def test_llama_cpp_does_the_same_work(demo, tmp_path):
+    pytest.importorskip("xllamacpp")
+    result = run(
+        demo,
+        tmp_path,
+        *("--num-speculative-tokens", "2", "--contexts", "40", "--max-tokens", "24", "--runs", "2", "--warmup", "0"),
+        *("--peer", "llama.cpp", "--peer-settings", "default"),
+    )
+    assert result["peer"]
+    text = json.dumps(result["peer"])
+    assert "backend_sampling" in text and "tokens_per_second" in text
+
+
+@pytest.mark.parametrize(
+    "arguments, seen",
+    [
+        (["--shape", "e2b", "x.gguf"], "either"),
+        (["x.gguf", "--weights", "q8_0"], "--shape"),
+        (["x.gguf", "--num-speculative-tokens", "3"], "MTP head"),
+        (["x.gguf", "--json", "/nowhere/at/all.json"], "not a folder"),
+        (["--shape", "e2b", "--synthetic-acceptance", ".5,.6"], "synthetic_acceptance"),
+    ],
+)
+def test_bad_requests_end_in_one_line(arguments, seen, capsys):
+    assert main(["bench", *arguments]) == 1
+    error = capsys.readouterr().err.strip()
+    assert seen in error and "\n" not in error
+
+
+def test_a_picture_without_matplotlib_names_the_command(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(BenchmarkError, match="pip install matplotlib"):
+        plot.check_installed()
+
+
+def test_remains_of_a_killed_run_are_removed_and_not_used(tmp_path, monkeypatch):
+    shape = "tiny"
+    folder = tmp_path / shapes._GENERATION
+    folder.mkdir()
+    remains = folder / ".gemma4-tiny-q4_0-target.gguf.4194999.part"  # no process has such a number
+    remains.write_bytes(b"half a file")
+    from support.random_pairs import KINDS
+
+    monkeypatch.setitem(shapes.SHAPES, shape, KINDS["dense"])
+    target, head = shapes.random_pair(shape, "q4_0", tmp_path)
+    assert not remains.exists()
+    assert read_header(target).architecture == "gemma4" and read_header(head).architecture == "gemma4-assistant"
+    before = target.stat().st_mtime_ns
+    assert shapes.random_pair(shape, "q4_0", tmp_path)[0].stat().st_mtime_ns == before
