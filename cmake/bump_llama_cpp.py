@@ -76,7 +76,7 @@ def differences(old_tree: Path, new_tree: Path, csrc: Path) -> list[str]:
 
 
 def run(*command: str) -> None:
-    print("  " + " ".join(command), flush=True)
+    print("  " + " ".join(command))
     if (status := subprocess.run(command, cwd=PROJECT).returncode) != 0:
         sys.exit(f"{command[-1]} failed with exit status {status}")
 
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, help="the new source distribution, instead of a download")
     parser.add_argument("--skip-tests", action="store_true", help="stop after step 4")
     args = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # in order with what the commands print, also into a file
     try:
         old, new = prepare(args.version, args.archive)
         write_lock(LOCK, old, new)
