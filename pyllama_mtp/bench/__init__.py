@@ -3,5 +3,5 @@
 cli parses and runs; settings is what was asked for; shapes writes pairs with random weights; prompts are what gets
 completed; measure runs one completion here, peer (with peer_worker in its own process) one in llama.cpp, peer_sweep
 finds llama.cpp's fastest setting; plan puts the runs into an order that alternates; summary takes medians and ratios;
-report and plot show them.
+report and plot show them. kv compares types of the KV cache.
 """

@@ -3,9 +3,10 @@
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-from pyllama_mtp.bench import plan, plot, report
+from pyllama_mtp.bench import kv, plan, plot, report
 from pyllama_mtp.bench.environment import environment
 from pyllama_mtp.bench.settings import PROMPT_KINDS, Settings, make_settings, parse_draft_lengths, parse_numbers
 from pyllama_mtp.bench.shapes import WEIGHTS, cache_folder, random_pair
@@ -65,6 +66,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     work.add_argument("--runs", type=int, help="counted completions of each prompt (default: 5; space-invaders: 1)")
     work.add_argument("--warmup", type=int, help="completions before them (default: 1; space-invaders: 0)")
 
+    cache = parser.add_argument_group("KV cache types (instead of speed; docs/turboquant.md)")
+    cache.add_argument(
+        "--kv",
+        metavar="TYPES",
+        help="compare with f16: such as q4_0,turbo4/turbo3 (K/V),turbo4/turbo3/q8_0/q8_0 (K/V/sliding K/sliding V)",
+    )
+    cache.add_argument("--kv-text", type=Path, nargs="+", metavar="FILE", help="text to read; each file is completed")
+    cache.add_argument("--kv-tokens", type=int, default=4096, help="tokens to compare (default: %(default)s)")
+
     peer = parser.add_argument_group("peer")
     peer.add_argument(
         "--peer", choices=["llama.cpp"], help="the same work by unmodified llama.cpp, alternating with ours"
@@ -100,6 +110,8 @@ def bench(args: argparse.Namespace) -> int:
     if args.shape is not None:
         _settings(args, Path("random"), Path("random"))  # refuses nonsense before gigabytes are written
         target, head = random_pair(args.shape, args.weights or "q4_0")
+    if args.kv is not None:
+        return _compare_caches(args, target, head)
     settings = _settings(args, target, head)
     machine = environment()
     results = plan.run(settings, tell=lambda line: print(line, file=sys.stderr, flush=True))
@@ -112,6 +124,20 @@ def bench(args: argparse.Namespace) -> int:
             raise BenchmarkError(f"cannot write {args.json}: {error.strerror or error}") from error
     if args.plot is not None:
         plot.plot(settings, results, args.plot)
+    return 0
+
+
+def _compare_caches(args: argparse.Namespace, target: Path, head: Path | None) -> int:
+    if not args.kv_text:
+        raise InvalidRequestError("--kv needs a text to compare on: name files after --kv-text")
+    if args.kv_tokens < 1:
+        raise InvalidRequestError(f"--kv-tokens is {args.kv_tokens}, expected 1 or more")
+    types, texts = kv.parse_cache_types(args.kv), kv.read_texts(args.kv_text)
+    options = {"n_threads": args.n_threads, "n_gpu_layers": args.n_gpu_layers}
+    rows = list(kv.compare(target, head, types, texts, args.kv_tokens, **options))
+    print(kv.table(rows))
+    if args.json is not None:
+        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
     return 0
 
 

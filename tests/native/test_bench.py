@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +139,31 @@ def test_remains_of_a_killed_run_are_removed_and_not_used(tmp_path, monkeypatch)
     assert read_header(target).architecture == "gemma4" and read_header(head).architecture == "gemma4-assistant"
     before = target.stat().st_mtime_ns
     assert shapes.random_pair(shape, "q4_0", tmp_path)[0].stat().st_mtime_ns == before
+
+
+def test_kv_compares_cache_types(demo, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    text, out = tmp_path / "text.py", tmp_path / "kv.json"
+    text.write_text(Path(__file__).read_text())
+    arguments = ["--kv", "turbo4/turbo3,turbo2/turbo2/f16/q8_0", "--kv-text", str(text), "--kv-tokens", "700"]
+    files = [str(demo.target), "--mtp-head", str(demo.head)]
+    assert main(["bench", *files, "--n-threads", "1", *arguments, "--json", str(out)]) == 0
+    f16, mixed, two = json.loads(out.read_text())
+    assert f16["kl"] == 0 and f16["top_1"] == 1
+    assert 0.001 < mixed["kl"] < 0.1 and mixed["kl"] < two["kl"]
+    assert mixed["cache_bytes"] == f16["cache_bytes"] * 3.75 / 16
+    assert len(two["batch_errors"]) == 2 and two["drafted"] > 50
+    assert "turbo2, turbo2 (f16, q8_0)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--kv", "turbo4"], "--kv-text"),
+        (["--kv", "turbo4/q8_0/f16", "--kv-text", __file__], "turbo4/q8_0/f16"),
+        (["--kv", "turbo4", "--kv-text", __file__, "--kv-tokens", "10000000"], "name more files"),
+        (["--kv", "turbo4", "--kv-text", "missing.txt"], "missing.txt"),
+    ],
+)
+def test_kv_refuses(demo, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):
+    assert main(["bench", str(demo.target), "--n-threads", "1", *arguments]) == 1
+    assert message in capsys.readouterr().err
