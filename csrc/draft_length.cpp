@@ -19,6 +19,7 @@ constexpr double kUrgent = 1.15;        // gain that is taken at once
 constexpr int kDwell = 6;               // rounds that a k is kept otherwise
 constexpr double kProbeShare = 0.005;   // of the time may go into trying a head that does not pay
 constexpr int kMaxBackoff = 4;
+constexpr int kProbeBurst = 8;          // probes in a row after which the matter is settled
 constexpr int kFirstLook = 6;           // rounds before other costs are measured
 constexpr int kForget = 1000;           // rounds after which a cost that was not met again is measured anew
 
@@ -100,9 +101,11 @@ void DraftLength::observe(int drafted, int accepted, double seconds) {
         since_probe_++;
         return;
     }
-    if (current_ == 0) {  // a probe: go on at once while it succeeds
-        backoff_ = accepted > 0 ? 1 : std::min(2 * backoff_, kMaxBackoff);
-        since_probe_ = accepted > 0 ? probe_interval() : 0;
+    if (current_ == 0) {  // a probe: go on at once while it succeeds, but a head may be right and still not pay
+        burst_ = accepted > 0 ? burst_ + 1 : 0;
+        const bool again = burst_ % kProbeBurst != 0;
+        backoff_ = again ? 1 : std::min(2 * backoff_, kMaxBackoff);
+        since_probe_ = again ? probe_interval() : 0;
     }
     const double memory = current_ == 0 ? kProbeMemory : kMemory;
     for (int i = 0; i < kAutoLimit; i++) {  // what was not tried fades too, so that it is tried again one day

@@ -67,6 +67,7 @@ class DraftLength {
     int dwell_ = 0;                                  // rounds since current_ last changed
     int since_probe_ = 0;                            // rounds without drafts since the head was last tried
     int backoff_ = 1;
+    int burst_ = 0;                                  // successful probes in a row
     std::array<double, kAutoLimit> accepted_{};      // outcomes of each position, older ones forgotten
     std::array<double, kAutoLimit> tried_{};
 };
