@@ -9,7 +9,7 @@ namespace {
 
 constexpr double kMemory = 0.97;        // of outcomes, a round: some 30 rounds
 constexpr double kProbeMemory = 0.85;   // of outcomes, a probe: a few that succeed must be enough
-constexpr double kFirstRate = 0.7;      // believed of the first position before anything was seen
+constexpr double kBeliefWeight = 0.05;  // of the newest outcome in what the next text is believed to be like
 constexpr double kPriorWeight = 2.0;    // outcomes that a belief counts for; a later position is believed like the one before it
 constexpr double kLevelWeight = 0.1;    // of the newest time in the machine's speed
 constexpr double kShapeWeight = 0.01;   // at least, of the newest time in a k's relative cost
@@ -19,6 +19,7 @@ constexpr double kUrgent = 1.15;        // gain that is taken at once
 constexpr int kDwell = 6;               // rounds that a k is kept otherwise
 constexpr double kProbeShare = 0.005;   // of the time may go into trying a head that does not pay
 constexpr int kMaxBackoff = 4;
+constexpr int kSoon = 1 << 20;
 constexpr int kProbeBurst = 8;          // probes in a row after which the matter is settled
 constexpr int kFirstLook = 6;           // rounds before other costs are measured
 constexpr int kForget = 1000;           // rounds after which a cost that was not met again is measured anew
@@ -46,6 +47,8 @@ void RoundCosts::observe(int k, double seconds) {
         n_[i] = rounds_ - last_[i] > kForget ? 0 : n_[i];
     }
 }
+
+void RoundCosts::observe_first(bool accepted) { first_rate_ += kBeliefWeight * (accepted - first_rate_); }
 
 double RoundCosts::cost(int k) const {
     if (measured(k)) {
@@ -76,7 +79,7 @@ int DraftLength::next(int limit) {
     if (const int k = choose(); k != current_) {
         current_ = k;
         dwell_ = 0;
-        since_probe_ = 0;
+        since_probe_ = rounds_ > 0 ? 0 : kSoon;  // what is only believed is tried at once
         backoff_ = 1;
     }
     if (const int k = explore(); k >= 0) {
@@ -107,6 +110,9 @@ void DraftLength::observe(int drafted, int accepted, double seconds) {
         backoff_ = again ? 1 : std::min(2 * backoff_, kMaxBackoff);
         since_probe_ = again ? probe_interval() : 0;
     }
+    if (learns_) {
+        costs_.observe_first(accepted > 0);
+    }
     const double memory = current_ == 0 ? kProbeMemory : kMemory;
     for (int i = 0; i < kAutoLimit; i++) {  // what was not tried fades too, so that it is tried again one day
         accepted_[i] *= memory;
@@ -119,7 +125,7 @@ void DraftLength::observe(int drafted, int accepted, double seconds) {
 }
 
 double DraftLength::rate(int position) const {
-    double rate = kFirstRate;
+    double rate = costs_.first_rate();
     for (int i = 0; i <= position; i++) {
         rate = (accepted_[i] + kPriorWeight * rate) / (tried_[i] + kPriorWeight);
     }

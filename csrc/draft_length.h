@@ -20,6 +20,10 @@ class RoundCosts {
 
     void observe(int k, double seconds);
 
+    // Share of first drafts that were accepted lately: what the next text is believed to be like.
+    double first_rate() const { return first_rate_; }
+    void observe_first(bool accepted);
+
     RoundCosts unlearned() const { return RoundCosts(step_); }
 
     // Cost of a round of k drafts in units of a round without drafts; a k that was not measured lies on a line with those that were.
@@ -32,6 +36,7 @@ class RoundCosts {
     double cost(int k) const;
 
     double step_;
+    double first_rate_ = 0.7;
     int rounds_ = 0;
     double level_ = 0;                            // logarithm of the machine's present speed: all k share its drift
     std::array<double, kAutoLimit + 1> shape_{};  // logarithm of a round's cost less level_
