@@ -13,15 +13,16 @@ TYPES = (
     "q8_0,q4_0,turbo4,turbo4/turbo3,turbo3,turbo2,"
     "q4_0/q4_0/q8_0/q8_0,turbo4/turbo4/q8_0/q8_0,turbo4/turbo3/q8_0/q8_0,turbo3/turbo3/q8_0/q8_0"
 )
-N_FILES, LEAST_BYTES = 30, 1000
+N_TEXTS, LEAST_CHARACTERS = 30, 800
 
 
 def main() -> None:
     packages = Path(sysconfig.get_paths()["purelib"])
-    files = [f for f in sorted((packages / "pip" / "_internal").rglob("*.py")) if f.stat().st_size >= LEAST_BYTES]
+    files = sorted((packages / "pip" / "_internal").rglob("*.py"))
+    texts = [text for text in kv.read_texts(files) if len(text) > LEAST_CHARACTERS][:N_TEXTS]
     demo = Path(str(resources.files("pyllama_mtp") / "demo"))
     pair = demo / "target.gguf", demo / "assistant.gguf"
-    rows = kv.compare(*pair, kv.parse_cache_types(TYPES), kv.read_texts(files[:N_FILES]), 4096, n_threads=1)
+    rows = kv.compare(*pair, kv.parse_cache_types(TYPES), texts, 4096, n_threads=1)
     print(kv.table(list(rows)))
 
 
