@@ -42,6 +42,26 @@ def test_products_equal_float64_and_do_not_depend_on_the_batch(tmp_path: Path, t
         assert float(error) <= 4e-6 * float(scale), case
 
 
+@pytest.mark.parametrize("target", ["native", "x86-64-v3"])
+def test_tanh_equals_float64_at_every_magnitude(tmp_path: Path, target: str):
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    if "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this CPU has no AVX2: llama.cpp's own kernels are used")
+    program = tmp_path / "check"
+    sources = [HERE / "tanh_check.cpp", KERNELS / "tanh.cpp"]
+    subprocess.run(
+        [compiler, "-std=c++17", "-O2", f"-march={target}", "-w", "-I", KERNELS, *sources, "-o", program], check=True
+    )
+    done = subprocess.run([program], capture_output=True, text=True)
+    if done.returncode == NO_KERNEL:
+        pytest.skip("built without AVX2: llama.cpp's own kernels are used")
+    error, specials, same = done.stdout.split()
+    assert float(error) <= 2e-7
+    assert (specials, same) == ("1", "1")
+
+
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_target(tmp_path_factory.mktemp("q4_0") / "target.gguf", KINDS["dense"], weights="q4_0")
