@@ -28,7 +28,14 @@ sys.path.insert(0, str(PATCHES))
 from apply import PatchError, apply_series  # noqa: E402  (the applier lies beside the series it applies)
 
 # Files that name the version or the build number.
-NAMING = ("pyproject.toml", "README.md", "docs/converter.md", "docs/development.md")
+NAMING = (
+    "pyproject.toml",
+    "README.md",
+    "docs/converter.md",
+    "docs/development.md",
+    "docs/benchmark.md",
+    "pyllama_mtp/bench/peer.py",
+)
 
 
 def new_lock(old: dict, version: str, sha256: str) -> dict:
