@@ -60,11 +60,11 @@ Draw Acceptance::draw() const {
     }
 }
 
-void Acceptance::begin(Sampler & sampler, const std::vector<Draft> & drafts, const std::vector<float *> & rows) {
+void Acceptance::begin(Sampler & sampler, const std::vector<Draft> & drafts, const std::vector<TargetRow> & rows) {
     round_++;
     row_ = 0;
     drafts_ = &drafts;
-    logits_ = rows;
+    target_ = rows;
     rows_.resize(std::max(rows_.size(), rows.size()));
     n_accepted_ = 0;
     if (!synthetic_.empty()) {
@@ -80,7 +80,7 @@ void Acceptance::begin(Sampler & sampler, const std::vector<Draft> & drafts, con
 Choice Acceptance::next(Sampler & sampler) {
     const int row = row_++;
     if (rule_ != PMTP_ACCEPTANCE_BLOCK || !synthetic_.empty()) {
-        sampler.prepare(logits_[row], rows_[row]);
+        sampler.prepare(target_[row], rows_[row]);
     }
     const Choice choice = choose(sampler, row);
     sampler.commit(rows_[row], choice.token);
@@ -126,7 +126,7 @@ void Acceptance::accept_block(Sampler & sampler) {
     joint_.assign(1, 1.0);
     for (int i = 0;; i++) {
         Distribution & p = rows_[i].p;
-        sampler.prepare(logits_[i], rows_[i]);
+        sampler.prepare(target_[i], rows_[i]);
         const double joint = joint_.back();
         double accepts = joint;  // probability of accepting i drafts, unless more are accepted
         if (i < k) {

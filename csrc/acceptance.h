@@ -34,8 +34,8 @@ class Acceptance {
     Draw draw() const;
     uint64_t draft_counter() const { return round_ * kDraws; }
 
-    // Begins a round with its drafts. rows: f32[n_vocab] for each draft and one more, the target's logits; overwritten.
-    void begin(Sampler & sampler, const std::vector<Draft> & drafts, const std::vector<float *> & rows);
+    // Begins a round with its drafts. rows: the target's output for each draft and one more.
+    void begin(Sampler & sampler, const std::vector<Draft> & drafts, const std::vector<TargetRow> & rows);
 
     // Chooses and commits the next row's token. Not after one that was not accepted.
     Choice next(Sampler & sampler);
@@ -59,7 +59,7 @@ class Acceptance {
     std::vector<double> synthetic_;
     uint64_t round_ = 0;
     const std::vector<Draft> * drafts_ = nullptr;
-    std::vector<float *> logits_;
+    std::vector<TargetRow> target_;
     std::vector<Sampler::Row> rows_;
     std::vector<double> joint_;           // block: the joint probability ratio after that many drafts, at most 1
     std::vector<WeightedToken> residual_;

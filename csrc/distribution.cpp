@@ -53,6 +53,17 @@ bool Distribution::assign(float * logits, const int32_t * ids, int n, const Warp
     return true;
 }
 
+void Distribution::assign_certain(int32_t token) {
+    logits_ = nullptr;
+    ids_ = nullptr;
+    n_ = 0;
+    best_ = token;
+    least_ = { 0, token };
+    list_.assign(1, least_);
+    listed_ = true;
+    total_ = -1;
+}
+
 // Makes the list the support, if it is no longer than `limit`.
 bool Distribution::list_at_least(float floor, size_t limit) {
     list_.clear();
@@ -212,6 +223,9 @@ int32_t Distribution::draw(double u) {
 }
 
 int32_t Distribution::draw(const Noise & noise) const {
+    if (listed_ && list_.size() == 1) {
+        return token_of(list_.front().index);
+    }
     const double inverse = 1.0 / temperature_;
     double best_score = -std::numeric_limits<double>::infinity();
     int32_t choice = -1;

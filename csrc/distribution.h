@@ -31,6 +31,9 @@ class Distribution {
     // nullptr where the index is the token. Returns false if no logit is a number.
     bool assign(float * logits, const int32_t * ids, int n, const Warp & warp);
 
+    // All of the probability on one token whose logit is not known. For draws only.
+    void assign_certain(int32_t token);
+
     int32_t most_probable() const { return token_of(best_); }
 
     // A token, exactly distributed: the arg-max of log p + Gumbel noise (Gumbel 1954; Yellott 1977). The least work, since p need not

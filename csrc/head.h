@@ -1,6 +1,8 @@
 // The MTP head's weights: reads an assistant GGUF and checks that it belongs to the target.
 #pragma once
 
+#include "handle.h"
+
 #include "ggml-backend.h"
 #include "ggml.h"
 
@@ -40,8 +42,6 @@ struct HeadLayer {
     ggml_tensor * post_ffw_norm;        // [E]
     ggml_tensor * layer_output_scale;   // [1]
 };
-
-template <typename T> using Handle = std::unique_ptr<T, void (*)(T *)>;
 
 class Head {
   public:

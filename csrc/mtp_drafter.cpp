@@ -296,7 +296,8 @@ void MtpDrafter::Graph::set_inputs(const DraftRequest & r) {
 
 void MtpDrafter::Graph::read(std::vector<Draft> & drafts) {
     std::vector<int32_t> tokens(ggml_nelements(drafted));
-    ggml_backend_tensor_get(drafted, tokens.data(), 0, ggml_nbytes(drafted));
+    ggml_backend_tensor_get_async(ggml_backend_sched_get_tensor_backend(sched.get(), drafted), drafted, tokens.data(), 0, ggml_nbytes(drafted));
+    ggml_backend_sched_synchronize(sched.get());
     drafts.resize(tokens.size());
     for (size_t step = 0; step < tokens.size(); step++) {
         drafts[step].token = tokens[step];
@@ -351,7 +352,7 @@ MtpDrafter::Graph & MtpDrafter::graph_for(int k, bool greedy) {
 bool MtpDrafter::draft(const DraftRequest & request, std::vector<Draft> & drafts) {
     Graph & graph = graph_for(request.k, request.draw == Draw::greedy || request.warp.greedy());
     graph.set_inputs(request);
-    const ggml_status status = ggml_backend_sched_graph_compute(graph.sched.get(), graph.graph);
+    const ggml_status status = ggml_backend_sched_graph_compute_async(graph.sched.get(), graph.graph);
     drafts.clear();
     if (status == GGML_STATUS_ABORTED) {
         return false;

@@ -7,6 +7,14 @@
 
 namespace pmtp {
 
+namespace {
+
+[[noreturn]] void throw_no_choice() {
+    throw Error(PMTP_ERROR_INTERNAL, "no token can be chosen: the target's logits are not numbers, or every token is forbidden");
+}
+
+}  // namespace
+
 Sampler::Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int n_prompt)
     : params_(std::move(params)), n_vocab_(n_vocab), n_prompt_(n_prompt), allowed_((n_vocab + 31) / 32) {
     if (params_.repetition_penalty != 1.0) {  // the only penalty that looks at the prompt
@@ -16,9 +24,22 @@ Sampler::Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int
     }
 }
 
-void Sampler::prepare(float * logits, Row & row) {
+bool Sampler::wants_most_probable() const {
+    return params_.warp.greedy() && params_.n_logprobs < 0 && params_.mask == nullptr && params_.logit_bias.empty() && !has_penalties() &&
+           (int) generated_.size() >= params_.min_tokens;
+}
+
+void Sampler::prepare(const TargetRow & target, Row & row) {
+    float * logits = target.logits;
     row.logits = logits;
     row.changed.clear();
+    if (logits == nullptr) {
+        if (target.most_probable < 0) {
+            throw_no_choice();
+        }
+        row.p.assign_certain(target.most_probable);
+        return;
+    }
     if (params_.n_logprobs >= 0) {  // of the unmodified logits, so before anything changes them
         report_best(row);
     }
@@ -27,7 +48,7 @@ void Sampler::prepare(float * logits, Row & row) {
     }
     apply_bias_and_penalties(row);
     if (!row.p.assign(logits, nullptr, n_vocab_, params_.warp)) {
-        throw Error(PMTP_ERROR_INTERNAL, "no token can be chosen: the target's logits are not numbers, or every token is forbidden");
+        throw_no_choice();
     }
 }
 
@@ -76,7 +97,7 @@ void Sampler::apply_bias_and_penalties(Row & row) {
     for (const pmtp_logit_bias & b : params_.logit_bias) {
         change(b.token, logits[b.token] + b.bias);
     }
-    if (params_.repetition_penalty != 1.0 || params_.presence_penalty != 0.0 || params_.frequency_penalty != 0.0) {
+    if (has_penalties()) {
         for (const auto & [token, seen] : seen_) {
             double logit = logits[token];
             logit = logit > 0 ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;

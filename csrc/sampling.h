@@ -23,6 +23,12 @@ struct SamplingParams {
     void * mask_user = nullptr;
 };
 
+// The target's output for one position. Where only the most probable token is wanted, the logits may have stayed on their device.
+struct TargetRow {
+    float * logits;              // f32[n_vocab] or nullptr; overwritten
+    int32_t most_probable = -1;  // if there are no logits; < 0: none of them was a number
+};
+
 class Sampler {
   public:
     // The next token's distribution, and what its logprobs need.
@@ -36,9 +42,12 @@ class Sampler {
 
     Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int n_prompt);
 
-    // Fills `row` for the token at index prompt + generated of the text. logits: f32[n_vocab], overwritten, and read until the row's last
-    // use. Throws Error if the mask callback fails, every token is forbidden, or the logits are not numbers.
-    void prepare(float * logits, Row & row);
+    // Whether the next tokens can be chosen knowing only which is the most probable.
+    bool wants_most_probable() const;
+
+    // Fills `row` for the token at index prompt + generated of the text. The target's logits are read until the row's last use.
+    // Throws Error if the mask callback fails, every token is forbidden, or the logits are not numbers.
+    void prepare(const TargetRow & target, Row & row);
 
     // Appends a token that was chosen from `row`.
     void commit(const Row & row, int32_t token);
@@ -56,6 +65,9 @@ class Sampler {
     const SamplingParams & params() const { return params_; }
 
   private:
+    bool has_penalties() const {
+        return params_.repetition_penalty != 1.0 || params_.presence_penalty != 0.0 || params_.frequency_penalty != 0.0;
+    }
     void apply_mask(float * logits);
     void apply_bias_and_penalties(Row & row);
     void report_best(Row & row);

@@ -45,7 +45,7 @@ Session::Session(llama_model * model, const llama_context_params & params, bool 
 
 Session::~Session() { llama_batch_free(batch_); }
 
-bool Session::evaluate(const int32_t * tokens, int n, int n_outputs) {
+bool Session::evaluate(const int32_t * tokens, int n, int n_outputs, Wanted wanted) {
     if (n < 1 || n_outputs < 0 || n_outputs > std::min(n, kMaxOutputs) || (int) tokens_.size() + n > n_ctx_) {
         throw Error(PMTP_ERROR_INTERNAL, format("evaluate: %d tokens, %d outputs, %zu of %d positions used", n, n_outputs,
                                                 tokens_.size(), n_ctx_));
@@ -66,7 +66,8 @@ bool Session::evaluate(const int32_t * tokens, int n, int n_outputs) {
             batch_.logits[i] = done + i >= first_output;
         }
         first_output_ = first_output - done;
-        const int status = llama_decode(context_.get(), batch_);
+        const int status = rows_.decode(context_.get(), batch_, wanted);
+        llama_synchronize(context_.get());  // the next batch overwrites inputs that this one may not have read yet
         if (status == 2) {
             return false;
         }
@@ -79,16 +80,18 @@ bool Session::evaluate(const int32_t * tokens, int n, int n_outputs) {
         tokens_.insert(tokens_.end(), tokens + done, tokens + done + size);
         done += size;
     }
-    llama_synchronize(context_.get());
     return true;
 }
 
-float * Session::logits(int row) {
-    float * data = llama_get_logits_ith(context_.get(), first_output_ + row);
-    if (data == nullptr) {
+TargetRow Session::output(int row) {
+    if (rows_.kept()) {
+        return rows_.row(row);
+    }
+    float * logits = llama_get_logits_ith(context_.get(), first_output_ + row);
+    if (logits == nullptr) {
         throw Error(PMTP_ERROR_INTERNAL, format("no logits for output row %d", row));
     }
-    return data;
+    return { logits };
 }
 
 const float * Session::state(int row) const {

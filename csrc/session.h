@@ -2,6 +2,7 @@
 #pragma once
 
 #include "error.h"
+#include "output_rows.h"
 
 #include "llama.h"
 
@@ -25,10 +26,10 @@ class Session {
     Session & operator=(const Session &) = delete;
 
     // Appends n tokens to the sequence, in batches of n_batch or less; the last n_outputs of them (at most kMaxOutputs, all
-    // within the last batch) get rows of logits and states. Returns false if it was aborted: tokens() then says how far it came.
-    bool evaluate(const int32_t * tokens, int n, int n_outputs);
+    // within the last batch) get rows of output and states. Returns false if it was aborted: tokens() then says how far it came.
+    bool evaluate(const int32_t * tokens, int n, int n_outputs, Wanted wanted);
 
-    float * logits(int row);             // f32[n_vocab], of the last evaluation; may be overwritten by the caller
+    TargetRow output(int row);           // of the last evaluation
     const float * state(int row) const;  // f32[n_embd], after the final norm
 
     // Forgets all but the first n tokens. If the model's memory cannot do that, forgets everything.
@@ -49,6 +50,7 @@ class Session {
     bool window_intact(int n) const;
 
     std::unique_ptr<llama_context, void (*)(llama_context *)> context_;
+    OutputRows rows_;
     std::unique_ptr<ggml_threadpool, void (*)(ggml_threadpool *)> threads_;
     llama_batch batch_;
     std::vector<int32_t> tokens_;

@@ -90,7 +90,7 @@ void Generation::prefill(pmtp_burst & burst) {
     const int done = (int) session_.tokens().size();
     const int size = std::min((int) prompt_.size() - done, session_.n_batch());
     const bool last = done + size == (int) prompt_.size();
-    if (!session_.evaluate(prompt_.data() + done, size, last ? 1 : 0)) {
+    if (!session_.evaluate(prompt_.data() + done, size, last ? 1 : 0, wanted())) {
         finish_ = PMTP_FINISH_CANCELLED;
         return;
     }
@@ -138,7 +138,7 @@ bool Generation::verify() {
     for (const Draft & draft : drafts_) {
         batch_.push_back(draft.token);
     }
-    return session_.evaluate(batch_.data(), (int) batch_.size(), (int) batch_.size());
+    return session_.evaluate(batch_.data(), (int) batch_.size(), (int) batch_.size(), wanted());
 }
 
 // Row i of the evaluated batch gives the token after draft i. The first one that is not the next draft is the bonus token.
@@ -146,7 +146,7 @@ void Generation::accept(pmtp_burst & burst) {
     burst.n_drafted = (int) drafts_.size();
     rows_.clear();
     for (int row = 0; row <= burst.n_drafted; row++) {
-        rows_.push_back(session_.logits(row));
+        rows_.push_back(session_.output(row));
     }
     acceptance_.begin(sampler_, drafts_, rows_);
     for (bool accepted = true; accepted && finish_ == PMTP_FINISH_NONE;) {
@@ -194,6 +194,8 @@ void Generation::truncate(int n) {
 }
 
 void Generation::cancel() { session_.abort = true; }
+
+Wanted Generation::wanted() const { return sampler_.wants_most_probable() ? Wanted::most_probable : Wanted::logits; }
 
 int Generation::remaining() const { return max_tokens_ - stats_.completion_tokens; }
 

@@ -39,6 +39,7 @@ class Generation {
     void emit(int32_t token, pmtp_burst & burst);
     void record(const pmtp_burst & burst);
 
+    Wanted wanted() const;
     int remaining() const;
 
     Session & session_;
@@ -58,7 +59,7 @@ class Generation {
     int state_row_ = 0;             // output row of the last evaluation whose state feeds the next draft
     std::vector<Draft> drafts_;
     std::vector<int32_t> batch_;    // the last token and the drafts
-    std::vector<float *> rows_;     // the verified batch's logits
+    std::vector<TargetRow> rows_;   // the verified batch's output
     pmtp_stats stats_{};
 };
 

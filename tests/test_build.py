@@ -213,6 +213,16 @@ def test_cmake_passes_the_reason_on(tmp_path):
     assert "pip install . -C cmake.define.LLAMA_CPP_ARCHIVE=" in result.stderr
 
 
+def test_a_cuda_build_names_what_is_missing(tmp_path):
+    """The toolkit, or cuBLAS and the package on PyPI that brings it."""
+    result = configure(tmp_path / "build", "-DGGML_CUDA=ON", f"-DLLAMA_CPP_ARCHIVE={tmp_path / 'none.tar.gz'}")
+    if "none.tar.gz" in result.stderr:
+        pytest.skip("nothing is missing: this machine has the CUDA toolkit with cuBLAS")
+    assert result.returncode != 0
+    missing = "pip install nvidia-cublas" if shutil.which("nvcc") else "needs the CUDA toolkit"
+    assert missing in result.stderr
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64-v3 is an x86 level")
 def test_a_portable_build_uses_x86_64_v3_and_nothing_newer(portable_build):
     """Looks at every compiler call of a configured build, and at what the library will demand of the CPU."""

@@ -22,7 +22,7 @@ PATCH = "--- a/src/hook.cpp\n+++ b/src/hook.cpp\n@@ -2 +2 @@\n-// two\n+// hooke
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with this one's lock and files that name versions, one patch, and one header that it includes."""
     for name in (*bump.NAMING, "csrc/llama.cpp.lock"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((PROJECT / name).read_text())
     (tmp_path / "csrc" / "internal.h").write_text('#include "llama-ext.h"\n')
     patches = tmp_path / "csrc" / "patches"

@@ -110,11 +110,11 @@ struct Run {
                 drafts.push_back(draft);
             }
             std::vector<std::array<float, kVocab>> memory(drafts.size() + 1);
-            std::vector<float *> rows;
+            std::vector<TargetRow> rows;
             previous = last;
             for (size_t i = 0; i <= drafts.size(); i++) {
                 target_logits(previous, memory[i].data());
-                rows.push_back(memory[i].data());
+                rows.push_back({ memory[i].data() });
                 previous = i < drafts.size() ? drafts[i].token : 0;
             }
             acceptance.begin(sampler, drafts, rows);
