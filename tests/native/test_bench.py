@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyllama_mtp import BenchmarkError, InvalidRequestError
+from pyllama_mtp import BenchmarkError, ChatTemplateError, InvalidRequestError, Model
 from pyllama_mtp.bench import plot, shapes
 from pyllama_mtp.bench.settings import extended_rates, make_settings, parse_draft_lengths
 from pyllama_mtp.bench.summary import spread
@@ -90,17 +90,52 @@ def test_forced_acceptance_is_reached_and_every_figure_is_told(demo, tmp_path, c
     assert "plain" in table and "acceptance forced to .868 .765 .687" in table
 
 
-def test_llama_cpp_does_the_same_work(demo, tmp_path):
-    pytest.importorskip("xllamacpp")
-    result = run(
+def test_forced_acceptance_beside_llama_cpp(demo, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    report = run(
         demo,
         tmp_path,
-        *("--num-speculative-tokens", "2", "--contexts", "40", "--max-tokens", "24", "--runs", "2", "--warmup", "0"),
-        *("--peer", "llama.cpp", "--peer-settings", "default"),
+        *("--num-speculative-tokens", "3", "--synthetic-acceptance", ".868,.765,.687", "--max-tokens", "200"),
+        *("--runs", "2", "--warmup", "0", "--peer", "llama.cpp", "--peer-settings", "default"),
+        *("--plot", str(tmp_path / "out.png")),
     )
-    assert result["peer"]
-    text = json.dumps(result["peer"])
-    assert "backend_sampling" in text and "tokens_per_second" in text
+    runs, peer = report["runs"], report["peer"]
+    # Two phases: plain beside plain, then plain, three drafts and llama.cpp's three drafts in turn.
+    assert [r["num_speculative_tokens"] for r in runs] == [0, 0, 0, 3, 0, 3]
+    assert [r["num_speculative_tokens"] for r in peer["runs"]] == [0, 0, 3, 3]
+    assert [r["cold"] for r in runs] == [True, False, False, True, False, False]
+    for r in runs + peer["runs"]:
+        assert (r["prompt_tokens"], r["completion_tokens"]) == (100, 200)
+        assert r["tokens_per_second"] == pytest.approx(199 / r["wall_seconds"])
+        assert r["peak_memory_bytes"] > 10**7
+    for r in runs:
+        parts = r["draft_seconds"] + r["verify_seconds"] + r["sample_seconds"]
+        assert 0.5 * r["engine_seconds"] < parts <= r["engine_seconds"] <= r["wall_seconds"] * 1.01
+    for r in runs[3::2] + peer["runs"][2:]:
+        assert r["mean_acceptance_length"] == pytest.approx(3.32, abs=0.47)  # three standard errors of 60 rounds
+    assert runs[0]["mean_acceptance_length"] is None and runs[0]["rounds"] == 199
+    assert [s["peer_num_speculative_tokens"] for s in peer["summary"]] == [0, 3]
+    assert (tmp_path / "out.png").stat().st_size > 1000
+    table = capsys.readouterr().out
+    assert "acceptance forced to .868 .765 .687" in table and "llama.cpp (xllamacpp 2026.10.11549)" in table
+
+
+def no_template(*_: object) -> str:
+    raise ChatTemplateError("the model has no chat template")
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_the_space_invaders_prompts(demo, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, template: bool):
+    if not template:
+        monkeypatch.setattr(Model, "render_chat", no_template)
+    report = run(demo, tmp_path, "--num-speculative-tokens", "3", "--max-tokens", "20", "--ignore-eos")
+    assert [r["prompt"] for r in report["runs"]] == ["html", "html", "css", "css", "javascript", "javascript"]
+    assert [r["cold"] for r in report["runs"]] == [True, True, False, False, False, False]
+    assert (report["settings"]["temperature"], report["settings"]["top_p"]) == (0.6, 0.95)
+    assert report["chat_template"] is template
+    [plain, mtp] = report["summary"]
+    assert mtp["cold_tokens_per_second"] == report["runs"][1]["tokens_per_second"]
+    assert mtp["tokens_per_second"]["n"] == plain["tokens_per_second"]["n"] == 2
+    assert ("no chat template" in capsys.readouterr().out) is not template
 
 
 @pytest.mark.parametrize(
