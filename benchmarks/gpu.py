@@ -198,11 +198,10 @@ def device_weights(placement: str) -> float:
 
 def time_shape(shape: str, args: argparse.Namespace, server: Path) -> list[dict[str, object]]:
     """One row of the table for each k."""
-    from round_cost import pair_files
-
     from pyllama_mtp import Model
+    from pyllama_mtp.bench.shapes import random_pair
 
-    target, head = pair_files(args.folder / "models", shape, "q4_0")
+    target, head = random_pair(shape, "q4_0", args.folder / "models")
     rows = []
     with ExitStack() as stack:
         model = stack.enter_context(Model(target, mtp_head=head, n_ctx=1024, n_threads=args.n_threads))
