@@ -3,6 +3,7 @@
 #include "error.h"
 #include "llama_internal.h"
 
+#include "ggml-cpu.h"
 #include "gguf.h"
 
 #include <algorithm>
@@ -177,6 +178,9 @@ class Head::Reader {
         if (fseeko(file_.get(), (off_t) offset, SEEK_SET) != 0 || fread(data.data(), 1, data.size(), file_.get()) != data.size()) {
             bad_file(format("tensor %s ends past the end of the file", name.c_str()));
         }
+        if (!ggml_validate_row_data(info(name).type, data.data(), data.size())) {
+            bad_file(format("tensor %s holds values that are not finite numbers; get the file again", name.c_str()));
+        }
         return data;
     }
 
@@ -202,6 +206,9 @@ class Head::Reader {
         if (file.ne[0] != n_in || file.ne[1] != n_out || ggml_nelements(&file) != n_in * n_out) {
             bad_file(format("tensor %s is [%lld, %lld], expected [%lld, %lld]", name.c_str(), (long long) file.ne[0],
                             (long long) file.ne[1], (long long) n_in, (long long) n_out));
+        }
+        if (ggml_get_type_traits_cpu(file.type)->vec_dot == nullptr) {
+            bad_file(format("tensor %s has type %s, which no kernel multiplies", name.c_str(), ggml_type_name(file.type)));
         }
         return file;
     }

@@ -77,6 +77,7 @@ llama_context_params context_params(const pmtp_model_params & p, const CacheType
 llama_model * load_target(const std::string & path, const pmtp_model_params & params) {
     llama_model_params m = llama_model_default_params();
     m.n_gpu_layers = params.n_gpu_layers;
+    m.check_tensors = true;  // a scale that is no number would spread over every logit
     const ErrorLines errors;
     llama_model * model = llama_model_load_from_file(path.c_str(), m);
     if (model == nullptr) {

@@ -67,6 +67,21 @@ TENSOR_TYPES = {
 _TYPE_BY_NUMBER = {number: (name, values, size) for name, (number, values, size) in TENSOR_TYPES.items()}
 
 _STRING, _ARRAY, _BOOL = 8, 9, 7
+# metadata type number -> its name, which for arrays stands in brackets
+_VALUE_TYPES = {
+    0: "u8",
+    1: "i8",
+    2: "u16",
+    3: "i16",
+    4: "u32",
+    5: "i32",
+    6: "f32",
+    _BOOL: "bool",
+    _STRING: "string",
+    10: "u64",
+    11: "i64",
+    12: "f64",
+}
 # metadata type number -> numpy dtype
 _SCALARS = {
     0: np.dtype("<u1"),
@@ -100,8 +115,16 @@ class StringArray(Sequence[str]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        index %= len(self)
-        return self._data[self._spans[index] + 8 : self._spans[index + 1]].decode("utf-8", "replace")
+        return self.raw(index % len(self)).decode("utf-8", "replace")
+
+    def raw(self, index: int) -> bytes:
+        return self._data[self._spans[index] + 8 : self._spans[index + 1]]
+
+    def holds(self, byte: int, begin: int = 0) -> np.ndarray:
+        """bool [n]: which strings hold this byte after their first `begin` ones."""
+        before = np.concatenate([[0], np.cumsum(np.frombuffer(self._data, np.uint8) == byte)])
+        first = np.minimum(self._spans[:-1] + 8 + begin, self._spans[1:])
+        return before[self._spans[1:]] > before[first]
 
 
 Value = Scalar | np.ndarray | StringArray
@@ -109,8 +132,9 @@ Value = Scalar | np.ndarray | StringArray
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """shape is in ggml order, fastest dimension first; offset counts from the file's beginning."""
+    """shape is in ggml order, fastest dimension first; offset counts from the beginning of the file at path."""
 
+    path: Path
     name: str
     shape: tuple[int, ...]
     type: str
@@ -120,11 +144,12 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """The validated header of a GGUF."""
+    """The validated header of a GGUF. types: of each metadata value, as "u32", "string", "[f32]"."""
 
     path: Path
     version: int
     metadata: dict[str, Value]
+    types: dict[str, str]
     tensors: dict[str, TensorInfo]
 
     @property
@@ -147,6 +172,7 @@ class _Reader:
         self.data = data
         self.size = len(data)
         self.at = 0
+        self.types: dict[str, str] = {}
 
     def fail(self, what: str) -> ModelLoadError:
         return ModelLoadError(
@@ -185,11 +211,13 @@ class _Reader:
 
     def value(self, kind: int, key: str) -> Value:
         if kind == _STRING:
+            self.types[key] = "string"
             return self.string(f"the value of {key}", self.size)
         if kind == _ARRAY:
             return self.array(key)
         if kind not in _SCALARS:
             raise self.fail(f"{key} has the unknown value type {kind}")
+        self.types[key] = _VALUE_TYPES[kind]
         dtype = _SCALARS[kind]
         raw = self.take(dtype.itemsize, f"the value of {key}")
         if kind == _BOOL and raw[0] > 1:
@@ -199,9 +227,11 @@ class _Reader:
     def array(self, key: str) -> np.ndarray | StringArray:
         kind = self.u32(f"the element type of {key}")
         if kind == _STRING:
+            self.types[key] = "[string]"
             return self.strings(key)
         if kind not in _SCALARS:
             raise self.fail(f"{key} is an array of the unsupported element type {kind}")
+        self.types[key] = f"[{_VALUE_TYPES[kind]}]"
         dtype = _SCALARS[kind]
         n = self.count(f"the length of {key}", dtype.itemsize)
         raw = self.take(n * dtype.itemsize, f"the elements of {key}")
@@ -274,7 +304,7 @@ class _Reader:
             end = offset + n_bytes
             if begin + end > self.size:
                 raise self.fail(f"tensor {name} ends at {begin + end}, the file at {self.size}")
-            tensors[name] = TensorInfo(name, shape, type_name, begin + offset, n_bytes)
+            tensors[name] = TensorInfo(self.path, name, shape, type_name, begin + offset, n_bytes)
         return tensors
 
 
@@ -306,20 +336,18 @@ def _read(path: Path, data: mmap.mmap) -> GGUFFile:
         )
     n_tensors = reader.count("the number of tensors", 24)
     metadata = reader.metadata(reader.count("the number of metadata entries", 13))
-    return GGUFFile(path, version, metadata, reader.tensors(n_tensors, metadata))
+    return GGUFFile(path, version, metadata, reader.types, reader.tensors(n_tensors, metadata))
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A metadata value with its GGUF type: "u32", "f32", "bool", "string", or "[...]" for arrays of one of them
-    or "[i32]".
-    """
+    """A metadata value with its GGUF type, as in GGUFFile.types."""
 
     type: str
     value: Value | Sequence[Scalar]
 
 
-_NUMBER_BY_NAME = {"u32": 4, "i32": 5, "f32": 6, "bool": _BOOL, "string": _STRING, "u64": 10}
+_NUMBER_BY_NAME = {name: number for number, name in _VALUE_TYPES.items()}
 
 
 def _string_bytes(text: str) -> bytes:

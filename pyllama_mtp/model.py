@@ -11,17 +11,15 @@ import numpy as np
 from pyllama_mtp import chat
 from pyllama_mtp._native import DRAFT_AUTO, GenerationParams, NativeModel
 from pyllama_mtp.errors import (
-    IncompatibleHeadError,
     InvalidRequestError,
     ModelClosedError,
-    ModelLoadError,
 )
-from pyllama_mtp.gguf import GGUFFile, read_header
+from pyllama_mtp.gguf import GGUFFile
+from pyllama_mtp.gguf_checks import check_head, check_target
 from pyllama_mtp.options import ACCEPTANCE_RULES, ModelOptions, SamplingOptions, available_cpus
 from pyllama_mtp.stream import Stream
 
 DEFAULT_N_CTX = 4096
-HEAD_ARCHITECTURES = ("gemma4-assistant", "gemma4_assistant", "gemma4_mtp")
 
 Prompt = str | Sequence[int] | Sequence[chat.Message]
 
@@ -58,25 +56,6 @@ class ModelInfo:
     head_bytes: int
     cache_bytes: int
     compute_bytes: int
-
-
-def _checked_target(path: str | os.PathLike[str]) -> GGUFFile:
-    """The header of a target, validated before llama.cpp sees the file; see pyllama_mtp.gguf."""
-    header = read_header(path)
-    if header.architecture in HEAD_ARCHITECTURES:
-        raise ModelLoadError(f"{path} is an MTP head, expected a target model: pass it as mtp_head beside its target")
-    return header
-
-
-def _checked_head(path: str | os.PathLike[str]) -> GGUFFile:
-    """The same for an MTP head."""
-    header = read_header(path)
-    if header.architecture not in HEAD_ARCHITECTURES:
-        raise IncompatibleHeadError(
-            f"{path} is a model of architecture {header.architecture!r}, expected an MTP head (gemma4-assistant): "
-            "pass the file that convert-assistant made as mtp_head"
-        )
-    return header
 
 
 def _default_context(target: GGUFFile) -> int:
@@ -150,8 +129,8 @@ class Model:
             n_batch=n_batch,
             flash_attention=flash_attention,
         )
-        header = _checked_target(target)
-        head_path = None if mtp_head is None else str(_checked_head(mtp_head).path)
+        header = check_target(target)
+        head_path = None if mtp_head is None else str(check_head(mtp_head, header).path)
         self._native = NativeModel(
             str(header.path),
             head_path,
