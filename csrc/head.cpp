@@ -276,6 +276,9 @@ Head::Head(const std::string & path, const llama_model & target, const llama_kv_
     const int head_size_swa = meta.u32(p + "attention.key_length_swa", 1 << 12);
     const int n_rot = meta.u32(p + "rope.dimension_count", head_size);
     const int n_rot_swa = meta.u32(p + "rope.dimension_count_swa", head_size_swa);
+    if (n_rot % 2 != 0 || n_rot_swa % 2 != 0) {
+        bad_file(format("%d dimensions are rotated on full attention layers and %d on sliding ones, expected pairs", n_rot, n_rot_swa));
+    }
     const float rope_base = meta.f32(p + "rope.freq_base");
     const float rope_base_swa = meta.f32(p + "rope.freq_base_swa");
     const auto * pattern = meta.array<int8_t>(p + "attention.sliding_window_pattern", GGUF_TYPE_BOOL, n_layer);

@@ -101,7 +101,7 @@ def _head_size(p: HyperParameters, suffix: str) -> int:
     """Of keys and values; llama.cpp wants both alike."""
     size = p.integer(f"attention.key_length{suffix}", 2, MAX_HEAD_SIZE)
     p.integer(f"attention.value_length{suffix}", size, size)
-    n_rot = p.integer(f"rope.dimension_count{suffix}", 2, size, default=size)
+    n_rot = p.integer(f"rope.dimension_count{suffix}", 2, size)  # what llama.cpp puts for a missing one may not fit
     if size % 2 or n_rot % 2:
         raise p.fail(f"attention.key_length{suffix}", size, "an even number, of which an even number is rotated")
     return size

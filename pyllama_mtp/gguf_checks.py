@@ -24,6 +24,7 @@ MAX_TOKEN_BYTES = 1 << 16
 MAX_DIFFERENT_TOKENS = 0.01  # of a head's and its target's vocabulary: releases rename a few
 _ROPE_SCALING = ("none", "linear", "yarn", "longrope")
 _BYTE = 6  # the last token type: the text is <0xXX>
+_WITHOUT_BYTES = ("bert", "rwkv", "test")  # tokenizers of llama.cpp that abort at such a token
 
 
 def check_target(path: str | os.PathLike[str]) -> GGUFFile:
@@ -60,11 +61,13 @@ def check_head(path: str | os.PathLike[str], target: GGUFFile) -> GGUFFile:
 
 def _with_splits(first: GGUFFile) -> GGUFFile:
     """llama.cpp opens the other files of a split model by itself: the header with the tensors of all of them."""
-    count = first.metadata.get("split.count", 0)
-    if count in (0, 1):
+    if "split.count" not in first.metadata:
         return first
+    count = first.metadata["split.count"]
     if first.types["split.count"] != "u16" or count > MAX_SPLITS:
-        raise ModelLoadError(f"{first.path} is one of {count!r} files, expected a u16 up to {MAX_SPLITS}")
+        raise ModelLoadError(f"split.count of {first.path} is {count!r}, expected a u16 up to {MAX_SPLITS}")
+    if count <= 1:
+        return first
     match = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", first.path.name, re.DOTALL)
     if match is None or int(match[2]) != count:
         raise ModelLoadError(
@@ -109,8 +112,8 @@ def _check_tokenizer(header: GGUFFile) -> StringArray:
         return ModelLoadError(f"the tokenizer of {header.path} {what}. The file is damaged: get it again.")
 
     prefix = "tokenizer.ggml"
-    tokens = header.metadata.get(f"{prefix}.tokens")
-    if header.metadata.get(f"{prefix}.model") in (None, "none", "no_vocab"):
+    kind, tokens = header.metadata.get(f"{prefix}.model"), header.metadata.get(f"{prefix}.tokens")
+    if not isinstance(kind, str) or kind in ("", "none", "no_vocab"):
         raise fail("is missing")
     if not isinstance(tokens, StringArray) or len(tokens) == 0:
         raise fail("has no tokens")
@@ -120,17 +123,20 @@ def _check_tokenizer(header: GGUFFile) -> StringArray:
         raise fail("has the same token twice")
     if max(map(len, raw)) > MAX_TOKEN_BYTES:
         raise fail(f"has a token of {max(map(len, raw))} bytes, expected at most {MAX_TOKEN_BYTES}")
-    for key, kinds in (("scores", ("[f32]", "[i32]")), ("token_type", ("[i32]",))):
+    for key, value_types in (("scores", ("[f32]", "[i32]")), ("token_type", ("[i32]",))):
         name = f"{prefix}.{key}"
         if name in header.metadata:
-            if header.types[name] not in kinds or len(header.metadata[name]) != len(tokens):
-                raise fail(f"has {key} of type {header.types[name]}, expected {len(tokens)} of type {kinds[0]}")
+            if header.types[name] not in value_types or len(header.metadata[name]) != len(tokens):
+                raise fail(f"has {key} of type {header.types[name]}, expected {len(tokens)} of type {value_types[0]}")
     types = header.metadata.get(f"{prefix}.token_type", np.zeros(0, np.int32))
     if np.isnan(header.metadata.get(f"{prefix}.scores", types)).any():
         raise fail("has scores that are no numbers")
     if types.size and not (types.min() >= 0 and types.max() <= _BYTE):
         raise fail(f"has token types from {types.min()} to {types.max()}, expected 0..{_BYTE}")
-    for index in np.flatnonzero(types == _BYTE):
+    byte_tokens = np.flatnonzero(types == _BYTE)
+    if byte_tokens.size and kind in _WITHOUT_BYTES:
+        raise fail(f"is of the kind {kind}, which has no byte tokens")
+    for index in byte_tokens:
         if re.fullmatch(rb"<0x[0-9A-Fa-f]{2}>", raw[index]) is None:
             raise fail(f"has the byte token {raw[index]!r}, expected <0x00> to <0xFF>")
     for name, value in header.metadata.items():

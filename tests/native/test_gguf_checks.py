@@ -72,6 +72,7 @@ TARGET_VALUES = [
     ("rope.freq_base_swa", f32(-1), "expected 1..1e"),
     ("rope.dimension_count", u32(66), "expected 2..64"),
     ("rope.dimension_count_swa", u32(0), "expected 2..32"),
+    ("rope.dimension_count_swa", None, "missing"),
     ("rope.scaling.type", Entry("string", "cubic"), "expected none or linear"),
     ("rope.scaling.factor", f32(math.nan), "expected"),
     ("final_logit_softcapping", f32(math.nan), "nan, expected"),
@@ -120,6 +121,8 @@ def changed(values: list, index: int, value) -> list:
 TOKENIZER_VALUES = [
     ("model", lambda tokens: Entry("string", "none"), "is missing"),
     ("model", lambda tokens: None, "is missing"),
+    ("model", lambda tokens: Entry("[i32]", [1, 2]), "is missing"),
+    ("model", lambda tokens: Entry("string", "bert"), "no byte tokens"),
     ("tokens", lambda tokens: None, "has no tokens"),
     ("tokens", lambda tokens: Entry("[i32]", [1] * 288), "has no tokens"),
     ("tokens", lambda tokens: Entry("[string]", tokens[:100]), "expected 100 of type"),
@@ -221,6 +224,8 @@ HEAD_VALUES = [
     ("attention.sliding_window", u32(8), "sliding window is 8"),
     ("attention.layer_norm_rms_epsilon", f32(math.nan), "nan, expected"),
     ("rope.freq_base", f32(0), "expected 1..1e"),
+    ("rope.dimension_count", u32(63), "expected pairs"),
+    ("rope.dimension_count_swa", u32(7), "expected pairs"),
     ("rope.freq_base", u32(10000), "of type u32, expected type f32"),
     ("masked_embedding.top_k", u32(0), "expected 1..16"),
     ("masked_embedding.top_k", u32(17), "expected 1..16"),
@@ -286,6 +291,9 @@ def test_every_file_of_a_split_model_is_checked(pair: TinyPair, tmp_path: Path):
     second.unlink()
     with pytest.raises(ModelLoadError, match="cannot read"):
         load(first)
+    for count in (Entry("[i32]", []), Entry("u16", 60000), Entry("u32", 2)):
+        with pytest.raises(ModelLoadError, match="split.count of .* expected a u16 up to 4096"):
+            load(rewrite(pair.target, tmp_path / "t.gguf", {"split.count": count}))
     renamed = first.rename(tmp_path / "renamed.gguf")
     with pytest.raises(ModelLoadError, match="one of 2 files: pass the first one"):
         load(renamed)

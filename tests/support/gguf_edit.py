@@ -1,12 +1,40 @@
 """Changed copies of GGUF files."""
 
+import io
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pyllama_mtp.gguf import Entry, Writer, read_header
+
+Tensor = tuple[str, tuple[int, ...], str, bytes]  # name, shape, type, data
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a GGUF file is made of."""
+
+    metadata: dict[str, Entry]
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def read(cls, path: Path) -> "Parts":
+        header, data = read_header(path), path.read_bytes()
+        metadata = {key: Entry(header.types[key], value) for key, value in header.metadata.items()}
+        tensors = header.tensors.values()
+        return cls(
+            metadata, {t.name: (t.name, t.shape, t.type, data[t.offset : t.offset + t.n_bytes]) for t in tensors}
+        )
+
+    def to_bytes(self) -> bytes:
+        file = io.BytesIO()
+        writer = Writer(file, self.metadata, [tensor[:3] for tensor in self.tensors.values()])
+        for name, _, _, data in self.tensors.values():
+            writer.write_tensor(name, data)
+        return file.getvalue()
 
 
 def edit_tensor(source: Path, out: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
@@ -24,22 +52,11 @@ def rewrite(
     source: Path,
     out: Path,
     metadata: Mapping[str, Entry | None] = {},
-    tensors: Mapping[str, tuple[str, tuple[int, ...], str, bytes] | None] = {},
+    tensors: Mapping[str, Tensor | None] = {},
 ) -> Path:
-    """Copies a file with some metadata and tensors (name, shape, type, data) replaced, added, or left out (None)."""
-    header = read_header(source)
-    entries = {key: Entry(header.types[key], value) for key, value in header.metadata.items()} | dict(metadata)
-    kept = {}
-    for tensor in header.tensors.values():
-        data = np.fromfile(source, np.uint8, tensor.n_bytes, offset=tensor.offset).tobytes()
-        kept[tensor.name] = (tensor.name, tensor.shape, tensor.type, data)
-    kept = {name: tensor for name, tensor in (kept | dict(tensors)).items() if tensor is not None}
-    with open(out, "wb") as file:
-        writer = Writer(
-            file,
-            {key: entry for key, entry in entries.items() if entry is not None},
-            [(name, shape, type_name) for name, shape, type_name, _ in kept.values()],
-        )
-        for name, _, _, data in kept.values():
-            writer.write_tensor(name, data)
+    """Copies a file with some metadata and tensors replaced, added, or left out (None)."""
+    parts = Parts.read(source)
+    parts.metadata = {k: entry for k, entry in (parts.metadata | dict(metadata)).items() if entry is not None}
+    parts.tensors = {k: tensor for k, tensor in (parts.tensors | dict(tensors)).items() if tensor is not None}
+    out.write_bytes(parts.to_bytes())
     return out
