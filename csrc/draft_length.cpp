@@ -7,180 +7,128 @@ namespace pmtp {
 
 namespace {
 
-constexpr double kMemory = 0.97;        // of outcomes, a round: some 30 rounds
-constexpr double kProbeMemory = 0.85;   // of outcomes, a probe: a few that succeed must be enough
-constexpr double kBeliefWeight = 0.05;  // of the newest outcome in what the next text is believed to be like
-constexpr double kPriorWeight = 2.0;    // outcomes that a belief counts for; a later position is believed like the one before it
-constexpr double kLevelWeight = 0.1;    // of the newest time in the machine's speed
-constexpr double kShapeWeight = 0.01;   // at least, of the newest time in a k's relative cost
-constexpr double kOutlier = 0.3;        // larger deviations (logarithm) are cut
-constexpr double kHysteresis = 1.03;    // gain that another k must promise, so that noise does not make k oscillate
-constexpr double kUrgent = 1.15;        // gain that is taken at once
-constexpr int kDwell = 6;               // rounds that a k is kept otherwise
-constexpr double kProbeShare = 0.005;   // of the time may go into trying a head that does not pay
-constexpr int kMaxBackoff = 4;
-constexpr int kSoon = 1 << 20;
-constexpr int kProbeBurst = 8;          // probes in a row after which the matter is settled
-constexpr int kFirstLook = 6;           // rounds before other costs are measured
-constexpr int kForget = 1000;           // rounds after which a cost that was not met again is measured anew
+constexpr double kMargin = 0.015;      // advantage that another k must have, so that noise does not make k oscillate
+constexpr double kPlain = 2.0;         // standard deviations that a cost may be lower than believed: plain decoding's, whose speed is promised,
+constexpr double kOther = 1.0;         // and another k's
+constexpr double kUrgent = 0.1;        // advantage that is not kept waiting
+constexpr int kKnown = 3;              // times that a cost must have been measured
+constexpr int kShortest = kKnown + 1;  // rounds of a trial; the first one is not measured
+constexpr int kLongest = 100;
+constexpr double kProbeShare = 0.01;   // of the time may go into trying a head that does not pay,
+constexpr int kSoonest = 16;           // after so many rounds without drafts at least
+constexpr int kLatest = 100;           // and at most, if a try is cheap
+constexpr int kPatience = 4;           // till then after this part of the time that it has not paid
+constexpr double kPromise = 0.5;       // of the tries, that calls for another one at once
+constexpr int kAtOnce = 1 << 20;
 
 }  // namespace
 
-void RoundCosts::observe(int k, double seconds) {
-    if (k > kAutoLimit || !(seconds > 0)) {
-        return;
+DraftLength::DraftLength(int fixed, DraftHistory & history, bool learns)
+    : fixed_(fixed), history_(history), learns_(learns), undrafted_(kAtOnce) {  // a new text may be another kind of text
+    if (fixed_ == PMTP_DRAFT_AUTO) {
+        history_.rates = history_.rates.faded();
     }
-    const double value = std::log(seconds);
-    if (rounds_++ == 0) {
-        level_ = value;
-    }
-    if (n_[k] <= 1) {  // the first round of a k also builds its graphs
-        shape_[k] = value - level_;
-    } else {
-        const double error = std::clamp(value - level_ - shape_[k], -kOutlier, kOutlier);
-        level_ += kLevelWeight * error;
-        shape_[k] += std::max(kShapeWeight, 1.0 / n_[k]) * (1 - kLevelWeight) * error;
-    }
-    n_[k]++;
-    last_[k] = rounds_;
-    for (int i = 1; i <= kAutoLimit; i++) {
-        n_[i] = rounds_ - last_[i] > kForget ? 0 : n_[i];
-    }
-}
-
-void RoundCosts::observe_first(bool accepted) { first_rate_ += kBeliefWeight * (accepted - first_rate_); }
-
-double RoundCosts::cost(int k) const {
-    if (measured(k)) {
-        return std::exp(shape_[k]);
-    }
-    int below = -1, above = -1;
-    for (int i = 0; i <= kAutoLimit; i++) {
-        if (measured(i)) {
-            below = i < k ? i : below;
-            above = i > k && above < 0 ? i : above;
-        }
-    }
-    const auto guess = [this](int from, int to) { return std::exp(shape_[from]) * (1 + step_ * to) / (1 + step_ * from); };
-    if (below < 0 && above < 0) {
-        return 1 + step_ * k;
-    }
-    if (below < 0 || above < 0) {
-        return guess(std::max(below, above), k);
-    }
-    const double low = std::exp(shape_[below]), high = std::exp(shape_[above]);
-    return low + (high - low) * (k - below) / (above - below);
 }
 
 int DraftLength::next(int limit) {
     if (fixed_ != PMTP_DRAFT_AUTO) {
         return std::min(fixed_, limit);
     }
-    if (const int k = choose(); k != current_) {
-        current_ = k;
-        dwell_ = 0;
-        since_probe_ = rounds_ > 0 ? 0 : kSoon;  // what is only believed is tried at once
-        backoff_ = 1;
-    }
-    if (const int k = explore(); k >= 0) {
-        return std::min(k, limit);
-    }
-    if (current_ == 0 && since_probe_ >= probe_interval()) {  // without drafts nothing is learnt about the head
-        return std::min(1, limit);
-    }
-    return std::min(current_, std::min(limit, kAutoLimit));
+    decide();
+    return std::min(trial_ >= 0 ? trial_ : tries_head() ? 1 : history_.current, limit);
 }
 
 void DraftLength::observe(int drafted, int accepted, double seconds) {
     if (fixed_ != PMTP_DRAFT_AUTO) {
         return;
     }
-    rounds_++;
-    dwell_++;
-    if (learns_) {
-        costs_.observe(drafted, seconds);
+    if (learns_ && drafted == last_) {
+        history_.costs.observe(drafted, seconds);
     }
-    if (drafted == 0) {
-        since_probe_++;
-        return;
+    if (drafted > 0) {
+        history_.rates.observe(drafted, accepted);
     }
-    if (current_ == 0) {  // a probe: go on at once while it succeeds, but a head may be right and still not pay
-        burst_ = accepted > 0 ? burst_ + 1 : 0;
-        const bool again = burst_ % kProbeBurst != 0;
-        backoff_ = again ? 1 : std::min(2 * backoff_, kMaxBackoff);
-        since_probe_ = again ? probe_interval() : 0;
-    }
-    if (learns_) {
-        costs_.observe_first(accepted > 0);
-    }
-    const double memory = current_ == 0 ? kProbeMemory : kMemory;
-    for (int i = 0; i < kAutoLimit; i++) {  // what was not tried fades too, so that it is tried again one day
-        accepted_[i] *= memory;
-        tried_[i] *= memory;
-        if (i < drafted && i <= accepted) {
-            accepted_[i] += i < accepted;
-            tried_[i] += 1;
-        }
-    }
-}
-
-double DraftLength::rate(int position) const {
-    double rate = costs_.first_rate();
-    for (int i = 0; i <= position; i++) {
-        rate = (accepted_[i] + kPriorWeight * rate) / (tried_[i] + kPriorWeight);
-    }
-    return rate;
+    last_ = drafted;
+    undrafted_ = drafted == 0 ? undrafted_ + 1 : 0;
+    history_.unpaid = history_.current == 0 ? history_.unpaid + 1 : 0;
+    since_decision_++;
 }
 
 double DraftLength::tokens(int k) const {
     double tokens = 1, product = 1;
     for (int i = 0; i < k; i++) {
-        product *= rate(i);
+        product *= history_.rates.at(i);
         tokens += product;
     }
     return tokens;
 }
 
-// The k that promises most of those whose cost is known.
-int DraftLength::choose() const {
-    int best = current_;
-    for (int k = 0; k <= kAutoLimit; k++) {
-        if ((!learns_ || costs_.measured(k)) && gain(k) > gain(best)) {
-            best = k;
+double DraftLength::advantage(int k) const {
+    const int current = history_.current;
+    return std::log(tokens(k) / tokens(current) * history_.costs.relative(current) / history_.costs.relative(k));
+}
+
+double DraftLength::hope(int k) const {
+    const int current = history_.current;
+    if (!learns_) {
+        return advantage(k);
+    }
+    const double more_tokens = std::log(tokens(k) / tokens(current));
+    const double hope = advantage(k) + (k == 0 ? kPlain : kOther) * history_.costs.doubt(k, current);
+    return k > current ? std::min(hope, more_tokens) : hope;  // more drafts do not cost less
+}
+
+bool DraftLength::known(int k) const { return !learns_ || history_.costs.count(k) >= kKnown; }
+
+// Ends a trial for better or worse, then begins one with the k that may be best.
+void DraftLength::decide() {
+    if (trial_ >= 0) {
+        const bool over = since_decision_ >= trial_length_ || (since_decision_ >= kShortest && hope(trial_) < kMargin);
+        if (!over || !known(trial_)) {
+            return;
         }
+        history_.current = advantage(trial_) > kMargin ? trial_ : history_.current;
+        trial_ = -1;
+        since_decision_ = 0;
     }
-    const double promise = gain(best) / gain(current_);
-    return promise < kHysteresis || (promise < kUrgent && dwell_ < kDwell) ? current_ : best;
+    if (!known(history_.current)) {
+        return;
+    }
+    if (!known(0)) {  // what all else is compared with
+        return begin_trial(0);
+    }
+    int best = history_.current;
+    for (int k = 0; k <= kAutoLimit; k++) {
+        best = hope(k) > hope(best) ? k : best;
+    }
+    // The better both are known, the longer a trial takes, and the pause before it.
+    if (since_decision_ >= trial_length_ ? hope(best) > kMargin : advantage(best) > kUrgent) {
+        begin_trial(best);
+    }
 }
 
-// A k whose cost has to be measured: the round without drafts, which everything is compared with, or a neighbour of the current k that
-// would be the better choice if its cost were as low as it can be. -1: none.
-int DraftLength::explore() const {
-    if (!learns_ || rounds_ < kFirstLook) {
-        return -1;
-    }
-    if (!costs_.measured(0)) {
-        return 0;
-    }
-    if (current_ == 0 || !costs_.measured(current_)) {
-        return -1;
-    }
-    const double cost = costs_.relative(current_);
-    const double step = (cost - 1) / current_;
-    const auto promising = [&](int k, double least_cost) {
-        return costs_.measured(k) ? !costs_.settled(k) && gain(k) * kHysteresis > gain(current_)
-                                  : tokens(k) / least_cost > kHysteresis * gain(current_);
-    };
-    if (current_ < kAutoLimit && promising(current_ + 1, cost)) {
-        return current_ + 1;
-    }
-    return current_ > 1 && promising(current_ - 1, std::max(1.0, cost - 2 * step)) ? current_ - 1 : -1;
+void DraftLength::begin_trial(int k) {
+    trial_ = k;
+    trial_length_ = std::clamp(history_.costs.count(k), kShortest, kLongest);
+    since_decision_ = 0;
 }
 
-// Rounds between two tries of a head that does not pay: as many as keep their cost below its share of the time.
-int DraftLength::probe_interval() const {
-    const double loss = std::max(0.0, costs_.relative(1) - 1);
-    return backoff_ * std::clamp((int) (loss / kProbeShare), 16, 256);
+// Whether to draft a token although drafting does not pay: without drafts nothing is learnt about the head. The longer it has not paid, the longer
+// it is left alone; where even a head that is always right would not pay, always.
+bool DraftLength::tries_head() const {
+    if (history_.current != 0) {
+        return false;
+    }
+    bool can_pay = false;
+    for (int k = 1; k <= kAutoLimit; k++) {
+        can_pay |= k + 1 > history_.costs.relative(k);
+    }
+    if (!can_pay) {
+        return false;
+    }
+    const int least = std::max(kSoonest, (int) ((history_.costs.relative(1) - 1) / kProbeShare));
+    const int pause = std::clamp(history_.unpaid / kPatience, least, std::max(least, kLatest));
+    return undrafted_ >= pause || history_.rates.promise() > kPromise;
 }
 
 }  // namespace pmtp

@@ -30,7 +30,7 @@ class Model {
     const std::vector<int32_t> & end_tokens() const { return end_tokens_; }
     Session & session() { return *session_; }
     Drafter * drafter() { return drafter_.get(); }  // nullptr without a head
-    RoundCosts & round_costs() { return round_costs_; }
+    DraftHistory & draft_history() { return draft_history_; }
 
     bool busy = false;  // a generation lives
 
@@ -42,7 +42,7 @@ class Model {
     std::unique_ptr<Session> session_;
     std::unique_ptr<Head> head_;
     std::unique_ptr<Drafter> drafter_;
-    RoundCosts round_costs_;
+    DraftHistory draft_history_;
     std::vector<int32_t> end_tokens_;
     std::vector<std::pair<std::string, std::string>> metadata_;
     std::string placement_;

@@ -18,7 +18,7 @@ struct pmtp_model : pmtp::Model {
 struct pmtp_generation {
     pmtp_generation(pmtp_model & model, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
                     std::vector<int32_t> end_tokens)
-        : model(model), loop(model.session(), model.drafter(), model.round_costs(), prompt, n_prompt, params, std::move(end_tokens), model.n_vocab()) {
+        : model(model), loop(model.session(), model.drafter(), model.draft_history(), prompt, n_prompt, params, std::move(end_tokens), model.n_vocab()) {
         model.busy = true;
     }
     ~pmtp_generation() { model.busy = false; }

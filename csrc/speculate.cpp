@@ -38,7 +38,7 @@ SamplingParams sampling_params(const pmtp_generation_params & p, const std::vect
 
 }  // namespace
 
-Generation::Generation(Session & session, Drafter * drafter, RoundCosts & costs, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
+Generation::Generation(Session & session, Drafter * drafter, DraftHistory & history, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
                        std::vector<int32_t> end_tokens, int n_vocab)
     : session_(session),
       drafter_(drafter),
@@ -49,10 +49,10 @@ Generation::Generation(Session & session, Drafter * drafter, RoundCosts & costs,
       sampler_(sampling_params(params, end_tokens_), n_vocab, prompt, n_prompt),
       acceptance_((pmtp_acceptance) params.acceptance, sampler_.params().warp, params.seed, params.reproducible != 0,
                   { params.synthetic_acceptance, params.synthetic_acceptance + params.n_synthetic_acceptance }),
-      unlearned_costs_(costs.unlearned()),
+      table_{ history.costs.unlearned() },
       // With the coupled rule k does not change the text, so live timings may choose it.
       draft_length_(drafter == nullptr ? 0 : params.num_speculative_tokens,
-                    acceptance_.rule() == PMTP_ACCEPTANCE_COUPLED || !params.reproducible ? costs : unlearned_costs_,
+                    acceptance_.rule() == PMTP_ACCEPTANCE_COUPLED || !params.reproducible ? history : table_,
                     acceptance_.rule() == PMTP_ACCEPTANCE_COUPLED || !params.reproducible) {
     if (n_prompt >= session.n_ctx()) {
         throw Error(PMTP_ERROR_CONTEXT_OVERFLOW,

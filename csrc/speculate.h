@@ -15,9 +15,9 @@ namespace pmtp {
 
 class Generation {
   public:
-    // drafter may be nullptr; costs: the model's, updated by rounds; end_tokens end the generation. The owner of these three must outlive
+    // drafter may be nullptr; history: the model's, updated by rounds; end_tokens end the generation. The owner of these three must outlive
     // the generation. Throws Error(CONTEXT_OVERFLOW).
-    Generation(Session & session, Drafter * drafter, RoundCosts & costs, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
+    Generation(Session & session, Drafter * drafter, DraftHistory & history, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
                std::vector<int32_t> end_tokens, int n_vocab);
 
     // One batch of the prefill or one round; see pmtp_burst.
@@ -50,7 +50,7 @@ class Generation {
     const uint64_t seed_;
     Sampler sampler_;
     Acceptance acceptance_;
-    RoundCosts unlearned_costs_;
+    DraftHistory table_;            // a table of costs, where live timings may not choose k
     DraftLength draft_length_;
 
     bool started_ = false;
