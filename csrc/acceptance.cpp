@@ -174,7 +174,9 @@ int32_t Acceptance::draw_residual(int row, double share) {
         if (probability > 0) {
             residual_.push_back({ token, std::max(0.0, share * probability - q) });
             inside += residual_.back().p;
-            target.changed.push_back({ target.logits[token], token });
+            if (target.logits != nullptr) {
+                target.changed.push_back({ target.logits[token], token });
+            }
         }
     });
     // The rest is summed afresh: 1 less what is covered would be a rounding error where little is left.

@@ -34,6 +34,9 @@ class Acceptance {
     Draw draw() const;
     uint64_t draft_counter() const { return round_ * kDraws; }
 
+    // Whether the target's tokens are drawn under the noise of their positions.
+    bool couples() const { return rule_ == PMTP_ACCEPTANCE_COUPLED || !synthetic_.empty(); }
+
     // Begins a round with its drafts. rows: the target's output for each draft and one more.
     void begin(Sampler & sampler, const std::vector<Draft> & drafts, const std::vector<TargetRow> & rows);
 

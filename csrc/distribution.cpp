@@ -11,11 +11,19 @@ constexpr double kLikely = 12;      // top_p looks first at candidates of at lea
 constexpr size_t kListLimit = 32768;  // longer supports are scanned, not listed
 constexpr size_t kSortLimit = 4096;   // and where more than that must be sorted, a histogram is faster
 constexpr double kMaxGumbel = 38;   // -log(-log(1 - 2^-53)) = 36.7
+constexpr double kTotalError = 1e-5;  // of a sum over the vocabulary in single precision, relative
 constexpr Candidate kEverything = { kLowest, std::numeric_limits<int32_t>::max() };
+
+// The least logit that min_p leaves.
+float floor_of(float max, const Warp & warp) { return warp.min_p > 0.0 ? (float) (max + warp.temperature * std::log(warp.min_p)) : kLowest; }
 
 }  // namespace
 
-bool Distribution::assign(float * logits, const int32_t * ids, int n, const Warp & warp) {
+ChoiceParams Warp::choice(uint64_t key, bool noisy) const {
+    return { key, (float) (1.0 / temperature), (float) std::log(min_p), (float) top_p, top_k, noisy, 0 };
+}
+
+void Distribution::restart(float * logits, const int32_t * ids, int n) {
     logits_ = logits;
     ids_ = ids;
     n_ = n;
@@ -25,32 +33,68 @@ bool Distribution::assign(float * logits, const int32_t * ids, int n, const Warp
     least_ = kEverything;
     listed_ = false;
     list_.clear();
+}
+
+bool Distribution::assign(float * logits, const int32_t * ids, int n, const Warp & warp) {
+    restart(logits, ids, n);
     if (!std::isfinite(max_)) {
         return false;
     }
+    warp_with(warp);
+    return true;
+}
+
+bool Distribution::assign(Candidates & c, const Warp & warp, bool noisy) {
+    constexpr float kBin = 1.0f / kCandidateBinsPerUnit;
+    if (c.n < 1 || !std::isfinite(c.max)) {
+        return false;
+    }
+    restart(c.logit, c.token, c.n);
+    if (noisy) {  // the device ranked in single precision; what it left out must be further from the best one than its error
+        const float error = 1e-4f * std::max(1.0f, (float) (1.0 / warp.temperature));
+        warp_with({ warp.temperature });
+        return c.n_bins * kBin > 2 * error;
+    }
+    const bool has_top_k = warp.top_k > 0 && warp.top_k <= c.n;
+    const bool has_min_p = warp.min_p > 0.0 && (c.max - floor_of(c.max, warp)) * kCandidateBinsPerUnit < c.n_bins;
+    if (warp.greedy() || has_top_k || has_min_p) {
+        warp_with(warp);
+        return true;
+    }
+    if (warp.top_k > 0 || warp.min_p > 0.0 || warp.top_p == 1.0) {
+        return false;
+    }
+    warp_with({ warp.temperature });
+    total_ = c.total;
+    return keep_top_p(warp.top_p, kTotalError * c.total);
+}
+
+void Distribution::warp_with(const Warp & warp) {
     if (warp.greedy()) {
         temperature_ = 1;
         scale_ = 1;
         least_ = { max_, best_ };
         list_.push_back(least_);
         listed_ = true;
-        return true;
+        return;
     }
     temperature_ = warp.temperature;
     scale_ = (float) (1.0 / warp.temperature);
-    const float floor = warp.min_p > 0.0 ? (float) (max_ + warp.temperature * std::log(warp.min_p)) : kLowest;
-    if (warp.top_k > 0 && warp.top_k < n) {
-        gather_largest(logits, n, warp.top_k, floor, list_);
+    const float floor = floor_of(max_, warp);
+    if (warp.top_k > 0 && warp.top_k < n_) {
+        gather_largest(logits_, n_, warp.top_k, floor, list_);
         listed_ = true;
         least_ = list_.front();
     } else if (warp.min_p > 0.0) {
         least_.logit = floor;
         list_at_least(floor, kListLimit);
     }
-    if (warp.top_p < 1.0) {
-        keep_top_p(warp.top_p);
+    if (warp.top_p < 1.0 && !keep_top_p(warp.top_p, 0)) {
+        listed_ = false;
+        least_ = top_p_boundary(warp.top_p * total());
+        list_.clear();
+        total_ = -1;
     }
-    return true;
 }
 
 void Distribution::assign_certain(int32_t token) {
@@ -79,8 +123,9 @@ bool Distribution::list_at_least(float floor, size_t limit) {
     return true;
 }
 
-// Keeps the smallest set of most probable tokens whose share of the support so far is top_p or more.
-void Distribution::keep_top_p(double top_p) {
+// Keeps the smallest set of most probable tokens whose share of the support so far is top_p or more. Returns false if that is a large set, or
+// if an uncertain total leaves open which one it is.
+bool Distribution::keep_top_p(double top_p, double uncertainty) {
     const double wanted = top_p * total();
     if (!listed_) {
         list_at_least(std::max(least_.logit, (float) (max_ - kLikely * temperature_)), kListLimit);
@@ -92,18 +137,18 @@ void Distribution::keep_top_p(double top_p) {
         std::partial_sort(list_.begin() + sorted, list_.begin() + end, list_.end(), more_probable);
         for (; sorted < end; sorted++) {
             covered += weight(list_[sorted].logit);
+            if (std::abs(covered - wanted) < uncertainty) {
+                return false;
+            }
             if (covered >= wanted) {
                 list_.resize(sorted + 1);
                 least_ = list_.back();
                 total_ = covered;
-                return;
+                return true;
             }
         }
     }
-    listed_ = false;
-    least_ = top_p_boundary(wanted);
-    list_.clear();
-    total_ = -1;
+    return false;
 }
 
 // The least probable token of the smallest set of most probable ones that weighs `wanted`, for flat distributions: a histogram of
@@ -174,8 +219,21 @@ double Distribution::total() {
     return total_;
 }
 
+// -1: not among the candidates
+int32_t Distribution::index_of(int32_t token) const {
+    if (ids_ == nullptr) {
+        return token;
+    }
+    const int32_t * found = std::lower_bound(ids_, ids_ + n_, token);
+    return found != ids_ + n_ && *found == token ? (int32_t) (found - ids_) : -1;
+}
+
 double Distribution::probability(int32_t token) {
-    const Candidate c = { logits_[token], token };
+    const int32_t index = index_of(token);
+    if (index < 0) {
+        return 0.0;
+    }
+    const Candidate c = { logits_[index], index };
     return supports(c) ? weight(c.logit) / total() : 0.0;
 }
 
@@ -187,7 +245,10 @@ void Distribution::tabulate(std::vector<WeightedToken> & out) {
 
 void Distribution::remove(const std::vector<WeightedToken> & tokens) {
     for (const WeightedToken & w : tokens) {
-        logits_[w.token] = kForbidden;
+        const int32_t index = index_of(w.token);
+        if (index >= 0) {
+            logits_[index] = kForbidden;
+        }
     }
     list_.erase(std::remove_if(list_.begin(), list_.end(), [&](const Candidate & c) { return logits_[c.index] == kForbidden; }), list_.end());
     total_ = -1;

@@ -1,6 +1,7 @@
 // Logits warped by temperature, min_p, top_k and top_p: the distribution that tokens are drawn from.
 #pragma once
 
+#include "candidates.h"
 #include "logits.h"
 #include "noise.h"
 
@@ -17,6 +18,8 @@ struct Warp {
     int top_k = 0;
 
     bool greedy() const { return temperature == 0.0 || top_k == 1; }
+    bool truncates() const { return top_p < 1.0 || min_p > 0.0 || top_k > 0; }
+    ChoiceParams choice(uint64_t key, bool noisy) const;  // unless greedy
 };
 
 struct WeightedToken {
@@ -30,6 +33,10 @@ class Distribution {
     // logits: f32[n], which must stay until the last use and may be overwritten by remove(); ids: i32[n], the token of each logit, or
     // nullptr where the index is the token. Returns false if no logit is a number.
     bool assign(float * logits, const int32_t * ids, int n, const Warp & warp);
+
+    // The same from the candidates of a whole row. Returns false if they do not suffice: then the row is needed. noisy: they were ranked
+    // under the noise of the one draw() that may follow, and only the temperature warps.
+    bool assign(Candidates & candidates, const Warp & warp, bool noisy);
 
     // All of the probability on one token whose logit is not known. For draws only.
     void assign_certain(int32_t token);
@@ -46,13 +53,13 @@ class Distribution {
     // Sum of e^((logit - max) / temperature) over the support. Computed when it is first asked for.
     double total();
 
-    // Probability of a token. Only without ids.
+    // Probability of a token. ids, if there are any, must be ascending.
     double probability(int32_t token);
 
     // Every token of the support with its probability.
     void tabulate(std::vector<WeightedToken> & out);
 
-    // Takes tokens out of the support, overwriting their logits. Only without ids.
+    // Takes tokens out of the support, overwriting their logits. Likewise.
     void remove(const std::vector<WeightedToken> & tokens);
 
   private:
@@ -60,7 +67,10 @@ class Distribution {
     double weight(float logit) const { return exp_nonpositive((logit - max_) * scale_); }
     bool supports(const Candidate & c) const { return c.logit > least_.logit || (c.logit == least_.logit && c.index <= least_.index); }
     template <typename Visit> void for_each(Visit visit) const;
-    void keep_top_p(double top_p);
+    void restart(float * logits, const int32_t * ids, int n);
+    void warp_with(const Warp & warp);
+    int32_t index_of(int32_t token) const;
+    bool keep_top_p(double top_p, double uncertainty);
     bool list_at_least(float floor, size_t limit);
     Candidate top_p_boundary(double wanted) const;
 

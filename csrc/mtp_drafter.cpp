@@ -1,10 +1,13 @@
 #include "mtp_drafter.h"
 
+#include "custom_ops.h"
+#include "draw.h"
 #include "error.h"
 #include "llama_internal.h"
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace pmtp {
 
@@ -62,38 +65,9 @@ ggml_tensor * embedding_rows(const llama_model & target, ggml_backend_dev_t devi
 
 }  // namespace
 
-// What a step that samples needs beside the logits.
-struct StepDraw {
-    Warp warp;
-    Noise noise{ 0, Purpose::draft, 0 };
-    bool tabulate = false;          // independent draws: acceptance needs q
-    Distribution distribution;
-    std::vector<WeightedToken> q;
-};
-
-// Custom operation: i32 [1] from logits (f32 [n]) and, for a centroid head, the candidates' ids (i32 [n]).
-void draw_token(ggml_tensor * dst, int ith, int /*nth*/, void * user) {
-    if (ith != 0) {
-        return;
-    }
-    StepDraw & draw = *static_cast<StepDraw *>(user);
-    const ggml_tensor * logits = dst->src[0];
-    const ggml_tensor * ids = dst->src[1];
-    draw.q.clear();
-    int32_t & token = *(int32_t *) dst->data;
-    if (!draw.distribution.assign((float *) logits->data, ids ? (const int32_t *) ids->data : nullptr, (int) ggml_nelements(logits), draw.warp)) {
-        token = 0;  // logits that are not numbers: any token does, the target decides
-        return;
-    }
-    token = draw.distribution.draw(draw.noise);
-    if (draw.tabulate) {
-        draw.distribution.tabulate(draw.q);
-    }
-}
-
 // The k steps as one graph, bound to the numbers of cells that the two caches showed when it was built.
 struct MtpDrafter::Graph {
-    Graph(const Head & head, llama_context & context, int k, bool greedy, const CacheView & full, const CacheView & sliding);
+    Graph(const Head & head, llama_context & context, int k, Draw draw, const CacheView & full, const CacheView & sliding);
 
     bool fits(uint32_t n_kv_full, uint32_t n_kv_sliding) const { return full.n_kv == n_kv_full && sliding.n_kv == n_kv_sliding; }
     void set_inputs(const DraftRequest & request);
@@ -111,7 +85,9 @@ struct MtpDrafter::Graph {
     ggml_tensor * token = nullptr;     // i32 [1]
     ggml_tensor * position = nullptr;  // i32 [1], the same in every step
     ggml_tensor * state = nullptr;     // f32 [B]
+    ggml_tensor * choices = nullptr;   // i32 [kChoiceWords, k], if the device draws
     ggml_tensor * drafted = nullptr;   // i32 [k]
+    std::vector<ggml_tensor *> drawn;  // of each step, if the device draws
 
   private:
     ggml_tensor * input(ggml_type type, int64_t n, const char * name);
@@ -120,15 +96,23 @@ struct MtpDrafter::Graph {
     ggml_tensor * norm(ggml_tensor * x, ggml_tensor * weight) const;
     ggml_tensor * attention(const HeadLayer & layer, ggml_tensor * x) const;
     ggml_tensor * decoder_layer(const HeadLayer & layer, ggml_tensor * x) const;
-    ggml_tensor * next_token(ggml_tensor * n, StepDraw * draw) const;
+    bool device_draws(ggml_backend_dev_t device) const;
+    int64_t n_candidates() const { return head.token_ordering->ne[0] * head.top_k; }
+    ggml_tensor * next_token(ggml_tensor * n, int step);
+    ggml_tensor * draw_here(ggml_tensor * logits, ggml_tensor * ids, int step);
+    ggml_tensor * draw_on_device(ggml_tensor * logits, ggml_tensor * ids, int step);
+    static void read_table(const std::vector<int32_t> & table, std::vector<WeightedToken> & q);
     void fill_mask(CacheView & view, int32_t query);
 
-    std::vector<StepDraw> draws_;  // one per step; empty: greedy
+    Draw draw_;
+    std::vector<StepDraw> draws_;        // one per step, if the CPU draws
+    std::vector<ChoiceParams> params_;   // likewise, if the device does
+    std::vector<std::vector<int32_t>> tables_;
 };
 
-MtpDrafter::Graph::Graph(const Head & head, llama_context & context, int k, bool greedy, const CacheView & full_view,
+MtpDrafter::Graph::Graph(const Head & head, llama_context & context, int k, Draw draw, const CacheView & full_view,
                          const CacheView & sliding_view)
-    : head(head), full(full_view), sliding(sliding_view), flash_attention(context.get_cparams().flash_attn), draws_(greedy ? 0 : k) {
+    : head(head), full(full_view), sliding(sliding_view), flash_attention(context.get_cparams().flash_attn), draw_(draw) {
     const size_t n_nodes = (size_t) kNodesPerStep * k;
     memory.resize(n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false));
     ctx.reset(ggml_init({ memory.size(), memory.data(), /*no_alloc*/ true }));
@@ -142,6 +126,12 @@ MtpDrafter::Graph::Graph(const Head & head, llama_context & context, int k, bool
     add_view_inputs(sliding);
 
     const ggml_backend_dev_t device = device_of(head.output_norm);
+    if (draw != Draw::greedy && device_draws(device)) {
+        choices = input(GGML_TYPE_I32, kChoiceWords * k, "choices");
+        params_.resize(k);
+    } else if (draw != Draw::greedy) {
+        draws_.resize(k);
+    }
     ggml_tensor * embeddings = embedding_rows(context.get_model(), device);
     ggml_tensor * last = token;
     ggml_tensor * h = state;
@@ -152,7 +142,7 @@ MtpDrafter::Graph::Graph(const Head & head, llama_context & context, int k, bool
             x = decoder_layer(layer, x);
         }
         ggml_tensor * n = norm(x, head.output_norm);
-        last = next_token(n, greedy ? nullptr : &draws_[step]);
+        last = next_token(n, step);
         drafted = step == 0 ? last : ggml_concat(c, drafted, last, 0);
         if (step + 1 < k) {
             h = ggml_reshape_1d(c, ggml_mul_mat(c, head.post_projection, n), head.n_embd_backbone);
@@ -173,6 +163,12 @@ MtpDrafter::Graph::Graph(const Head & head, llama_context & context, int k, bool
     backend = *std::find_if(backends.begin(), backends.end(), [&](ggml_backend_t b) { return ggml_backend_get_device(b) == device; });
     for (ggml_tensor * t : { position, state, full.mask, sliding.mask }) {
         ggml_backend_sched_set_tensor_backend(sched.get(), t, backend);
+    }
+    for (ggml_tensor * t : drawn) {
+        ggml_backend_sched_set_tensor_backend(sched.get(), t, backend);
+    }
+    if (choices != nullptr) {
+        ggml_backend_sched_set_tensor_backend(sched.get(), choices, backend);
     }
     if (device_of(embeddings) == device) {
         ggml_backend_sched_set_tensor_backend(sched.get(), token, backend);
@@ -252,27 +248,60 @@ ggml_tensor * MtpDrafter::Graph::decoder_layer(const HeadLayer & layer, ggml_ten
     return ggml_mul(c, x, layer.layer_output_scale);
 }
 
-// n: f32 [E], the normalised state -> i32 [1]: the token with the largest logit, or the one that `draw` draws.
-ggml_tensor * MtpDrafter::Graph::next_token(ggml_tensor * n, StepDraw * draw) const {
+// Whether the tokens of all steps can be drawn where the logits are.
+bool MtpDrafter::Graph::device_draws(ggml_backend_dev_t device) const {
+    if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU || (head.has_centroids() && n_candidates() > kMaxDrawnLogits)) {
+        return false;
+    }
+    Handle<ggml_context> scratch(ggml_init({ 4 * ggml_tensor_overhead(), nullptr, /*no_alloc*/ true }), ggml_free);
+    ggml_tensor * args[] = { ggml_new_tensor_1d(scratch.get(), GGML_TYPE_F32, kMaxDrawnLogits),
+                             ggml_new_tensor_1d(scratch.get(), GGML_TYPE_I32, kChoiceWords) };
+    return ggml_backend_dev_supports_op(device, ggml_custom_4d(scratch.get(), GGML_TYPE_I32, 1, 1, 1, 1, args, 2, draw_token, 1, nullptr));
+}
+
+ggml_tensor * MtpDrafter::Graph::draw_here(ggml_tensor * logits, ggml_tensor * ids, int step) {
+    ggml_tensor * args[] = { logits, ids };
+    return ggml_custom_4d(ctx.get(), GGML_TYPE_I32, 1, 1, 1, 1, args, ids != nullptr ? 2 : 1, draw_token, /*n_tasks*/ 1, &draws_[step]);
+}
+
+// Without ids the logits are a whole vocabulary's: the draw is from the best of them.
+ggml_tensor * MtpDrafter::Graph::draw_on_device(ggml_tensor * logits, ggml_tensor * ids, int step) {
     ggml_context * c = ctx.get();
-    const auto drawn = [&](ggml_tensor * logits, ggml_tensor * ids) {
-        ggml_tensor * args[] = { logits, ids };
-        return ggml_custom_4d(c, GGML_TYPE_I32, 1, 1, 1, 1, args, ids != nullptr ? 2 : 1, draw_token, /*n_tasks*/ 1, draw);
+    ggml_tensor * params = ggml_view_1d(c, choices, kChoiceWords, step * sizeof(ChoiceParams));
+    if (ids == nullptr) {
+        ggml_tensor * args[] = { logits, params };
+        logits = ggml_custom_4d(c, GGML_TYPE_I32, kCandidatesRowWords, 1, 1, 1, args, 2, find_candidates, 1, nullptr);
+        drawn.push_back(logits);
+    }
+    const int64_t n_table = draw_ != Draw::independent ? 0 : ids != nullptr ? ggml_nelements(ids) : kCandidates;
+    ggml_tensor * args[] = { logits, ids != nullptr ? ids : params, params };
+    ggml_tensor * token = ggml_custom_4d(c, GGML_TYPE_I32, 1 + 2 * n_table, 1, 1, 1, args, ids != nullptr ? 3 : 2, draw_token, 1, nullptr);
+    if (n_table > 0) {
+        ggml_set_output(token);
+    }
+    drawn.push_back(token);
+    return ggml_view_1d(c, token, 1, 0);
+}
+
+// n: f32 [E], the normalised state -> i32 [1]: the token with the largest logit, or the one that is drawn.
+ggml_tensor * MtpDrafter::Graph::next_token(ggml_tensor * n, int step) {
+    ggml_context * c = ctx.get();
+    const auto draw = [&](ggml_tensor * logits, ggml_tensor * ids) {
+        return choices != nullptr ? draw_on_device(logits, ids, step) : draw_here(logits, ids, step);
     };
     if (!head.has_centroids()) {
         ggml_tensor * logits = ggml_mul_mat(c, head.lm_head, n);
-        return draw != nullptr ? drawn(logits, nullptr) : ggml_argmax(c, logits);
+        return draw_ != Draw::greedy ? draw(logits, nullptr) : ggml_argmax(c, logits);
     }
     // The tokens of the top_k best clusters are the candidates. Their ids travel along: the order of TOP_K is unspecified.
-    const int64_t n_candidates = head.token_ordering->ne[0] * head.top_k;
     ggml_tensor * clusters = ggml_top_k(c, ggml_mul_mat(c, head.centroids, n), head.top_k);                  // i32 [top_k]
     ggml_tensor * logits = ggml_mul_mat_id(c, head.lm_head, ggml_reshape_3d(c, n, head.n_embd, 1, 1), clusters);  // [V / n_centroids, top_k]
     ggml_tensor * ids = ggml_get_rows(c, head.token_ordering, clusters);                                     // i32, likewise
-    if (draw != nullptr) {
-        return drawn(logits, ids);
+    if (draw_ != Draw::greedy) {
+        return draw(logits, ids);
     }
-    ggml_tensor * best = ggml_argmax(c, ggml_reshape_2d(c, logits, n_candidates, 1));
-    return ggml_reshape_1d(c, ggml_get_rows(c, ggml_reshape_2d(c, ids, 1, n_candidates), best), 1);
+    ggml_tensor * best = ggml_argmax(c, ggml_reshape_2d(c, logits, n_candidates(), 1));
+    return ggml_reshape_1d(c, ggml_get_rows(c, ggml_reshape_2d(c, ids, 1, n_candidates()), best), 1);
 }
 
 // Queued before the graph on the backend that reads it; `data` must stay until the graph has run.
@@ -286,24 +315,56 @@ void MtpDrafter::Graph::set_inputs(const DraftRequest & r) {
     set(state, r.state);
     fill_mask(full, r.position);
     fill_mask(sliding, r.position);
+    const auto noise = [&](size_t step) {
+        return draw_ == Draw::coupled ? Noise(r.seed, Purpose::token, r.position + 1 + step) : Noise(r.seed, Purpose::draft, r.counter + step);
+    };
     for (size_t step = 0; step < draws_.size(); step++) {
         draws_[step].warp = r.warp;
-        draws_[step].tabulate = r.draw == Draw::independent;
-        draws_[step].noise = r.draw == Draw::coupled ? Noise(r.seed, Purpose::token, r.position + 1 + step)
-                                                     : Noise(r.seed, Purpose::draft, r.counter + step);
+        draws_[step].tabulate = draw_ == Draw::independent;
+        draws_[step].noise = noise(step);
+    }
+    for (size_t step = 0; step < params_.size(); step++) {  // of a whole vocabulary, coupled draws see every token that can win
+        params_[step] = r.warp.choice(noise(step).key(), draw_ == Draw::coupled && !r.warp.truncates());
+    }
+    if (choices != nullptr) {
+        set(choices, params_.data());
     }
 }
 
 void MtpDrafter::Graph::read(std::vector<Draft> & drafts) {
     std::vector<int32_t> tokens(ggml_nelements(drafted));
     ggml_backend_tensor_get_async(ggml_backend_sched_get_tensor_backend(sched.get(), drafted), drafted, tokens.data(), 0, ggml_nbytes(drafted));
-    ggml_backend_sched_synchronize(sched.get());
     drafts.resize(tokens.size());
+    if (choices != nullptr && draw_ == Draw::independent) {
+        tables_.clear();
+        for (ggml_tensor * t : drawn) {
+            if (t->flags & GGML_TENSOR_FLAG_OUTPUT) {
+                tables_.emplace_back(ggml_nelements(t));
+                ggml_backend_tensor_get_async(backend, t, tables_.back().data(), 0, ggml_nbytes(t));
+            }
+        }
+    }
+    ggml_backend_sched_synchronize(sched.get());
     for (size_t step = 0; step < tokens.size(); step++) {
         drafts[step].token = tokens[step];
         drafts[step].q.clear();
         if (!draws_.empty() && draws_[step].tabulate) {
             drafts[step].q.swap(draws_[step].q);
+        }
+        if (!tables_.empty()) {
+            read_table(tables_[step], drafts[step].q);
+        }
+    }
+}
+
+// The distribution that a device drew from, see draw_token.
+void MtpDrafter::Graph::read_table(const std::vector<int32_t> & table, std::vector<WeightedToken> & q) {
+    const size_t n = (table.size() - 1) / 2;
+    for (size_t i = 0; i < n; i++) {
+        float p;
+        memcpy(&p, &table[1 + i], sizeof(p));
+        if (p > 0) {
+            q.push_back({ table[1 + n + i], p });
         }
     }
 }
@@ -336,21 +397,21 @@ MtpDrafter::MtpDrafter(const Head & head, llama_context * context) : head_(head)
 
 MtpDrafter::~MtpDrafter() = default;
 
-MtpDrafter::Graph & MtpDrafter::graph_for(int k, bool greedy) {
+MtpDrafter::Graph & MtpDrafter::graph_for(int k, Draw draw) {
     const auto & iswa = dynamic_cast<const llama_kv_cache_iswa &>(*llama_get_memory(context_));
     const SharedLayers shared = shared_layers(iswa);
     const CacheView full = { iswa.get_base(), shared.full, iswa.get_base()->get_n_kv(first_sequence()), 0 };
     const CacheView sliding = { iswa.get_swa(), shared.sliding, iswa.get_swa()->get_n_kv(first_sequence()), head_.window };
-    std::unique_ptr<Graph> & graph = graphs_[{ k, greedy }];
+    std::unique_ptr<Graph> & graph = graphs_[{ k, draw }];
     if (!graph || !graph->fits(full.n_kv, sliding.n_kv)) {
         graph.reset();
-        graph = std::make_unique<Graph>(head_, *context_, k, greedy, full, sliding);
+        graph = std::make_unique<Graph>(head_, *context_, k, draw, full, sliding);
     }
     return *graph;
 }
 
 bool MtpDrafter::draft(const DraftRequest & request, std::vector<Draft> & drafts) {
-    Graph & graph = graph_for(request.k, request.draw == Draw::greedy || request.warp.greedy());
+    Graph & graph = graph_for(request.k, request.warp.greedy() ? Draw::greedy : request.draw);
     graph.set_inputs(request);
     const ggml_status status = ggml_backend_sched_graph_compute_async(graph.sched.get(), graph.graph);
     drafts.clear();

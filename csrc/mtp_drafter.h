@@ -22,11 +22,11 @@ class MtpDrafter : public Drafter {
   private:
     struct Graph;
 
-    Graph & graph_for(int k, bool greedy);
+    Graph & graph_for(int k, Draw draw);
 
     const Head & head_;
     llama_context * context_;
-    std::map<std::pair<int, bool>, std::unique_ptr<Graph>> graphs_;  // by k and greedy, so that graphs are reused as k varies
+    std::map<std::pair<int, Draw>, std::unique_ptr<Graph>> graphs_;  // by k, so that graphs are reused as k varies
 };
 
 }  // namespace pmtp

@@ -7,15 +7,24 @@
 #include <cmath>
 #include <cstdint>
 
+#ifdef __CUDACC__  // the hashes are taken on devices too
+#define PMTP_ANYWHERE __host__ __device__
+#else
+#define PMTP_ANYWHERE
+#endif
+
 namespace pmtp {
 
 constexpr uint64_t kGolden = 0x9e3779b97f4a7c15ull;  // 2^64 / golden ratio
 
-inline uint64_t mix_bits(uint64_t z) {
+PMTP_ANYWHERE inline uint64_t mix_bits(uint64_t z) {
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
     return z ^ (z >> 31);
 }
+
+// The random bits of a token under the key of a draw.
+PMTP_ANYWHERE inline uint64_t token_bits(uint64_t key, int32_t token) { return mix_bits(key + ((uint64_t) token + 1) * kGolden); }
 
 // What a draw is for. Draws of different purposes are independent: sharing them between drafting, acceptance and the residual
 // would bias what is generated.
@@ -28,7 +37,8 @@ class Noise {
     Noise(uint64_t seed, Purpose purpose, uint64_t counter)
         : key_(mix_bits(mix_bits(seed + kGolden + mix_bits((uint64_t) purpose)) + counter)) {}
 
-    uint64_t bits(int32_t token) const { return mix_bits(key_ + ((uint64_t) token + 1) * kGolden); }
+    uint64_t key() const { return key_; }
+    uint64_t bits(int32_t token) const { return token_bits(key_, token); }
 
     static double uniform(uint64_t bits) { return ((double) (bits >> 12) + 0.5) * 0x1p-52; }  // (0, 1); one bit less: + 0.5 is exact
     static double gumbel(uint64_t bits) { return -std::log(-std::log(uniform(bits))); }

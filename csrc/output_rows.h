@@ -1,5 +1,5 @@
-// The target's rows of logits, left where they were computed: rows in host memory are read in place, and where only the most probable token is
-// wanted a device finds it, so that a few bytes cross back instead of a megabyte a row.
+// The target's rows of logits, left where they were computed: rows in host memory are read in place, and where a few tokens are enough a device
+// finds them, so that bytes or kilobytes cross back instead of a megabyte a row.
 #pragma once
 
 #include "error.h"
@@ -15,15 +15,13 @@
 
 namespace pmtp {
 
-enum class Wanted { logits, most_probable };
-
 class OutputRows {
   public:
     OutputRows();
     ~OutputRows();
 
     // llama_decode() of a batch whose outputs all lie in one micro-batch. The rows are valid after llama_synchronize() and until the next call.
-    int decode(llama_context * context, const llama_batch & batch, Wanted wanted);
+    int decode(llama_context * context, const llama_batch & batch, const Wanted & wanted);
 
     // Whether the last batch's rows stayed where they were; else llama.cpp has copied them.
     bool kept() const { return kept_ != nullptr; }
@@ -33,15 +31,19 @@ class OutputRows {
     bool keep(ggml_tensor * logits);
 
   private:
-    struct ArgMax;
+    struct Selection;
 
-    bool find_most_probable(ggml_tensor * logits);
+    bool select(ggml_tensor * logits);
+    float * fetch(int row);
 
     llama_context * context_ = nullptr;
-    Wanted wanted_ = Wanted::logits;
-    ggml_tensor * kept_ = nullptr;                          // f32 [n_vocab, n rows]
-    std::vector<int32_t> most_probable_;                    // of each row; filled by the device
-    std::map<int64_t, std::unique_ptr<ArgMax>> arg_max_;    // by the number of rows
+    const Wanted * wanted_ = nullptr;  // while a batch is decoded
+    ggml_tensor * kept_ = nullptr;     // f32 [n_vocab, n rows]
+    Selection * selected_ = nullptr;   // what the device chose from the kept rows; nullptr: they are in host memory
+    std::vector<ChoiceParams> params_;
+    std::vector<int32_t> results_;     // filled by the device
+    std::vector<std::vector<float>> fetched_;
+    std::map<std::pair<Wanted::Kind, int64_t>, std::unique_ptr<Selection>> selections_;  // by the number of rows
 };
 
 }  // namespace pmtp

@@ -199,7 +199,7 @@ pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_to
         session.truncate(0);
         for (int32_t done = 0; done < n_tokens; done += n_batch) {
             const int n = std::min(n_batch, n_tokens - done);
-            session.evaluate(tokens + done, n, n, pmtp::Wanted::logits);
+            session.evaluate(tokens + done, n, n, {});
             for (int row = 0; row < n; row++) {
                 std::copy_n(session.output(row).logits, model->n_vocab(), logits + (size_t) (done + row) * model->n_vocab());
             }

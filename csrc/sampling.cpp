@@ -24,15 +24,37 @@ Sampler::Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int
     }
 }
 
-bool Sampler::wants_most_probable() const {
-    return params_.warp.greedy() && params_.n_logprobs < 0 && params_.mask == nullptr && params_.logit_bias.empty() && !has_penalties() &&
-           (int) generated_.size() >= params_.min_tokens;
+Wanted Sampler::wanted(int n_rows, const uint64_t * noise) const {
+    const Warp & warp = params_.warp;
+    Wanted wanted;
+    if (params_.n_logprobs >= 0 || params_.mask != nullptr || !params_.logit_bias.empty() || has_penalties() ||
+        (int) generated_.size() < params_.min_tokens) {
+        return wanted;
+    }
+    if (warp.greedy()) {
+        wanted.kind = Wanted::most_probable;
+        return wanted;
+    }
+    const bool noisy = noise != nullptr && !warp.truncates();
+    if (noisy || (warp.truncates() && warp.top_k <= kCandidates)) {
+        wanted.kind = Wanted::candidates;
+        for (int row = 0; row < n_rows; row++) {
+            wanted.params.push_back(warp.choice(noisy ? Noise(*noise, Purpose::token, position() + row).key() : 0, noisy));
+        }
+    }
+    return wanted;
 }
 
 void Sampler::prepare(const TargetRow & target, Row & row) {
     float * logits = target.logits;
     row.logits = logits;
     row.changed.clear();
+    if (logits == nullptr && target.candidates != nullptr) {
+        if (row.p.assign(*target.candidates, params_.warp, target.noisy)) {
+            return;
+        }
+        row.logits = logits = target.fetch();
+    }
     if (logits == nullptr) {
         if (target.most_probable < 0) {
             throw_no_choice();

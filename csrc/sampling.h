@@ -5,6 +5,7 @@
 #include "pyllama_mtp.h"
 
 #include <cstdint>
+#include <functional>
 #include <unordered_map>
 #include <vector>
 
@@ -23,10 +24,24 @@ struct SamplingParams {
     void * mask_user = nullptr;
 };
 
-// The target's output for one position. Where only the most probable token is wanted, the logits may have stayed on their device.
+// What of the target's output the choice of tokens needs.
+struct Wanted {
+    enum Kind {
+        logits,         // all of it
+        most_probable,  // the most probable token
+        candidates,     // the tokens that can be chosen, if they are few
+    };
+    Kind kind = logits;
+    std::vector<ChoiceParams> params;  // candidates: of each row
+};
+
+// The target's output for one position. Where less is wanted, the logits may have stayed on their device.
 struct TargetRow {
-    float * logits;              // f32[n_vocab] or nullptr; overwritten
-    int32_t most_probable = -1;  // if there are no logits; < 0: none of them was a number
+    float * logits;                      // f32[n_vocab] or nullptr; overwritten
+    int32_t most_probable = -1;          // if there are no logits; < 0: none of them was a number
+    Candidates * candidates = nullptr;   // if there are no logits; overwritten
+    bool noisy = false;                  // how they were ranked
+    std::function<float *()> fetch = {};  // the logits after all, if the candidates do not suffice; throws Error
 };
 
 class Sampler {
@@ -34,7 +49,7 @@ class Sampler {
     // The next token's distribution, and what its logprobs need.
     struct Row {
         Distribution p;
-        float * logits = nullptr;
+        float * logits = nullptr;                    // nullptr where candidates were enough
         double log_sum = 0;                          // logarithm of the sum of e^logit, unmodified
         std::vector<Candidate> changed;              // unmodified logits of the tokens that bias or penalties changed
         std::vector<pmtp_token_logprob> best;        // the n_logprobs largest
@@ -42,8 +57,9 @@ class Sampler {
 
     Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int n_prompt);
 
-    // Whether the next tokens can be chosen knowing only which is the most probable.
-    bool wants_most_probable() const;
+    // What is enough to choose the next n_rows tokens. noise: the seed, where tokens are the most probable ones under noise keyed by their
+    // position (the coupled rule), else nullptr.
+    Wanted wanted(int n_rows, const uint64_t * noise) const;
 
     // Fills `row` for the token at index prompt + generated of the text. The target's logits are read until the row's last use.
     // Throws Error if the mask callback fails, every token is forbidden, or the logits are not numbers.

@@ -45,7 +45,7 @@ Session::Session(llama_model * model, const llama_context_params & params, bool 
 
 Session::~Session() { llama_batch_free(batch_); }
 
-bool Session::evaluate(const int32_t * tokens, int n, int n_outputs, Wanted wanted) {
+bool Session::evaluate(const int32_t * tokens, int n, int n_outputs, const Wanted & wanted) {
     if (n < 1 || n_outputs < 0 || n_outputs > std::min(n, kMaxOutputs) || (int) tokens_.size() + n > n_ctx_) {
         throw Error(PMTP_ERROR_INTERNAL, format("evaluate: %d tokens, %d outputs, %zu of %d positions used", n, n_outputs,
                                                 tokens_.size(), n_ctx_));

@@ -27,7 +27,7 @@ class Session {
 
     // Appends n tokens to the sequence, in batches of n_batch or less; the last n_outputs of them (at most kMaxOutputs, all
     // within the last batch) get rows of output and states. Returns false if it was aborted: tokens() then says how far it came.
-    bool evaluate(const int32_t * tokens, int n, int n_outputs, Wanted wanted);
+    bool evaluate(const int32_t * tokens, int n, int n_outputs, const Wanted & wanted);
 
     TargetRow output(int row);           // of the last evaluation
     const float * state(int row) const;  // f32[n_embd], after the final norm

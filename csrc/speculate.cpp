@@ -90,7 +90,7 @@ void Generation::prefill(pmtp_burst & burst) {
     const int done = (int) session_.tokens().size();
     const int size = std::min((int) prompt_.size() - done, session_.n_batch());
     const bool last = done + size == (int) prompt_.size();
-    if (!session_.evaluate(prompt_.data() + done, size, last ? 1 : 0, wanted())) {
+    if (!session_.evaluate(prompt_.data() + done, size, last ? 1 : 0, wanted(1))) {
         finish_ = PMTP_FINISH_CANCELLED;
         return;
     }
@@ -138,7 +138,7 @@ bool Generation::verify() {
     for (const Draft & draft : drafts_) {
         batch_.push_back(draft.token);
     }
-    return session_.evaluate(batch_.data(), (int) batch_.size(), (int) batch_.size(), wanted());
+    return session_.evaluate(batch_.data(), (int) batch_.size(), (int) batch_.size(), wanted((int) batch_.size()));
 }
 
 // Row i of the evaluated batch gives the token after draft i. The first one that is not the next draft is the bonus token.
@@ -195,7 +195,7 @@ void Generation::truncate(int n) {
 
 void Generation::cancel() { session_.abort = true; }
 
-Wanted Generation::wanted() const { return sampler_.wants_most_probable() ? Wanted::most_probable : Wanted::logits; }
+Wanted Generation::wanted(int n_rows) const { return sampler_.wanted(n_rows, acceptance_.couples() ? &seed_ : nullptr); }
 
 int Generation::remaining() const { return max_tokens_ - stats_.completion_tokens; }
 

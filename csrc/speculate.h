@@ -39,7 +39,7 @@ class Generation {
     void emit(int32_t token, pmtp_burst & burst);
     void record(const pmtp_burst & burst);
 
-    Wanted wanted() const;
+    Wanted wanted(int n_rows) const;
     int remaining() const;
 
     Session & session_;

@@ -80,7 +80,11 @@ def test_any_split_between_cpu_and_device(load, n_gpu_layers):
     assert split == pytest.approx(whole, abs=0.01)
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0.8}, {"temperature": 0.8, "top_p": 0.9}], ids=["plain", "top_p"])
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 0.8}, {"temperature": 0.8, "top_p": 0.9}, {"temperature": 1.0, "top_k": 40}],
+    ids=["plain", "top_p", "top_k"],
+)
 def test_a_seed_gives_the_same_text_with_drafting_on_and_off(load, options):
     """Up to a near tie of the two batch sizes, which six short texts have no more than once."""
     model = load()
@@ -89,11 +93,42 @@ def test_a_seed_gives_the_same_text_with_drafting_on_and_off(load, options):
 
 
 def test_logits_are_needed_for_options_that_change_them(load):
-    """min_tokens, logit_bias, penalties and logprobs see every logit; greedy text alone leaves them on the device."""
+    """min_tokens, logit_bias, penalties and logprobs need every logit on the host. Up to a near tie."""
     cpu, gpu = load(n_gpu_layers=0), load()
     token = run(cpu, PROMPTS[0], 0, n=1)[0][0]
-    for options in ({"logit_bias": {token: -100.0}}, {"repetition_penalty": 1.3}, {"min_tokens": 8}, {"logprobs": 2}):
-        assert run(cpu, PROMPTS[0], 3, n=24, **options)[0] == run(gpu, PROMPTS[0], 3, n=24, **options)[0], options
+    changed = ({"logit_bias": {token: -100.0}}, {"repetition_penalty": 1.3}, {"min_tokens": 8}, {"logprobs": 2})
+    different = [o for o in changed if run(cpu, PROMPTS[0], 3, n=24, **o)[0] != run(gpu, PROMPTS[0], 3, n=24, **o)[0]]
+    assert len(different) <= 1, different
+
+
+CHOSEN_ON_THE_DEVICE = {
+    "temperature": {"temperature": 0.9},
+    "top_p": {"temperature": 0.7, "top_p": 0.9},
+    "top_k": {"temperature": 1.0, "top_k": 40, "top_p": 0.95},
+    "min_p": {"temperature": 1.0, "min_p": 0.05},
+    "too many candidates": {"temperature": 5.0, "top_p": 0.99},  # the rows are fetched after all
+}
+
+
+@pytest.mark.parametrize("k", [0, 3])
+@pytest.mark.parametrize("options", CHOSEN_ON_THE_DEVICE.values(), ids=CHOSEN_ON_THE_DEVICE)
+def test_candidates_give_the_text_that_whole_rows_give(load, options, k):
+    """logprobs need whole rows, so asking for them shows what the host alone would choose."""
+    model = load()
+    for seed, prompt in enumerate(PROMPTS):
+        texts = [run(model, prompt, k, n=60, seed=seed, **options, **more)[0] for more in ({}, {"logprobs": 0})]
+        assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("acceptance", ["coupled", "rejection", "block"])
+@pytest.mark.parametrize("options", [{"temperature": 0.8}, {"temperature": 0.8, "top_p": 0.95}], ids=["plain", "top_p"])
+def test_sampled_drafts_are_accepted_as_often_as_the_cpus(load, acceptance, options):
+    """Texts differ, so the rates of a few hundred drafts do by a few points: a wrong draw would show as tens."""
+    rates = []
+    for model in (load(n_gpu_layers=0), load()):
+        totals = [run(model, p, 3, seed=s, acceptance=acceptance, **options)[1:] for p in PROMPTS for s in range(4)]
+        rates.append(sum(a for _, a in totals) / sum(d for d, _ in totals))
+    assert rates[1] == pytest.approx(rates[0], abs=0.06)
 
 
 def test_info_says_what_runs_where(load, device):

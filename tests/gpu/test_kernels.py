@@ -6,22 +6,28 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
+CUDA = CSRC / "cuda"
+PROGRAMS = {
+    "select_check": [CUDA / "select.cu"],
+    "choice_check": [CUDA / "candidates.cu", CUDA / "draw.cu"]
+    + [CSRC / f"{name}.cpp" for name in ("candidates", "distribution", "logits")],
+}
 
 
-@pytest.fixture(scope="module")
-def program(device, tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", params=PROGRAMS)
+def program(request, device, tmp_path_factory) -> Path:
     if shutil.which("nvcc") is None:
         pytest.skip("needs nvcc to build the check")
-    out = tmp_path_factory.mktemp("select") / "select_check"
-    sources = [ROOT / "csrc" / "cuda" / "select.cu", Path(__file__).parent / "select_check.cu"]
-    subprocess.run(
-        ["nvcc", "-std=c++17", "-O3", "-arch=native", f"-I{ROOT / 'csrc' / 'cuda'}", *sources, "-o", out], check=True
-    )
+    out = tmp_path_factory.mktemp("kernels") / request.param
+    # as ggml-cuda is compiled
+    command = ["nvcc", "-std=c++17", "-O3", "-arch=native", "-use_fast_math", f"-I{CUDA}", f"-I{CSRC}"]
+    subprocess.run([*command, *PROGRAMS[request.param], HERE / f"{request.param}.cu", "-o", out], check=True)
     return out
 
 
-def test_kernels_choose_what_plain_loops_choose(program):
+def test_kernels_do_what_plain_loops_do(program):
     result = subprocess.run([program], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "ok\n")
 
