@@ -36,17 +36,22 @@ double residual_mass(Distribution & p, double share, const Draft & draft) {
     return inside + share * std::max(0.0, 1.0 - covered);
 }
 
-pmtp_acceptance resolve(pmtp_acceptance rule, const Warp & warp, bool reproducible) {
+pmtp_acceptance resolve(pmtp_acceptance rule, const Warp & warp, bool reproducible, bool finds_candidates) {
     if (warp.greedy()) {
         return PMTP_ACCEPTANCE_COUPLED;  // p is 1 at one token: every rule compares
     }
-    return rule != PMTP_ACCEPTANCE_AUTO ? rule : reproducible ? PMTP_ACCEPTANCE_COUPLED : PMTP_ACCEPTANCE_BLOCK;
+    if (rule != PMTP_ACCEPTANCE_AUTO) {
+        return rule;
+    }
+    // Untruncated, the other rules need whole rows, which take longer to bring to the host than the drafts that coupling accepts less often.
+    return reproducible || (finds_candidates && !warp.truncates()) ? PMTP_ACCEPTANCE_COUPLED : PMTP_ACCEPTANCE_BLOCK;
 }
 
 }  // namespace
 
-Acceptance::Acceptance(pmtp_acceptance rule, const Warp & warp, uint64_t seed, bool reproducible, std::vector<double> synthetic)
-    : rule_(resolve(rule, warp, reproducible)), seed_(seed), synthetic_(std::move(synthetic)) {}
+Acceptance::Acceptance(pmtp_acceptance rule, const Warp & warp, uint64_t seed, bool reproducible, bool finds_candidates,
+                       std::vector<double> synthetic)
+    : rule_(resolve(rule, warp, reproducible, finds_candidates)), seed_(seed), synthetic_(std::move(synthetic)) {}
 
 Draw Acceptance::draw() const {
     switch (rule_) {

@@ -25,8 +25,9 @@ struct Choice {
 
 class Acceptance {
   public:
-    // rule: AUTO is resolved; see pmtp_acceptance. synthetic: forced rates (see pmtp_generation_params), or empty.
-    Acceptance(pmtp_acceptance rule, const Warp & warp, uint64_t seed, bool reproducible, std::vector<double> synthetic);
+    // rule: AUTO is resolved; see pmtp_acceptance. finds_candidates: a device does for the target's rows. synthetic: forced rates (see
+    // pmtp_generation_params), or empty.
+    Acceptance(pmtp_acceptance rule, const Warp & warp, uint64_t seed, bool reproducible, bool finds_candidates, std::vector<double> synthetic);
 
     pmtp_acceptance rule() const { return rule_; }  // never AUTO
 

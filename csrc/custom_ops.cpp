@@ -3,9 +3,20 @@
 #include "candidates.h"
 #include "draw.h"
 
+#include "handle.h"
+
 #include "ggml.h"
 
 namespace pmtp {
+
+bool runs_custom_ops(ggml_backend_dev_t device) {
+    if (device == nullptr || ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU) {
+        return false;
+    }
+    Handle<ggml_context> ctx(ggml_init({ 4 * ggml_tensor_overhead(), nullptr, /*no_alloc*/ true }), ggml_free);
+    ggml_tensor * args[] = { ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, kMaxDrawnLogits), ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, kChoiceWords) };
+    return ggml_backend_dev_supports_op(device, ggml_custom_4d(ctx.get(), GGML_TYPE_I32, 1, 1, 1, 1, args, 2, draw_token, 1, nullptr));
+}
 
 void find_candidates(ggml_tensor * dst, int ith, int nth, void * /*user*/) {
     const ggml_tensor * logits = dst->src[0];

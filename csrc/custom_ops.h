@@ -1,9 +1,12 @@
 // Operations of our graphs that ggml does not have (GGML_OP_CUSTOM). The functions run on a CPU; csrc/cuda has kernels for the same ones.
 #pragma once
 
-struct ggml_tensor;
+#include "ggml-backend.h"
 
 namespace pmtp {
+
+// Whether a device other than the CPU runs them.
+bool runs_custom_ops(ggml_backend_dev_t device);
 
 // i32 [kCandidatesRowWords, n_rows] that begins with n_rows Candidates, from f32 [n_vocab, n_rows] and i32 [kChoiceWords, n_rows], a ChoiceParams
 // for each.

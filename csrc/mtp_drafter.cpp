@@ -250,13 +250,7 @@ ggml_tensor * MtpDrafter::Graph::decoder_layer(const HeadLayer & layer, ggml_ten
 
 // Whether the tokens of all steps can be drawn where the logits are.
 bool MtpDrafter::Graph::device_draws(ggml_backend_dev_t device) const {
-    if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU || (head.has_centroids() && n_candidates() > kMaxDrawnLogits)) {
-        return false;
-    }
-    Handle<ggml_context> scratch(ggml_init({ 4 * ggml_tensor_overhead(), nullptr, /*no_alloc*/ true }), ggml_free);
-    ggml_tensor * args[] = { ggml_new_tensor_1d(scratch.get(), GGML_TYPE_F32, kMaxDrawnLogits),
-                             ggml_new_tensor_1d(scratch.get(), GGML_TYPE_I32, kChoiceWords) };
-    return ggml_backend_dev_supports_op(device, ggml_custom_4d(scratch.get(), GGML_TYPE_I32, 1, 1, 1, 1, args, 2, draw_token, 1, nullptr));
+    return runs_custom_ops(device) && !(head.has_centroids() && n_candidates() > kMaxDrawnLogits);
 }
 
 ggml_tensor * MtpDrafter::Graph::draw_here(ggml_tensor * logits, ggml_tensor * ids, int step) {

@@ -58,7 +58,7 @@ typedef enum pmtp_finish {
 
 /* Which drafts are accepted. Every rule gives exactly the target's distribution; greedy text (temperature 0) is the same under all. */
 typedef enum pmtp_acceptance {
-    PMTP_ACCEPTANCE_AUTO = 0,       /* COUPLED if `reproducible`, else the rule that accepts most */
+    PMTP_ACCEPTANCE_AUTO = 0,       /* COUPLED if `reproducible`, else the rule that gives most tokens a second */
     PMTP_ACCEPTANCE_COUPLED = 1,    /* the same seed gives the same text, drafted or not */
     PMTP_ACCEPTANCE_REJECTION = 2,  /* by p/q, drafts drawn from the head's distribution */
     PMTP_ACCEPTANCE_REJECTION_GREEDY = 3,   /* likewise, with the head's most probable tokens */

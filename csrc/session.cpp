@@ -1,5 +1,6 @@
 #include "session.h"
 
+#include "custom_ops.h"
 #include "llama_internal.h"
 
 #include "ggml-cpu.h"
@@ -81,6 +82,11 @@ bool Session::evaluate(const int32_t * tokens, int n, int n_outputs, const Wante
         done += size;
     }
     return true;
+}
+
+bool Session::finds_candidates() const {
+    const ggml_tensor * output = context_->get_model().output;
+    return output != nullptr && runs_custom_ops(ggml_backend_buft_get_device(ggml_backend_buffer_get_type(output->buffer)));
 }
 
 TargetRow Session::output(int row) {

@@ -29,6 +29,9 @@ class Session {
     // within the last batch) get rows of output and states. Returns false if it was aborted: tokens() then says how far it came.
     bool evaluate(const int32_t * tokens, int n, int n_outputs, const Wanted & wanted);
 
+    // Whether the target's logits are on a device that finds the tokens that can be chosen.
+    bool finds_candidates() const;
+
     TargetRow output(int row);           // of the last evaluation
     const float * state(int row) const;  // f32[n_embd], after the final norm
 

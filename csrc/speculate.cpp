@@ -47,7 +47,7 @@ Generation::Generation(Session & session, Drafter * drafter, DraftHistory & hist
       max_tokens_(std::min(params.max_tokens, session.n_ctx() - n_prompt)),
       seed_(params.seed),
       sampler_(sampling_params(params, end_tokens_), n_vocab, prompt, n_prompt),
-      acceptance_((pmtp_acceptance) params.acceptance, sampler_.params().warp, params.seed, params.reproducible != 0,
+      acceptance_((pmtp_acceptance) params.acceptance, sampler_.params().warp, params.seed, params.reproducible != 0, session.finds_candidates(),
                   { params.synthetic_acceptance, params.synthetic_acceptance + params.n_synthetic_acceptance }),
       table_{ history.costs.unlearned() },
       // With the coupled rule k does not change the text, so live timings may choose it.
