@@ -127,7 +127,9 @@ def test_sampled_drafts_are_accepted_as_often_as_the_cpus(load, acceptance, opti
     """Texts differ, so the rates do by some points, as their standard error says."""
     means, errors = [], []
     for model in (load(n_gpu_layers=0), load()):
-        runs = [run(model, p, 3, n=40, seed=s, acceptance=acceptance, **options)[1:] for p in PROMPTS for s in range(16)]
+        runs = [
+            run(model, p, 3, n=40, seed=s, acceptance=acceptance, **options)[1:] for p in PROMPTS for s in range(16)
+        ]
         rates = [accepted / drafted for drafted, accepted in runs]
         means.append(np.mean(rates))
         errors.append(np.std(rates) / len(rates) ** 0.5)

@@ -79,7 +79,7 @@ struct Run {
     void generate(pmtp_acceptance acceptance_rule, uint64_t seed, std::array<int, kLength> & out) {
         const int32_t prompt = 0;
         Sampler sampler(params(warp), kVocab, &prompt, 1);
-        Acceptance acceptance(acceptance_rule, sampler.params().warp, seed, false, {});
+        Acceptance acceptance(acceptance_rule, sampler.params().warp, seed, false, false, {});
         int k = 0;
         int last = prompt;
         while ((int) sampler.generated().size() < kLength) {
