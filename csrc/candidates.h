@@ -7,6 +7,7 @@
 namespace pmtp {
 
 constexpr int kCandidates = 256;
+constexpr int kMaxDrawnLogits = 4096;  // that a draft is drawn from directly
 constexpr int kCandidateBins = 4096;
 constexpr int kCandidateBinsPerUnit = 64;
 

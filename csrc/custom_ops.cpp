@@ -1,6 +1,5 @@
 #include "custom_ops.h"
 
-#include "candidates.h"
 #include "draw.h"
 
 #include "handle.h"

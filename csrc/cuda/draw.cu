@@ -1,6 +1,5 @@
 #include "draw.cuh"
 
-#include "custom_ops.h"
 #include "noise.cuh"
 #include "order.cuh"
 

@@ -1,13 +1,13 @@
 // Compares the kernels of csrc/cuda/candidates.cu and draw.cu with plain loops and with the library's own distributions. Built and run by
 // test_kernels.py.
 #include "candidates.cuh"
-#include "custom_ops.h"
 #include "distribution.h"
 #include "draw.cuh"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <random>
 #include <vector>
 
