@@ -39,10 +39,6 @@ CacheTypes cache_types(const pmtp_model_params & p, const llama_model * model) {
     if ((t.k_swa != t.k || t.v_swa != t.v) && llama_model_n_swa(model) == 0) {
         throw Error(PMTP_ERROR_INVALID_ARGUMENT, "cache types for the sliding layers are given, and this model has no sliding layers: leave them out");
     }
-    const bool turbo = pmtp_is_turbo(t.k) || pmtp_is_turbo(t.v) || pmtp_is_turbo(t.k_swa) || pmtp_is_turbo(t.v_swa);
-    if (turbo && p.n_gpu_layers != 0 && llama_supports_gpu_offload()) {
-        throw Error(PMTP_ERROR_MODEL_LOAD, "TurboQuant cache types work on the CPU only, and this library may use a GPU: pass n_gpu_layers=0 or choose q8_0");
-    }
     if (p.flash_attention == 0 && (ggml_is_quantized(t.v) || ggml_is_quantized(t.v_swa))) {
         throw Error(PMTP_ERROR_INVALID_ARGUMENT, "a quantised cache_type_v needs flash attention; leave it on or choose f16");
     }

@@ -9,10 +9,14 @@ import pytest
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 CUDA = CSRC / "cuda"
+TURBOQUANT = CSRC / "turboquant"
+EXACT = ["-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-Xcompiler=-ffp-contract=off"]
 PROGRAMS = {
     "select_check": [CUDA / "select.cu"],
     "choice_check": [CUDA / "candidates.cu", CUDA / "draw.cu"]
     + [CSRC / f"{name}.cpp" for name in ("candidates", "distribution", "logits")],
+    "turboquant_check": [TURBOQUANT / "cuda" / f"{name}.cu" for name in ("encode", "decode", "rotate")]
+    + [TURBOQUANT / "reference.c", *EXACT],
 }
 
 

@@ -1,0 +1,71 @@
+// The signed rotation as a fast Walsh-Hadamard transform, a warp to a row: value 32 i + lane is register i of a lane. The order of the sums is
+// that of the CPU's transform.
+#include "blocks.cuh"
+
+#include <cuda_fp16.h>
+
+namespace pmtp::turboquant {
+
+namespace {
+
+constexpr int kWarp = 32;
+constexpr int kRows = 4;  // of a thread block
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(half x) { return __half2float(x); }
+
+template <int n, typename T>
+__global__ void __launch_bounds__(kRows * kWarp) rotate_rows(const T * __restrict__ x, const float * __restrict__ signs, float * __restrict__ y,
+                                                             int64_t n_rows, float scale) {
+    constexpr int kRegisters = n / kWarp;
+    const int lane = threadIdx.x % kWarp;
+    const int64_t row = (int64_t) blockIdx.x * kRows + threadIdx.x / kWarp;
+    if (row >= n_rows) {
+        return;
+    }
+    x += row * n;
+    y += row * n;
+    float v[kRegisters], sign[kRegisters];
+#pragma unroll
+    for (int i = 0; i < kRegisters; i++) {
+        sign[i] = signs[i * kWarp + lane];
+        v[i] = to_float(x[i * kWarp + lane]) * copysignf(scale, sign[i]);
+    }
+#pragma unroll
+    for (int h = 1; h < kWarp; h *= 2) {
+#pragma unroll
+        for (int i = 0; i < kRegisters; i++) {
+            const float other = __shfl_xor_sync(0xffffffffu, v[i], h);
+            v[i] = (lane & h) == 0 ? v[i] + other : other - v[i];
+        }
+    }
+#pragma unroll
+    for (int h = 1; h < kRegisters; h *= 2) {
+#pragma unroll
+        for (int i = 0; i < kRegisters; i++) {
+            if ((i & h) == 0) {
+                const float a = v[i], b = v[i + h];
+                v[i] = a + b;
+                v[i + h] = a - b;
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < kRegisters; i++) {
+        y[i * kWarp + lane] = sign[i] < 0 ? -v[i] : v[i];
+    }
+}
+
+}  // namespace
+
+template <typename T> void rotate(const T * x, const float * signs, float * y, int n, int64_t n_rows, cudaStream_t stream) {
+    const auto kernel = n == 64 ? rotate_rows<64, T> : n == 128 ? rotate_rows<128, T> : n == 256 ? rotate_rows<256, T> : rotate_rows<512, T>;
+    if (n_rows > 0) {
+        kernel<<<(unsigned) ((n_rows + kRows - 1) / kRows), kRows * kWarp, 0, stream>>>(x, signs, y, n_rows, 1.0f / sqrtf((float) n));
+    }
+}
+
+template void rotate<float>(const float *, const float *, float *, int, int64_t, cudaStream_t);
+template void rotate<half>(const half *, const float *, float *, int, int64_t, cudaStream_t);
+
+}  // namespace pmtp::turboquant
