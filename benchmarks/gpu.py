@@ -241,6 +241,56 @@ def summary(shape: str, k: int, runs: list[tuple], weights: float) -> dict[str, 
     }
 
 
+SAMPLING = [
+    {"temperature": 0},
+    {"temperature": 1, "acceptance": "coupled"},
+    {"temperature": 1, "acceptance": "block"},
+    {"temperature": 1, "top_k": 64, "top_p": 0.95, "acceptance": "coupled"},
+    {"temperature": 1, "top_k": 64, "top_p": 0.95, "acceptance": "block"},
+]
+CACHES = [("f16", "f16"), ("q4_0", "q4_0"), ("turbo4", "turbo4"), ("turbo4", "turbo3")]
+
+
+def second_run(model: object, prompt: list[int], k: int, tokens: int, **options: object) -> object:
+    """Statistics of the second of two equal completions."""
+    for _ in range(2):
+        options = {"max_tokens": tokens, "num_speculative_tokens": k, "ignore_eos": True, "seed": 1, **options}
+        stream = model.generate(prompt, **options)
+        for _ in stream:
+            pass
+    return stream.stats
+
+
+def time_sampling(args: argparse.Namespace) -> None:
+    """Milliseconds of the parts of a round at E2B's shape, drafting 3 and plain. Random weights: nearly flat."""
+    from pyllama_mtp import Model
+    from pyllama_mtp.bench.shapes import random_pair
+
+    target, head = random_pair("e2b", "q4_0", args.folder / "models")
+    with Model(target, mtp_head=head, n_ctx=1024, n_threads=args.n_threads) as model:
+        for options in SAMPLING:
+            for k in (0, 3):
+                s = second_run(model, PROMPT, k, args.tokens, **options)
+                parts = (s.draft_seconds, s.verify_seconds, s.sample_seconds, s.decode_seconds)
+                print(options, f"k {k}: draft, verify, sample, round", *(f"{p / s.rounds * 1e3:.2f}" for p in parts))
+
+
+def time_caches(args: argparse.Namespace) -> None:
+    """Milliseconds a round for pairs of cache types and lengths of context at E2B's shape, greedy."""
+    from pyllama_mtp import Model
+    from pyllama_mtp.bench.shapes import random_pair
+
+    target, head = random_pair("e2b", "q4_0", args.folder / "models")
+    for n in (100, 8000, 30000):
+        prompt = [1000 + i % 5000 for i in range(n)]
+        for k, v in CACHES:
+            options = {"n_ctx": n + 512, "n_threads": args.n_threads, "cache_type_k": k, "cache_type_v": v}
+            with Model(target, mtp_head=head, **options) as model:
+                plain, drafting = (second_run(model, prompt, d, 64, temperature=0) for d in (0, 3))
+            rounds = (f"{s.decode_seconds / s.rounds * 1e3:.2f}" for s in (plain, drafting))
+            print(f"context {n}, K {k}, V {v}: plain, drafting 3", *rounds, flush=True)
+
+
 COLUMNS = {
     "shape": "shape",
     "k": "k",
@@ -302,6 +352,8 @@ def main() -> None:
         if bandwidth and "a4b" not in r["shape"]:  # of a mixture's weights a token reads only a part
             bound = r["weights_gb"] / bandwidth * 1e12
             print(f"{r['shape']}: {r['weights_gb']:.2f} GB of weights on the device, {bound:.2f} ms to read them once")
+    time_sampling(args)
+    time_caches(args)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
 
