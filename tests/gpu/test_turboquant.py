@@ -125,7 +125,7 @@ def test_a_prompt_gives_the_same_text_after_others(load):
 
 def test_the_cache_has_the_cpus_size_and_lies_on_the_device(load, device):
     ours, theirs = load(n_gpu_layers=0, **types("turbo4", "turbo3")), load(**types("turbo4", "turbo3"))
-    padding = theirs.info.cache_bytes - ours.info.cache_bytes  # ggml-cuda rounds rows of quantised tensors up to 512 values
-    assert 0 <= padding < 4096
+    padding = theirs.info.cache_bytes - ours.info.cache_bytes
+    assert 0 <= padding < 4096  # ggml-cuda rounds rows of quantised tensors up to 512 values
     part = next(p for p in theirs.info.placement.split("; ") if p.startswith(f"{device}:"))
     assert "KV cache 0.0" not in part
