@@ -20,8 +20,16 @@ from pyllama_mtp.gemma4_layout import ROTATED_SHARE, Gemma4Shape
 from pyllama_mtp.gguf import TENSOR_TYPES, Entry, Writer
 from pyllama_mtp.quantize import encode
 
-WEIGHT_TYPES = ("f32", "f16", "q8_0", "q4_0")
-_CODE_DEVIATION = {"q8_0": 255 / 12**0.5, "q4_0": 16 / 12**0.5}  # of uniform codes
+WEIGHT_TYPES = ("f32", "f16", "q8_0", "q6_k", "q4_k", "q4_0")
+# For blocks of uniform random bits: the deviation of their values in units of the scale, and where the block keeps its
+# halves, as (byte, share of the scale). q4_k has 6-bit factors for 4-bit codes and for an offset, whose unit is 7.5, a
+# mean code; q6_k has 8-bit factors.
+_BLOCKS = {
+    "q8_0": (255 / 12**0.5, [(0, 1)]),
+    "q6_k": (1368, [(208, 1)]),
+    "q4_k": (422, [(0, 1), (2, 7.5)]),
+    "q4_0": (16 / 12**0.5, [(0, 1)]),
+}
 _LOGIT_DEVIATION = 3.0
 _CHUNK_BYTES = 64 << 20
 
@@ -129,7 +137,7 @@ def _check_type(weights: str) -> None:
 
 
 def _general(metadata: dict[str, Entry], weights: str) -> dict[str, Entry]:
-    file_type = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7}[weights]
+    file_type = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 15, "q6_k": 18}[weights]
     return metadata | {
         "general.name": Entry("string", "random weights"),
         "general.file_type": Entry("u32", file_type),
@@ -182,12 +190,14 @@ def _random_matrix(random: np.random.Generator, shape: tuple[int, ...], type_nam
     step = max(1, _CHUNK_BYTES // row_bytes)
     for begin in range(0, n_rows, step):
         rows = data[begin : begin + step]
-        if type_name in _CODE_DEVIATION:
+        if type_name in _BLOCKS:
             rows[:] = np.frombuffer(random.bytes(rows.size), np.uint8).reshape(rows.shape)
-            scale = np.float16(deviation / _CODE_DEVIATION[type_name])
             blocks = rows.reshape(-1, block_bytes)
-            blocks[:, 0] = scale.view(np.uint16) & 0xFF
-            blocks[:, 1] = blocks[:, 1] & 0x80 | scale.view(np.uint16) >> 8  # keeps a random sign
+            code_deviation, halves = _BLOCKS[type_name]
+            for byte, share in halves:
+                scale = np.float16(share * deviation / code_deviation).view(np.uint16)
+                blocks[:, byte] = scale & 0xFF
+                blocks[:, byte + 1] = blocks[:, byte + 1] & 0x80 | scale >> 8  # keeps a random sign
         else:
             values = random.standard_normal((len(rows), n_in), np.float32) * np.float32(deviation)
             rows[:] = encode(values, type_name).reshape(-1).view(np.uint8).reshape(rows.shape)

@@ -8,7 +8,7 @@ from pyllama_mtp.errors import BenchmarkError
 from pyllama_mtp.gemma4_layout import SHAPES
 from pyllama_mtp.random_weights import Progress, write_assistant, write_target
 
-WEIGHTS = ("q4_0", "q8_0", "f16")
+WEIGHTS = ("q4_0", "q4_k", "q6_k", "q8_0", "f16")
 _GENERATION = "random-weights-1"  # files of another generation are not used: count up when the bytes change
 
 
