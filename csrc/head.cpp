@@ -1,24 +1,20 @@
 #include "head.h"
 
 #include "error.h"
+#include "head_layout.h"
 #include "llama_internal.h"
 
 #include "ggml-cpu.h"
-#include "gguf.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <map>
 
 namespace pmtp {
 
 namespace {
-
-const std::string kArchitecture = "gemma4-assistant";
-
-[[noreturn]] void bad_file(const std::string & what) { throw Error(PMTP_ERROR_MODEL_LOAD, "MTP head: " + what); }
 
 [[noreturn]] void mismatch(const char * what, long long head, long long target) {
     throw Error(PMTP_ERROR_INCOMPATIBLE_HEAD,
@@ -31,57 +27,6 @@ void require_equal(const char * what, long long head, long long target) {
         mismatch(what, head, target);
     }
 }
-
-// Typed access to the metadata of a GGUF: ggml's own getters abort on a wrong type.
-class Metadata {
-  public:
-    explicit Metadata(const gguf_context * gguf) : gguf_(gguf) {}
-
-    bool has(const std::string & key) const { return gguf_find_key(gguf_, key.c_str()) >= 0; }
-
-    std::string text(const std::string & key) const { return gguf_get_val_str(gguf_, find(key, GGUF_TYPE_STRING)); }
-
-    float f32(const std::string & key) const {
-        const float value = gguf_get_val_f32(gguf_, find(key, GGUF_TYPE_FLOAT32));
-        if (!std::isfinite(value) || value <= 0) {
-            bad_file(format("%s is %f, expected a positive number", key.c_str(), value));
-        }
-        return value;
-    }
-
-    int u32(const std::string & key, uint32_t limit) const {
-        const uint32_t value = gguf_get_val_u32(gguf_, find(key, GGUF_TYPE_UINT32));
-        if (value == 0 || value > limit) {
-            bad_file(format("%s is %u, expected 1..%u", key.c_str(), value, limit));
-        }
-        return (int) value;
-    }
-
-    // n elements of an array
-    template <typename T> const T * array(const std::string & key, gguf_type type, size_t n) const {
-        const int64_t id = find(key, GGUF_TYPE_ARRAY);
-        if (gguf_get_arr_type(gguf_, id) != type || gguf_get_arr_n(gguf_, id) != n) {
-            bad_file(format("%s holds %zu values of type %s, expected %zu of type %s", key.c_str(), gguf_get_arr_n(gguf_, id),
-                            gguf_type_name(gguf_get_arr_type(gguf_, id)), n, gguf_type_name(type)));
-        }
-        return static_cast<const T *>(gguf_get_arr_data(gguf_, id));
-    }
-
-  private:
-    int64_t find(const std::string & key, gguf_type type) const {
-        const int64_t id = gguf_find_key(gguf_, key.c_str());
-        if (id < 0) {
-            bad_file("metadata key " + key + " is missing; convert the checkpoint again with convert-assistant");
-        }
-        if (gguf_get_kv_type(gguf_, id) != type) {
-            bad_file(format("metadata key %s has type %s, expected %s", key.c_str(), gguf_type_name(gguf_get_kv_type(gguf_, id)),
-                            gguf_type_name(type)));
-        }
-        return id;
-    }
-
-    const gguf_context * gguf_;
-};
 
 }  // namespace
 
@@ -113,6 +58,8 @@ class Head::Reader {
     }
 
     const gguf_context * gguf() const { return gguf_.get(); }
+
+    bool has(const std::string & name) const { return ggml_get_tensor(infos_.get(), name.c_str()) != nullptr; }
 
     const ggml_tensor & info(const std::string & name) const {
         const ggml_tensor * tensor = ggml_get_tensor(infos_.get(), name.c_str());
@@ -182,6 +129,31 @@ class Head::Reader {
             bad_file(format("tensor %s holds values that are not finite numbers; get the file again", name.c_str()));
         }
         return data;
+    }
+
+    // All values of a matrix of any type as f32, of shape [n_in, n_out].
+    std::vector<float> floats(const std::string & name, int64_t n_in, int64_t n_out) const {
+        const ggml_tensor & file = checked_matrix(name, n_in, n_out);
+        const std::vector<uint8_t> data = bytes(name);
+        std::vector<float> values(n_in * n_out);
+        if (file.type == GGML_TYPE_F32) {
+            memcpy(values.data(), data.data(), data.size());
+        } else {
+            ggml_get_type_traits(file.type)->to_float(data.data(), values.data(), (int64_t) values.size());
+        }
+        return values;
+    }
+
+    std::vector<int32_t> integers(const std::string & name, int64_t n) const {
+        const ggml_tensor & file = info(name);
+        if (file.type != GGML_TYPE_I32 || ggml_nelements(&file) != n) {
+            bad_file(format("tensor %s holds %lld values of type %s, expected %lld of type i32", name.c_str(),
+                            (long long) ggml_nelements(&file), ggml_type_name(file.type), (long long) n));
+        }
+        const std::vector<uint8_t> data = bytes(name);
+        std::vector<int32_t> values(n);
+        memcpy(values.data(), data.data(), data.size());
+        return values;
     }
 
     void fill(ggml_tensor * tensor) const {
@@ -260,16 +232,11 @@ class Head::Reader {
 Head::Head(const std::string & path, const llama_model & target, const llama_kv_cache_iswa & cache, ggml_backend_dev_t device) {
     Reader reader(path, *this, device);
     const Metadata meta(reader.gguf());
-    const std::string architecture = meta.text("general.architecture");
-    if (architecture != kArchitecture) {
-        throw Error(PMTP_ERROR_INCOMPATIBLE_HEAD,
-                    format("%s is a model of architecture %s, expected an MTP head (%s) made by convert-assistant", path.c_str(),
-                           architecture.c_str(), kArchitecture.c_str()));
-    }
-    const std::string p = kArchitecture + ".";
+    const Layout & layout = layout_of(path, meta.text("general.architecture"));
+    const std::string p = std::string(layout.architecture) + ".";
     const int n_layer = meta.u32(p + "block_count", 64);
     n_embd = meta.u32(p + "embedding_length", 1 << 16);
-    n_embd_backbone = meta.u32(p + "embedding_length_out", 1 << 20);
+    n_embd_backbone = meta.u32(p + layout.n_embd_backbone, 1 << 20);
     window = meta.u32(p + "attention.sliding_window", 1u << 30);
     rms_eps = meta.f32(p + "attention.layer_norm_rms_epsilon");
     const int head_size = meta.u32(p + "attention.key_length", 1 << 12);
@@ -281,7 +248,7 @@ Head::Head(const std::string & path, const llama_model & target, const llama_kv_
     }
     const float rope_base = meta.f32(p + "rope.freq_base");
     const float rope_base_swa = meta.f32(p + "rope.freq_base_swa");
-    const auto * pattern = meta.array<int8_t>(p + "attention.sliding_window_pattern", GGUF_TYPE_BOOL, n_layer);
+    const auto pattern = meta.array<int8_t>(p + "attention.sliding_window_pattern", GGUF_TYPE_BOOL, n_layer);
     n_vocab = (int) std::min<int64_t>(reader.info("token_embd.weight").ne[1], INT32_MAX);
 
     const SharedLayers shared = shared_layers(cache);
@@ -292,18 +259,20 @@ Head::Head(const std::string & path, const llama_model & target, const llama_kv_
     require_equal("head size on sliding layers", head_size_swa, hparams.n_embd_head_k(shared.sliding));
     require_equal("sliding window", window, hparams.n_swa);
 
-    const std::string m = p + "masked_embedding.";
-    if (meta.has(m + "num_centroids")) {
-        n_centroids = meta.u32(m + "num_centroids", n_vocab);
-        top_k = meta.u32(m + "top_k", n_centroids);
+    const std::string ordered = p + "use_ordered_embeddings";
+    const bool has_arrays = !layout.tensors && meta.has(p + layout.n_centroids);
+    const bool has_tensors = layout.tensors && (meta.has(ordered) ? meta.flag(ordered) : reader.has(layout.centroids));
+    if (has_arrays || has_tensors) {
+        n_centroids = meta.u32(p + layout.n_centroids, n_vocab);
+        top_k = meta.u32(p + layout.top_k, n_centroids);
         if (n_vocab % n_centroids != 0) {
             bad_file(format("%d centroids do not divide a vocabulary of %d", n_centroids, n_vocab));
         }
     }
 
     output_norm = reader.vector("output_norm.weight", n_embd);
-    pre_projection = reader.matrix("nextn.pre_projection.weight", 2 * (int64_t) n_embd_backbone, n_embd);
-    post_projection = reader.matrix("nextn.post_projection.weight", n_embd, n_embd_backbone);
+    pre_projection = reader.matrix(layout.pre_projection, 2 * (int64_t) n_embd_backbone, n_embd);
+    post_projection = reader.matrix(layout.post_projection, n_embd, n_embd_backbone);
     rope_factors = reader.vector("rope_freqs.weight", head_size / 2);
     for (int il = 0; il < n_layer; il++) {
         const auto name = [il](const char * part) { return format("blk.%d.%s.weight", il, part); };
@@ -336,12 +305,17 @@ Head::Head(const std::string & path, const llama_model & target, const llama_kv_
         layer.layer_output_scale = reader.vector(name("layer_output_scale"), 1);
         layers.push_back(layer);
     }
-    const int32_t * order = nullptr;
-    const float * rows = nullptr;
+    std::vector<int32_t> order;
+    std::vector<float> rows;
     if (has_centroids()) {
         const int per_cluster = n_vocab / n_centroids;
-        rows = meta.array<float>(m + "centroids", GGUF_TYPE_FLOAT32, (size_t) n_centroids * n_embd);
-        order = meta.array<int32_t>(m + "token_ordering", GGUF_TYPE_INT32, n_vocab);
+        if (layout.tensors) {
+            rows = reader.floats(layout.centroids, n_embd, n_centroids);
+            order = reader.integers(layout.token_ordering, n_vocab);
+        } else {
+            rows = meta.array<float>(p + layout.centroids, GGUF_TYPE_FLOAT32, (size_t) n_centroids * n_embd);
+            order = meta.array<int32_t>(p + layout.token_ordering, GGUF_TYPE_INT32, n_vocab);
+        }
         std::vector<bool> seen(n_vocab, false);
         for (int i = 0; i < n_vocab; i++) {
             if (order[i] < 0 || order[i] >= n_vocab || seen[order[i]]) {
@@ -366,9 +340,9 @@ Head::Head(const std::string & path, const llama_model & target, const llama_kv_
         }
     }
     if (has_centroids()) {
-        ggml_backend_tensor_set(centroids, rows, 0, ggml_nbytes(centroids));
-        ggml_backend_tensor_set(token_ordering, order, 0, ggml_nbytes(token_ordering));
-        reader.fill_rows(lm_head, order, n_vocab);
+        ggml_backend_tensor_set(centroids, rows.data(), 0, ggml_nbytes(centroids));
+        ggml_backend_tensor_set(token_ordering, order.data(), 0, ggml_nbytes(token_ordering));
+        reader.fill_rows(lm_head, order.data(), n_vocab);
     } else {
         reader.fill(lm_head);
     }

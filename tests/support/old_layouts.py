@@ -1,0 +1,60 @@
+"""Present MTP heads rewritten into the two older layouts, in which others published them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pyllama_mtp.gguf import Entry
+from support.gguf_edit import Parts
+
+PRESENT = "gemma4-assistant"
+# architecture -> what is called otherwise than at present: keys without the architecture, and tensors
+KEYS = {
+    "gemma4_assistant": {
+        "embedding_length_out": "n_embd_backbone",
+        "masked_embedding.num_centroids": "n_centroids",
+        "masked_embedding.top_k": "centroid_top_k",
+    },
+    "gemma4_mtp": {
+        "embedding_length_out": "backbone_embedding_length",
+        "masked_embedding.num_centroids": "centroid_count",
+        "masked_embedding.top_k": "centroid_top_k",
+    },
+}
+TENSORS = {
+    "gemma4_assistant": {
+        "nextn.pre_projection.weight": "mtp.pre_projection.weight",
+        "nextn.post_projection.weight": "mtp.post_projection.weight",
+        "centroids": "mtp.centroids.weight",
+        "token_ordering": "mtp.token_ordering.weight",
+    },
+    "gemma4_mtp": {
+        "nextn.pre_projection.weight": "mtp_pre_proj.weight",
+        "nextn.post_projection.weight": "mtp_post_proj.weight",
+        "centroids": "mtp_centroids.weight",
+        "token_ordering": "mtp_token_ordering.weight",
+    },
+}
+
+
+def in_old_layout(head: Path, architecture: str, centroid_type: type = np.float32) -> Parts:
+    """The parts of a head's file as its older layout has them: the centroid head, if there is one, in tensors."""
+    parts, keys, names = Parts.read(head), KEYS[architecture], TENSORS[architecture]
+    arrays = {
+        part: parts.metadata.pop(f"{PRESENT}.masked_embedding.{part}", None) for part in ("centroids", "token_ordering")
+    }
+    metadata: dict[str, Entry] = {}
+    for key, entry in parts.metadata.items():
+        part = key.removeprefix(f"{PRESENT}.")
+        metadata[key if part == key else f"{architecture}.{keys.get(part, part)}"] = entry
+    metadata["general.architecture"] = Entry("string", architecture)
+    metadata[f"{architecture}.use_ordered_embeddings"] = Entry("bool", arrays["centroids"] is not None)
+    tensors = [(names.get(name, name), *tensor[1:]) for name, tensor in parts.tensors.items()]
+    if arrays["centroids"] is not None:
+        values, order = (np.asarray(entry.value) for entry in arrays.values())
+        n_centroids = parts.metadata[f"{PRESENT}.masked_embedding.num_centroids"].value
+        data = values.astype(centroid_type).tobytes()
+        shape, type_name = (len(values) // n_centroids, n_centroids), "f16" if centroid_type is np.float16 else "f32"
+        tensors.append((names["centroids"], shape, type_name, data))
+        tensors.append((names["token_ordering"], order.shape, "i32", order.tobytes()))
+    return Parts(metadata, {tensor[0]: tensor for tensor in tensors})
