@@ -1,12 +1,12 @@
 """GGUF files: a strict, bounded header reader, and a streaming writer.
 
 The reader is what stands between an untrusted file and everything else: each count, length, type, dimension and span is
-checked against the file's size, in Python integers that cannot overflow, before anything is allocated for it. Format:
+checked against the file's size, in Python integers that cannot overflow, before anything is allocated for it. It reads
+the file instead of mapping it: a mapped file that another process cuts short ends this one by SIGBUS. Format:
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
-import mmap
 import os
 import struct
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ MAGIC = b"GGUF"
 VERSION = 3
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
+MAX_HEADER_BYTES = 1 << 28  # a vocabulary of 2^18 tokens takes some 2^24
 MAX_KEY_BYTES = 1 << 16
 MAX_STRINGS = 1 << 23  # in one array: a loop walks over them; the largest vocabularies have 2^18
 MAX_NAME_BYTES = 63  # ggml's GGML_MAX_NAME, less the terminator
@@ -167,10 +168,10 @@ def tensor_bytes(type_name: str, shape: Sequence[int]) -> int:
 
 
 class _Reader:
-    def __init__(self, path: Path, data: mmap.mmap):
+    def __init__(self, path: Path, file: BinaryIO, size: int):
         self.path = path
-        self.data = data
-        self.size = len(data)
+        self.file = file
+        self.size = size
         self.at = 0
         self.types: dict[str, str] = {}
 
@@ -182,8 +183,13 @@ class _Reader:
     def take(self, n: int, what: str) -> bytes:
         if n > self.size - self.at:
             raise self.fail(f"{what} needs {n} bytes at offset {self.at}, the file ends at {self.size}")
+        if self.at + n > MAX_HEADER_BYTES:
+            raise self.fail(f"the header ends at {self.at + n} with {what}, expected at most {MAX_HEADER_BYTES} bytes")
+        data = self.file.read(n)
+        if len(data) != n:
+            raise self.fail(f"it ended within {what} at offset {self.at}: it was shortened while it was read")
         self.at += n
-        return self.data[self.at - n : self.at]
+        return data
 
     def u32(self, what: str) -> int:
         return struct.unpack("<I", self.take(4, what))[0]
@@ -192,9 +198,7 @@ class _Reader:
         return struct.unpack("<Q", self.take(8, what))[0]
 
     def count(self, what: str, least_bytes: int) -> int:
-        """A number of items that take at least so many bytes each, so it cannot exceed what the rest of the file
-        holds.
-        """
+        """A number of items that take at least so many bytes each, so it is at most what the rest of the file holds."""
         n = self.u64(what)
         if n > (self.size - self.at) // least_bytes:
             raise self.fail(f"{what} is {n}, more than fit into the {self.size - self.at} bytes left")
@@ -243,17 +247,14 @@ class _Reader:
         n = self.count(f"the length of {key}", 8)
         if n > MAX_STRINGS:
             raise self.fail(f"the length of {key} is {n}, expected at most {MAX_STRINGS} strings")
-        begin, end, data = self.at, self.at, self.data
-        spans = np.zeros(n + 1, np.int64)
-        length = struct.Struct("<Q").unpack_from
+        spans, data = np.zeros(n + 1, np.int64), bytearray()
+        what = f"a string of {key}"
         for i in range(n):
-            if end + 8 > self.size:
-                raise self.fail(f"string {i} of {key} begins past the end")
-            end += 8 + length(data, end)[0]
-            if end > self.size:
-                raise self.fail(f"string {i} of {key} ends past the end")
-            spans[i + 1] = end - begin
-        return StringArray(self.take(end - begin, key), spans)
+            length = self.take(8, what)
+            data += length
+            data += self.take(int.from_bytes(length, "little"), what)
+            spans[i + 1] = len(data)
+        return StringArray(bytes(data), spans)
 
     def metadata(self, n: int) -> dict[str, Value]:
         metadata: dict[str, Value] = {}
@@ -284,12 +285,7 @@ class _Reader:
             except ValueError as error:
                 raise self.fail(f"tensor {name} of type {type_name} has shape {shape}: {error}") from error
         alignment = alignment_of.get("general.alignment", DEFAULT_ALIGNMENT)
-        if (
-            not isinstance(alignment, int)
-            or isinstance(alignment, bool)
-            or alignment < 8
-            or alignment & (alignment - 1)
-        ):
+        if type(alignment) is not int or alignment < 8 or alignment & (alignment - 1):
             raise self.fail(f"general.alignment is {alignment!r}, expected a power of two from 8 on")
         begin = -(-self.at // alignment) * alignment
         tensors: dict[str, TensorInfo] = {}
@@ -316,16 +312,15 @@ def read_header(path: str | os.PathLike[str]) -> GGUFFile:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size < 24:
+            size = os.fstat(file.fileno()).st_size
+            if size < 24:
                 raise ModelLoadError(f"{path} is not a GGUF file: it has fewer than 24 bytes")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _read(path, data)
+            return _read(path, _Reader(path, file, size))
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"cannot read {path}: {error}") from error
 
 
-def _read(path: Path, data: mmap.mmap) -> GGUFFile:
-    reader = _Reader(path, data)
+def _read(path: Path, reader: _Reader) -> GGUFFile:
     magic = reader.take(4, "the magic number")
     if magic != MAGIC:
         raise ModelLoadError(f"{path} is not a GGUF file: it begins with {magic!r}, expected {MAGIC!r}")
@@ -369,8 +364,7 @@ def _value_bytes(entry: Entry) -> bytes:
 
 
 class Writer:
-    """Writes a GGUF of version 3 in one pass: the header first, then each tensor's data in the order in which it was
-    declared.
+    """Writes a GGUF of version 3 in one pass: the header, then each tensor's data in the order of its declaration.
 
     The same metadata, tensors and data give the same bytes.
     """
