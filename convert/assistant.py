@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from pyllama_mtp.convert.layout import CENTROIDS, LM_HEAD, PREFIX, TOKEN_ORDERIN
 from pyllama_mtp.convert.tokenizer import tokenizer_metadata
 from pyllama_mtp.errors import ConversionError, ModelLoadError
 from pyllama_mtp.gguf import TENSOR_TYPES, Entry, Writer, read_header
+from pyllama_mtp.part_files import replacing
 from pyllama_mtp.quantize import encode
 
 OUTTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
@@ -162,12 +162,8 @@ def _write(
     declared = [("rope_freqs.weight", (config.head_size // 2,), "f32")]
     declared += [(spec.gguf_name, spec.shape[::-1], types[name]) for name, spec in specs.items()]
     checksums: dict[str, int] = {}
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile(
-            "wb", dir=out.parent, prefix=f".{out.name}.", suffix=".part", delete=False
-        ) as file:
-            temporary = Path(file.name)
+        with replacing(out) as file:
             writer = Writer(file, metadata, declared)
 
             def put(gguf_name: str, parts: list[np.ndarray]) -> None:
@@ -181,17 +177,12 @@ def _write(
                 if progress:
                     _draw_progress(index + 1, len(specs))
             file.flush()
-            os.fsync(file.fileno())
-        _verify(temporary, checksums)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, out)
-        temporary = None
-        _sync_folder(out.parent)
+            _verify(Path(file.name), checksums)
     except OSError as error:
-        raise ConversionError(f"cannot write {out}: {error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        raise ConversionError(
+            f"cannot write {out}: {error.strerror or error}; name a file in an existing, writable folder that has room "
+            "for it"
+        ) from error
 
 
 def _verify(path: Path, checksums: dict[str, int]) -> None:
@@ -205,20 +196,6 @@ def _verify(path: Path, checksums: dict[str, int]) -> None:
             file.seek(tensors[name].offset)
             if zlib.crc32(file.read(tensors[name].n_bytes)) != checksum:
                 raise ConversionError(f"tensor {name} reads back differently from what was written: check the disk")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _draw_progress(done: int, total: int) -> None:

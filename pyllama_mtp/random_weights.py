@@ -18,6 +18,7 @@ from pyllama_mtp.convert.layout import AssistantConfig, Layer
 from pyllama_mtp.errors import InvalidRequestError
 from pyllama_mtp.gemma4_layout import ROTATED_SHARE, Gemma4Shape
 from pyllama_mtp.gguf import TENSOR_TYPES, Entry, Writer
+from pyllama_mtp.part_files import replacing
 from pyllama_mtp.quantize import encode
 
 WEIGHT_TYPES = ("f32", "f16", "q8_0", "q6_k", "q4_k", "q4_0")
@@ -160,23 +161,18 @@ def _write(
     progress: Progress | None,
 ) -> Path:
     random = np.random.default_rng(seed)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            writer = Writer(file, metadata, [(name, shape, type_name) for name, shape, type_name, _ in declared])
-            for index, (name, shape, type_name, kind) in enumerate(declared):
-                if kind == "rope":
-                    data = np.array(rope_factors, "<f4")
-                elif kind == "norm":
-                    data = np.full(shape[0], _LOGIT_DEVIATION if name == "output_norm.weight" else 1.0, "<f4")
-                else:
-                    data = _random_matrix(random, shape, type_name)
-                writer.write_tensor(name, data)
-                if progress is not None:
-                    progress(index + 1, len(declared))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        writer = Writer(file, metadata, [(name, shape, type_name) for name, shape, type_name, _ in declared])
+        for index, (name, shape, type_name, kind) in enumerate(declared):
+            if kind == "rope":
+                data = np.array(rope_factors, "<f4")
+            elif kind == "norm":
+                data = np.full(shape[0], _LOGIT_DEVIATION if name == "output_norm.weight" else 1.0, "<f4")
+            else:
+                data = _random_matrix(random, shape, type_name)
+            writer.write_tensor(name, data)
+            if progress is not None:
+                progress(index + 1, len(declared))
     return path
 
 

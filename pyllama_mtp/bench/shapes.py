@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pyllama_mtp.errors import BenchmarkError
 from pyllama_mtp.gemma4_layout import SHAPES
+from pyllama_mtp.part_files import remove_remains
 from pyllama_mtp.random_weights import Progress, write_assistant, write_target
 
 WEIGHTS = ("q4_0", "q4_k", "q6_k", "q8_0", "f16")
@@ -28,7 +29,7 @@ def random_pair(shape: str, weights: str, folder: Path | None = None) -> tuple[P
     files = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_remains(folder)
+        remove_remains(folder)
         for role, write in (("target", write_target), ("assistant", write_assistant)):
             path = folder / f"gemma4-{shape}-{weights}-{role}.gguf"
             if not path.exists():
@@ -40,14 +41,6 @@ def random_pair(shape: str, weights: str, folder: Path | None = None) -> tuple[P
             "room for the model"
         ) from error
     return files[0], files[1]
-
-
-def _remove_remains(folder: Path) -> None:
-    """Removes the temporary files (.NAME.PID.part) of processes that are gone."""
-    for path in folder.glob(".*.part"):
-        pid = path.name.split(".")[-2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            path.unlink(missing_ok=True)
 
 
 def _progress(path: Path) -> Progress:
