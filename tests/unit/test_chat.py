@@ -1,4 +1,6 @@
-"""Chat templates of model files are untrusted code."""
+"""Chat templates: what they render, and errors. What hostile ones try: tests/attacks/test_template_injection.py."""
+
+import sys
 
 import pytest
 
@@ -32,26 +34,35 @@ def test_what_templates_of_published_models_use():
 @pytest.mark.parametrize(
     "template",
     [
-        "{{ messages.__class__.__mro__[1].__subclasses__() }}",
-        "{{ ''.__class__.__base__.__subclasses__() }}",
-        "{{ render.__globals__ }}",
-        "{{ cycler.__init__.__globals__.os.system('true') }}",
-        "{{ self.__init__.__globals__ }}",
-        "{% for i in range(1000000000) %}{% endfor %}",
-        "{% for i in range(60000) %}{% for j in range(60000) %}{% endfor %}{% endfor %}",
-        "{{ 'a' * 100000000000 }}",
-        "{{ 10 ** 1000000 }}",
-        "{{ '%1000000000d' % 1 }}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{% if %}",
         "{{ undefined_name.attribute }}",
         "{{ raise_exception('roles must alternate') }}",
-        "{{ messages.append(1) }}",
+        "{{ 1 // 0 }}",
+        "{{ '\\ud800' }}",
     ],
 )
-def test_hostile_and_broken_templates_end_in_an_error(template: str):
-    with pytest.raises(ChatTemplateError):
+def test_broken_templates_end_in_an_error(template: str):
+    with pytest.raises(ChatTemplateError, match="the chat template failed: "):
         rendered(template)
+
+
+def test_text_beyond_ascii_survives():
+    assert (
+        rendered("{{ messages[0].content }}", [{"role": "user", "content": "\u00e4\U0001f600\0"}])
+        == "\u00e4\U0001f600\0"
+    )
+
+
+@pytest.mark.parametrize("content", [b"x", {1, 2}, object()])
+def test_contents_that_json_cannot_hold_are_refused(content: object):
+    with pytest.raises(ChatTemplateError, match="JSON"):
+        rendered(TURNS, [{"role": "user", "content": content}])
+
+
+def test_a_program_without_an_interpreter_says_so(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(ChatTemplateError, match="no Python interpreter"):
+        rendered(TURNS)
 
 
 @pytest.mark.parametrize(

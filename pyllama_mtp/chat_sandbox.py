@@ -1,0 +1,100 @@
+"""The process in which a chat template runs: `python chat_sandbox.py`, started by pyllama_mtp.chat.
+
+Templates come out of model files and are untrusted. They run in jinja2's ImmutableSandboxedEnvironment, which refuses
+attribute tricks and changes to its inputs (the class of CVE-2024-34359). A sandbox within a process cannot bound what
+one operation of it costs ('a' * 10**9, the text of a list that holds itself in every element), so the process is
+limited too: CPU time, memory, and no file can grow. It ends after one template.
+
+stdin: a JSON object with template, messages, bos_token, eos_token, cpu_seconds, memory_bytes, rendered_chars. stdout:
+RENDERED and the text, or FAILED and why, in UTF-8. It imports nothing of the package, which would load the library.
+"""
+
+import datetime
+import json
+import resource
+import sys
+from typing import NoReturn
+
+import jinja2
+import jinja2.ext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+RENDERED, FAILED = b"+", b"-"
+MAX_ERROR_CHARS = 1000
+
+
+def _limit(cpu_seconds: int, memory_bytes: int) -> None:
+    for what, most in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CPU, cpu_seconds),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+    ):
+        hard = resource.getrlimit(what)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, most))
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(str(message))
+
+
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As transformers has it: no HTML escapes, unlike jinja2's own."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.datetime.now().strftime(format)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols], autoescape=False
+    )
+    environment.filters["tojson"] = _tojson
+    allowed = {name: environment.globals[name] for name in ("range", "namespace", "dict")}
+    environment.globals = allowed | {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+    return environment
+
+
+def _render(request: dict) -> bytes:
+    template = _environment().from_string(request["template"])
+    pieces: list[str] = []
+    size = 0
+    for piece in template.generate(
+        messages=request["messages"],
+        bos_token=request["bos_token"],
+        eos_token=request["eos_token"],
+        add_generation_prompt=True,
+    ):
+        size += len(piece)
+        if size > request["rendered_chars"]:
+            raise jinja2.TemplateRuntimeError(f"it wrote more than {request['rendered_chars']} characters")
+        pieces.append(piece)
+    return "".join(pieces).encode()
+
+
+def main() -> None:
+    request = json.load(sys.stdin.buffer)
+    _limit(request["cpu_seconds"], request["memory_bytes"])
+    try:
+        kind, answer = RENDERED, _render(request)
+    except MemoryError:
+        kind, answer = FAILED, f"it needs more than {request['memory_bytes'] >> 20} MiB of memory".encode()
+    except Exception as error:  # templates can raise anything: type errors, overflows, undefined names
+        text = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS]
+        kind, answer = FAILED, text.encode(errors="replace")
+    sys.stdout.buffer.write(kind)
+    sys.stdout.buffer.write(answer)
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()
