@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +10,10 @@ import numpy as np
 
 from pyllama_mtp.convert.checkpoint import StoredTensor, open_checkpoint, read_json
 from pyllama_mtp.convert.layout import CENTROIDS, LM_HEAD, PREFIX, TOKEN_ORDERING, AssistantConfig, TensorSpec
+from pyllama_mtp.convert.output import check_destination, write_gguf
 from pyllama_mtp.convert.tokenizer import tokenizer_metadata
-from pyllama_mtp.errors import ConversionError, ModelLoadError
-from pyllama_mtp.gguf import TENSOR_TYPES, Entry, Writer, read_header
-from pyllama_mtp.part_files import replacing
+from pyllama_mtp.errors import ConversionError
+from pyllama_mtp.gguf import TENSOR_TYPES, Entry
 from pyllama_mtp.quantize import encode
 
 OUTTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
@@ -45,7 +44,8 @@ def convert_assistant(
         raise ConversionError(f"{folder} is not a folder")
     config = AssistantConfig.from_json(read_json(folder / "config.json"))
     stored = open_checkpoint(folder)
-    _check_destination(out, folder, stored)
+    inputs = {tensor.path for tensor in stored.values()} | {*folder.glob("*.json"), *folder.glob("*.jinja")}
+    check_destination(out, inputs)
     specs = config.tensors()
     _check_tensors(config, stored, specs)
     metadata = (
@@ -61,22 +61,10 @@ def convert_assistant(
         | tokenizer_metadata(folder, config.n_vocab)
     )
     types = {name: _type_of(name, spec, outtype) for name, spec in specs.items()}
-    _write(out, metadata, config, stored, specs, types, progress)
+    declared = [("rope_freqs.weight", (config.head_size // 2,), "f32")]
+    declared += [(spec.gguf_name, spec.shape[::-1], types[name]) for name, spec in specs.items()]
+    write_gguf(out, metadata, declared, _data(config, stored, specs, types, progress))
     return out
-
-
-def _check_destination(out: Path, folder: Path, stored: dict[str, StoredTensor]) -> None:
-    if "\0" in str(out):
-        raise ConversionError(f"the destination {str(out)!r} holds a NUL character")
-    inputs = {tensor.path for tensor in stored.values()} | {*folder.glob("*.json"), *folder.glob("*.jinja")}
-    try:
-        if out.is_dir():
-            raise ConversionError(f"cannot write {out}: it is a folder, expected the name of a file")
-        overwrites = out.exists() and any(out.samefile(path) for path in inputs)
-    except OSError as error:
-        raise ConversionError(f"cannot write {out}: {error}") from error
-    if overwrites:
-        raise ConversionError(f"{out} is part of the checkpoint and would be overwritten: name another destination")
 
 
 def _check_tensors(config: AssistantConfig, stored: dict[str, StoredTensor], specs: dict[str, TensorSpec]) -> None:
@@ -150,52 +138,20 @@ def _encoded(name: str, values: np.ndarray, type_name: str) -> Iterator[np.ndarr
         yield encode(part, type_name)
 
 
-def _write(
-    out: Path,
-    metadata: dict[str, Entry],
+def _data(
     config: AssistantConfig,
     stored: dict[str, StoredTensor],
     specs: dict[str, TensorSpec],
     types: dict[str, str],
     progress: bool,
-) -> None:
-    declared = [("rope_freqs.weight", (config.head_size // 2,), "f32")]
-    declared += [(spec.gguf_name, spec.shape[::-1], types[name]) for name, spec in specs.items()]
-    checksums: dict[str, int] = {}
-    try:
-        with replacing(out) as file:
-            writer = Writer(file, metadata, declared)
-
-            def put(gguf_name: str, parts: list[np.ndarray]) -> None:
-                data = np.concatenate([np.ascontiguousarray(p).view(np.uint8).reshape(-1) for p in parts])
-                checksums[gguf_name] = zlib.crc32(data)
-                writer.write_tensor(gguf_name, data)
-
-            put("rope_freqs.weight", [encode(np.array(config.rope_factors(), np.float32), "f32")])
-            for index, (name, spec) in enumerate(specs.items()):
-                put(spec.gguf_name, list(_encoded(name, stored[name].read(), types[name])))
-                if progress:
-                    _draw_progress(index + 1, len(specs))
-            file.flush()
-            _verify(Path(file.name), checksums)
-    except OSError as error:
-        raise ConversionError(
-            f"cannot write {out}: {error.strerror or error}; name a file in an existing, writable folder that has room "
-            "for it"
-        ) from error
-
-
-def _verify(path: Path, checksums: dict[str, int]) -> None:
-    """Reads the file back: its header as any user of it would, and every tensor's bytes."""
-    try:
-        tensors = read_header(path).tensors
-    except ModelLoadError as error:
-        raise ConversionError(f"what was written cannot be read back: {error}") from error
-    with open(path, "rb") as file:
-        for name, checksum in checksums.items():
-            file.seek(tensors[name].offset)
-            if zlib.crc32(file.read(tensors[name].n_bytes)) != checksum:
-                raise ConversionError(f"tensor {name} reads back differently from what was written: check the disk")
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Each tensor's name and bytes, in the order of the file."""
+    yield "rope_freqs.weight", encode(np.array(config.rope_factors(), np.float32), "f32")
+    for index, (name, spec) in enumerate(specs.items()):
+        parts = _encoded(name, stored[name].read(), types[name])
+        yield spec.gguf_name, np.concatenate([np.ascontiguousarray(p).view(np.uint8).reshape(-1) for p in parts])
+        if progress:
+            _draw_progress(index + 1, len(specs))
 
 
 def _draw_progress(done: int, total: int) -> None:

@@ -7,23 +7,40 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyllama_mtp.convert.assistant import OUTTYPES, convert_assistant
+from pyllama_mtp.convert.upgrade import OLD_LAYOUTS, upgrade_assistant
 from pyllama_mtp.errors import ConversionError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Converts; returns the exit status: 0, 1 (a refusal, told in one line), 2 (usage) or 130 (Ctrl-C)."""
     parser = argparse.ArgumentParser(
-        prog="convert-assistant", description="Convert a Gemma 4 assistant checkpoint (safetensors) to a GGUF file."
+        prog="convert-assistant",
+        description="Convert a Gemma 4 assistant to a GGUF file, from its checkpoint (safetensors) or a GGUF file "
+        "in an older layout.",
     )
-    parser.add_argument("model_dir", type=Path, help="folder with config.json, tokenizer.json and *.safetensors")
+    parser.add_argument(
+        "model",
+        type=Path,
+        help="folder with config.json, tokenizer.json and *.safetensors; or a GGUF file of the layout "
+        + " or ".join(OLD_LAYOUTS),
+    )
     parser.add_argument("out", type=Path, help="the GGUF file to write")
     parser.add_argument(
-        "--outtype", choices=OUTTYPES, default="f16", help="type of the matrices (default: %(default)s)"
+        "--outtype",
+        choices=OUTTYPES,
+        help="type of a checkpoint's matrices (default: f16); a GGUF file keeps its types",
     )
     args = parser.parse_args(argv)
+    upgrades = args.model.is_file()
+    if upgrades and args.outtype:
+        parser.error("--outtype is for checkpoints: the tensors of a GGUF file keep their types")
     logging.basicConfig(format="convert-assistant: %(message)s", level=logging.WARNING)
     try:
-        path = convert_assistant(args.model_dir, args.out, outtype=args.outtype, progress=sys.stderr.isatty())
+        if upgrades:
+            path = upgrade_assistant(args.model, args.out)
+        else:
+            outtype = args.outtype or "f16"
+            path = convert_assistant(args.model, args.out, outtype=outtype, progress=sys.stderr.isatty())
     except ConversionError as error:
         print(f"convert-assistant: error: {_one_line(str(error))}", file=sys.stderr)
         return 1

@@ -63,3 +63,30 @@ def encode(x: np.ndarray, type_name: str) -> np.ndarray:
         case "q4_0":
             return to_q4_0(x)
     raise ValueError(f"type {type_name!r} is unknown")
+
+
+DECODED_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
+
+
+def decode(data: np.ndarray, type_name: str) -> np.ndarray:
+    """The bytes of one of DECODED_TYPES -> float32 [n]."""
+    match type_name:
+        case "f32":
+            return data.view("<f4")
+        case "f16":
+            return data.view("<f2").astype(np.float32)
+        case "bf16":
+            return from_bf16(data.view("<u2"))
+        case "q8_0":
+            blocks = data.reshape(-1, 34)
+            return (_scales(blocks) * blocks[:, 2:].view(np.int8)).ravel()
+        case "q4_0":
+            blocks = data.reshape(-1, 18)
+            nibbles = np.concatenate([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], axis=1)
+            return (_scales(blocks) * (nibbles.astype(np.int8) - np.int8(8))).ravel()
+    raise ValueError(f"type {type_name!r} is unknown")
+
+
+def _scales(blocks: np.ndarray) -> np.ndarray:
+    """float32 [n, 1]: the f16 that each block begins with."""
+    return blocks[:, :2].copy().view("<f2").astype(np.float32)

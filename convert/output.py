@@ -1,0 +1,65 @@
+"""Where a converted file goes: checked before anything is read, then written whole or not at all."""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pyllama_mtp.errors import ConversionError, ModelLoadError
+from pyllama_mtp.gguf import Entry, Writer, read_header
+from pyllama_mtp.part_files import replacing
+
+
+def check_destination(out: Path, inputs: Iterable[Path]) -> None:
+    """Raises ConversionError if `out` cannot be a file's name, or is one of the inputs."""
+    if "\0" in str(out):
+        raise ConversionError(f"the destination {str(out)!r} holds a NUL character")
+    try:
+        if out.is_dir():
+            raise ConversionError(f"cannot write {out}: it is a folder, expected the name of a file")
+        overwrites = out.exists() and any(out.samefile(path) for path in inputs)
+    except OSError as error:
+        raise ConversionError(f"cannot write {out}: {error}") from error
+    if overwrites:
+        raise ConversionError(f"{out} is part of the checkpoint and would be overwritten: name another destination")
+
+
+def write_gguf(
+    out: Path,
+    metadata: dict[str, Entry],
+    declared: Sequence[tuple[str, tuple[int, ...], str]],
+    tensors: Iterable[tuple[str, np.ndarray]],
+) -> None:
+    """Writes a GGUF under a temporary name, reads it back and renames it to `out`. declared: (name, shape in ggml
+    order, type) each; tensors: their names and data in the same order.
+
+    Raises ConversionError if the file cannot be written. Whatever is raised, also by `tensors`, nothing is left behind.
+    """
+    checksums: dict[str, int] = {}
+    try:
+        with replacing(out) as file:
+            writer = Writer(file, metadata, declared)
+            for name, data in tensors:
+                checksums[name] = zlib.crc32(data)
+                writer.write_tensor(name, data)
+            file.flush()
+            _verify(Path(file.name), checksums)
+    except OSError as error:
+        raise ConversionError(
+            f"cannot write {out}: {error.strerror or error}; name a file in an existing, writable folder that has room "
+            "for it"
+        ) from error
+
+
+def _verify(path: Path, checksums: dict[str, int]) -> None:
+    """Reads the file back: its header as any user of it would, and every tensor's bytes."""
+    try:
+        tensors = read_header(path).tensors
+    except ModelLoadError as error:
+        raise ConversionError(f"what was written cannot be read back: {error}") from error
+    with open(path, "rb") as file:
+        for name, checksum in checksums.items():
+            file.seek(tensors[name].offset)
+            if zlib.crc32(file.read(tensors[name].n_bytes)) != checksum:
+                raise ConversionError(f"tensor {name} reads back differently from what was written: check the disk")

@@ -1,0 +1,171 @@
+"""convert-assistant with a GGUF file: the older layouts become the present one, or are refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyllama_mtp import ConversionError, Model
+from pyllama_mtp.convert import OUTTYPES, convert_assistant, upgrade_assistant
+from pyllama_mtp.convert.cli import main
+from pyllama_mtp.gguf import Entry, read_header
+from pyllama_mtp.quantize import DECODED_TYPES, decode, encode
+from support.checkpoints import config_json, random_tensors, write_checkpoint
+from support.gguf_edit import Parts
+from support.llama_cpp_peer import complete
+from support.old_layouts import KEYS, TENSORS, in_old_layout
+
+ARCHITECTURES = list(KEYS)
+
+
+def saved(parts: Parts, path: Path) -> Path:
+    path.write_bytes(parts.to_bytes())
+    return path
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("centroids", [0, 32])
+@pytest.mark.parametrize("outtype", OUTTYPES)
+def test_the_upgrade_gives_the_converters_bytes(tmp_path: Path, architecture: str, centroids: int, outtype: str):
+    config = config_json(centroids=centroids)
+    folder = write_checkpoint(tmp_path / "assistant", config, random_tensors(config))
+    present = convert_assistant(folder, tmp_path / "present.gguf", outtype=outtype)
+    old = saved(in_old_layout(present, architecture), tmp_path / "old.gguf")
+    assert main([str(old), str(tmp_path / "out.gguf")]) == 0
+    assert (tmp_path / "out.gguf").read_bytes() == present.read_bytes()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_embedded_head_survives_the_way_there_and_back(demo, tmp_path: Path, architecture: str):
+    parts = in_old_layout(demo.head, architecture)
+    del parts.metadata[f"{architecture}.nextn_predict_layers"]  # the older layouts do not know it
+    parts.metadata[f"{architecture}.final_logit_softcapping"] = Entry("f32", 30.0)
+    parts.metadata["general.author"] = Entry("string", "someone")
+    out = upgrade_assistant(saved(parts, tmp_path / "old.gguf"), tmp_path / "out.gguf")
+    upgraded, original = Parts.read(out), Parts.read(demo.head)
+    assert upgraded.tensors == original.tensors
+    assert upgraded.metadata.pop("gemma4-assistant.final_logit_softcapping") == Entry("f32", 30.0)
+    assert upgraded.metadata.pop("general.author") == Entry("string", "someone")
+    assert upgraded.metadata.keys() == original.metadata.keys()
+    for key, entry in original.metadata.items():
+        assert upgraded.metadata[key].type == entry.type and np.array_equal(upgraded.metadata[key].value, entry.value)
+
+
+def test_an_upgraded_head_drafts_here_and_in_llama_cpp(demo, tmp_path: Path):
+    old = saved(in_old_layout(demo.head, "gemma4_assistant"), tmp_path / "old.gguf")
+    head = upgrade_assistant(old, tmp_path / "out.gguf")
+    with Model(demo.target, mtp_head=head, n_ctx=256, n_threads=1) as model:
+        prompt = model.tokenize("class Stack:\n    def __init__(self):\n")
+        stream = model.generate(prompt, max_tokens=32, temperature=0)
+        stream.text()
+        assert model.info.head_n_centroids > 0 and stream.stats.accepted > 5
+    peer = complete(demo.target, head, [prompt], max_tokens=32, k=3)
+    assert peer == complete(demo.target, demo.head, [prompt], max_tokens=32, k=3)
+    assert peer[0].accepted > 5
+
+
+@pytest.mark.parametrize("type_name", DECODED_TYPES)
+def test_decoding_gives_back_what_was_encoded(type_name: str):
+    values = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+    data = np.ascontiguousarray(encode(values, type_name)).view(np.uint8).ravel()
+    error = np.abs(decode(data, type_name).reshape(8, 64) - values)
+    step = np.abs(values).reshape(8, 2, 32).max(axis=2).repeat(32, axis=1)  # each block's largest value
+    assert (error <= step * {"f32": 0, "f16": 1e-3, "bf16": 4e-3, "q8_0": 0.5 / 126, "q4_0": 1.01 / 8}[type_name]).all()
+
+
+def test_half_precision_centroids_become_f32(demo, tmp_path: Path):
+    old = saved(in_old_layout(demo.head, "gemma4_mtp", np.float16), tmp_path / "old.gguf")
+    key = "gemma4-assistant.masked_embedding.centroids"
+    written = read_header(upgrade_assistant(old, tmp_path / "out.gguf"))
+    assert written.types[key] == "[f32]"
+    rounded = read_header(demo.head).metadata[key].astype(np.float16).astype(np.float32)
+    assert np.array_equal(written.metadata[key], rounded)
+
+
+def tensor(part: str, change: Callable) -> Callable[[Parts, str], None]:
+    def damage(parts: Parts, architecture: str) -> None:
+        name = TENSORS[architecture].get(part, part)
+        parts.tensors[name] = change(parts.tensors[name])
+        if parts.tensors[name] is None:
+            del parts.tensors[name]
+
+    return damage
+
+
+def value(key: str, entry: Entry | None) -> Callable[[Parts, str], None]:
+    def damage(parts: Parts, architecture: str) -> None:
+        name = f"{architecture}.{KEYS[architecture].get(key, key)}"
+        del parts.metadata[name]
+        if entry is not None:
+            parts.metadata[name] = entry
+
+    return damage
+
+
+def add_tensor(parts: Parts, architecture: str) -> None:
+    parts.tensors["extra.weight"] = ("extra.weight", (32,), "f32", bytes(128))
+
+
+def rename(parts: Parts, architecture: str) -> None:
+    parts.metadata["general.architecture"] = Entry("string", "llama")
+
+
+def nothing_old(parts: Parts, architecture: str) -> None:
+    parts.metadata["general.architecture"] = Entry("string", "gemma4-assistant")
+
+
+DAMAGES = {
+    "no centroids": (tensor("centroids", lambda t: None), "lacks tensor mtp"),
+    "no ordering": (tensor("token_ordering", lambda t: None), "lacks tensor mtp"),
+    "no permutation": (tensor("token_ordering", lambda t: (*t[:3], bytes(len(t[3])))), "no permutation"),
+    "ordering of floats": (tensor("token_ordering", lambda t: (*t[:2], "f32", t[3])), "expected i32"),
+    "centroids transposed": (tensor("centroids", lambda t: (t[0], t[1][::-1], *t[2:])), "has shape"),
+    "centroids of a type": (tensor("centroids", lambda t: (*t[:2], "i32", t[3])), "has type i32"),
+    "no finite centroids": (tensor("centroids", lambda t: (*t[:3], b"\xff" * len(t[3]))), "not finite"),
+    "no finite norm": (tensor("output_norm.weight", lambda t: (*t[:3], b"\xff" * len(t[3]))), "not finite"),
+    "no projection": (tensor("nextn.pre_projection.weight", lambda t: None), "lacks tensor nextn.pre_projection"),
+    "no factors": (tensor("rope_freqs.weight", lambda t: None), "lacks the tensor rope_freqs"),
+    "unknown tensor": (add_tensor, "unknown tensor extra.weight"),
+    "another width": (value("embedding_length_out", Entry("u32", 77)), "nextn.*|proj.*has shape"),
+    "no width": (value("embedding_length_out", None), "is missing"),
+    "flag of a type": (value("use_ordered_embeddings", Entry("u32", 1)), "expected a boolean"),
+    "no such number": (value("masked_embedding.num_centroids", Entry("u32", 7)), "do not divide"),
+    "another model": (rename, "expected an MTP head of the layout gemma4_assistant or gemma4_mtp"),
+    "present layout": (nothing_old, "already: use it as it is"),
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_not_right_is_refused(demo, tmp_path: Path, capsys, architecture: str, damage: str):
+    change, message = DAMAGES[damage]
+    parts = in_old_layout(demo.head, architecture)
+    change(parts, architecture)
+    old = saved(parts, tmp_path / "old.gguf")
+    with pytest.raises(ConversionError, match=message):
+        upgrade_assistant(old, tmp_path / "out.gguf")
+    assert main([str(old), str(tmp_path / "out.gguf")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [old]
+
+
+def test_other_files_and_destinations_are_refused(demo, tmp_path: Path, capsys):
+    old = saved(in_old_layout(demo.head, "gemma4_mtp"), tmp_path / "old.gguf")
+    data = old.read_bytes()
+    with pytest.raises(ConversionError, match="would be overwritten"):
+        upgrade_assistant(old, old)
+    with pytest.raises(ConversionError, match="cannot write .*: it is a folder"):
+        upgrade_assistant(old, tmp_path)
+    with pytest.raises(ConversionError, match="cannot write"):
+        upgrade_assistant(old, tmp_path / "nowhere" / "out.gguf")
+    assert old.read_bytes() == data
+    old.write_bytes(data[:-100])
+    with pytest.raises(ConversionError, match="is not a valid GGUF file"):
+        upgrade_assistant(old, tmp_path / "out.gguf")
+    with pytest.raises(ConversionError, match="cannot read"):
+        upgrade_assistant(tmp_path / "missing.gguf", tmp_path / "out.gguf")
+    with pytest.raises(SystemExit) as usage:
+        main([str(old), str(tmp_path / "out.gguf"), "--outtype", "f16"])
+    assert usage.value.code == 2 and "keep their types" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [old]
