@@ -12,7 +12,7 @@ from pyllama_mtp.convert.layout import PREFIX, AssistantConfig, Layer
 from pyllama_mtp.convert.output import check_destination, write_gguf
 from pyllama_mtp.errors import ConversionError, ModelLoadError
 from pyllama_mtp.gemma4_checks import MAX_HEAD_SIZE, MAX_HEADS, MAX_LENGTH, MAX_WIDTH, WEIGHT_TYPES
-from pyllama_mtp.gguf import Entry, GGUFFile, TensorInfo, read_header
+from pyllama_mtp.gguf import TENSOR_TYPES, Entry, GGUFFile, TensorInfo, read_header
 from pyllama_mtp.hyperparameters import HyperParameters
 from pyllama_mtp.quantize import DECODED_TYPES, decode
 
@@ -196,9 +196,8 @@ def _centroid_metadata(header: GGUFFile, layout: OldLayout, config: AssistantCon
     centroids, ordering = header.tensors[layout.centroids], header.tensors[layout.token_ordering]
     _check_tensor(centroids, (config.n_embd, config.n_centroids), DECODED_TYPES)
     _check_tensor(ordering, (config.n_vocab,), ("i32",))
-    values = decode(_read(centroids), centroids.type)
-    if not np.isfinite(values).all():
-        raise ConversionError(f"tensor {centroids.name} holds values that are not finite numbers")
+    data = _read(centroids)
+    _check_finite(centroids, data)
     order = _read(ordering).view("<i4")
     if not np.array_equal(np.sort(order), np.arange(config.n_vocab)):
         raise ConversionError(f"tensor {ordering.name} is no permutation of the vocabulary 0..{config.n_vocab - 1}")
@@ -206,7 +205,7 @@ def _centroid_metadata(header: GGUFFile, layout: OldLayout, config: AssistantCon
     return {
         f"{prefix}.num_centroids": Entry("u32", config.n_centroids),
         f"{prefix}.top_k": Entry("u32", config.top_k),
-        f"{prefix}.centroids": Entry("[f32]", values),
+        f"{prefix}.centroids": Entry("[f32]", decode(data, centroids.type)),
         f"{prefix}.token_ordering": Entry("[i32]", order),
     }
 
@@ -218,6 +217,14 @@ def _read(tensor: TensorInfo) -> np.ndarray:
 def _data(tensors: dict[str, TensorInfo]) -> Iterator[tuple[str, np.ndarray]]:
     for name, tensor in tensors.items():
         data = _read(tensor)
-        if tensor.type in DECODED_TYPES and not np.isfinite(decode(data, tensor.type)).all():
-            raise ConversionError(f"tensor {tensor.name} holds values that are not finite numbers")
+        if tensor.type in DECODED_TYPES:
+            _check_finite(tensor, data)
         yield name, data
+
+
+def _check_finite(tensor: TensorInfo, data: np.ndarray) -> None:
+    """Some blocks at a time."""
+    step = TENSOR_TYPES[tensor.type][2] << 14
+    for begin in range(0, len(data), step):
+        if not np.isfinite(decode(data[begin : begin + step], tensor.type)).all():
+            raise ConversionError(f"tensor {tensor.name} holds values that are not finite numbers")
