@@ -17,6 +17,7 @@ from pyllama_mtp.errors import ConversionError
 from pyllama_mtp.quantize import from_bf16
 
 MAX_HEADER_BYTES = 100 << 20
+MAX_JSON_BYTES = 256 << 20  # the tokenizer.json of 2^18 tokens has 32 MiB
 MAX_DIMENSIONS = 8
 MAX_VALUES = 1 << 48
 DTYPES = {
@@ -33,7 +34,11 @@ SINGLE_NAME = "model.safetensors"
 def read_json(path: Path) -> dict:
     """A JSON object out of a file; ConversionError if it is anything else."""
     try:
-        value = json.loads(path.read_bytes())
+        with open(path, "rb") as file:
+            data = file.read(min(os.fstat(file.fileno()).st_size, MAX_JSON_BYTES) + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise ConversionError(f"{path} has more than {MAX_JSON_BYTES} bytes: get the checkpoint again")
+        value = json.loads(data)
         json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
     except FileNotFoundError as error:
         raise ConversionError(f"{path} is missing") from error

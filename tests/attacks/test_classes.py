@@ -3,6 +3,7 @@ test_template_injection.py those on templates.
 """
 
 import json
+import os
 import pickle
 import struct
 import time
@@ -108,6 +109,14 @@ def test_a_shard_that_links_to_a_private_file(checkpoint: Path, tmp_path: Path):
     with pytest.raises(ConversionError, match="not a valid safetensors file") as refused:
         convert_assistant(checkpoint, tmp_path / "out.gguf")
     assert "password" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "tokenizer.json"])
+def test_a_json_file_of_a_tebibyte(checkpoint: Path, tmp_path: Path, name: str):
+    """read_json: the size is limited before anything is read; a sparse file costs its maker nothing."""
+    os.truncate(checkpoint / name, 1 << 40)
+    with pytest.raises(ConversionError, match="has more than 268435456 bytes"):
+        convert_assistant(checkpoint, tmp_path / "out.gguf")
 
 
 class _TouchesAFile:
