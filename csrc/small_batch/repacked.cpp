@@ -108,61 +108,68 @@ void unpack_scales(const uint8_t * packed, uint64_t & scales, uint64_t & mins) {
     mins = (b & 0x3f3f3f3f) | (uint64_t) mins_high << 32;
 }
 
-template <int N> void q4_K_group(const BlockQ4_Kx8 * weights, int part, int64_t n_blocks, const Row * rows, int64_t column) {
+// P vectors' worth of the rows, from `part` on, in one pass.
+template <int P, int N> void q4_K_parts(const BlockQ4_Kx8 * weights, int part, int64_t n_blocks, const Row * rows, int64_t column) {
     const Int nibble = broadcast8(0x0f);
-    Float sums[N];
-    for (Float & sum : sums) {
-        sum = zero_float();
+    Float sums[P][N];
+    for (auto & of_part : sums) {
+        for (Float & sum : of_part) {
+            sum = zero_float();
+        }
     }
     for (int64_t b = 0; b < n_blocks; b++) {
         const BlockQ4_Kx8 & block = weights[b];
         fetch_ahead<sizeof(block), 2 * sizeof(block)>(&block);
-        Int dots[N];
-        for (Int & sum : dots) {
-            sum = zero();
+        Int dots[P][N];
+        Int mins[P][2];  // 64-bit lane r: four successive 16-bit mins of row r
+        for (int p = 0; p < P; p++) {
+            for (Int & sum : dots[p]) {
+                sum = zero();
+            }
+            mins[p][0] = mins[p][1] = zero();
         }
-        Int mins[2] = { zero(), zero() };  // 64-bit lane r: four successive 16-bit mins of row r
         for (int s = 0; s < 8; s++) {
             uint64_t scale_bytes, min_bytes;
             unpack_scales(block.scales[s], scale_bytes, min_bytes);
-            scale_bytes >>= part * 32;
-            min_bytes >>= part * 32;
-            const Int scale = even_lanes_twice(widen8to64(scale_bytes));
-            mins[s / 4] = or_bits(mins[s / 4], shift_left64(widen8to64(min_bytes), 16 * (s % 4)));
-            Int w[4];
-            for (int i = 0; i < 4; i++) {
-                const Int packed = load(block.packed[s / 2 * 4 + i] + part * kBytes);
-                w[i] = s % 2 == 0 ? and_bits(packed, nibble) : high_nibbles(packed);
-            }
-            for (int n = 0; n < N; n++) {
-                const int8_t * values = rows[n].values + b * 256 + s * 32;
-                Int sum = zero();
+            for (int p = 0; p < P; p++) {
+                const int shift = (part + p) * 32;
+                const Int scale = dots_scale(even_lanes_twice(widen8to64(scale_bytes >> shift)));
+                mins[p][s / 4] = or_bits(mins[p][s / 4], shift_left64(widen8to64(min_bytes >> shift), 16 * (s % 4)));
+                Int w[4];
                 for (int i = 0; i < 4; i++) {
-                    sum = dot(sum, w[i], broadcast64(values + 8 * i));
+                    const Int packed = load(block.packed[s / 2 * 4 + i] + (part + p) * kBytes);
+                    w[i] = s % 2 == 0 ? and_bits(packed, nibble) : high_nibbles(packed);
                 }
-                dots[n] = add32(dots[n], mul32(sum, scale));
+                for (int n = 0; n < N; n++) {
+                    dots[p][n] = add_scaled_dots(dots[p][n], w, rows[n].values + b * 256 + s * 32, scale);
+                }
             }
         }
-        const Float d = pair_scales(block.d + part * kLaneRows);
-        const Float dmin = pair_scales(block.dmin + part * kLaneRows);
-        for (int n = 0; n < N; n++) {
-            const int16_t * sums32 = rows[n].sums32 + b * 8;
-            const Int min = dot16(dot16(zero(), mins[0], broadcast64(sums32)), mins[1], broadcast64(sums32 + 4));
-            const Float scale = broadcast(rows[n].scales[b]);
-            sums[n] = fma(to_float(dots[n]), mul(d, scale), sums[n]);
-            sums[n] = fnma(to_float(min), mul(dmin, scale), sums[n]);
+        for (int p = 0; p < P; p++) {
+            const Float d = pair_scales(block.d + (part + p) * kLaneRows);
+            const Float dmin = pair_scales(block.dmin + (part + p) * kLaneRows);
+            for (int n = 0; n < N; n++) {
+                const int16_t * sums32 = rows[n].sums32 + b * 8;
+                const Int min = dot16(dot16(zero(), mins[p][0], broadcast64(sums32)), mins[p][1], broadcast64(sums32 + 4));
+                const Float scale = broadcast(rows[n].scales[b]);
+                sums[p][n] = fma(to_float(dots[p][n]), mul(d, scale), sums[p][n]);
+                sums[p][n] = fnma(to_float(min), mul(dmin, scale), sums[p][n]);
+            }
         }
     }
-    for (int n = 0; n < N; n++) {
-        store_pairs(rows[n].result + column + part * kLaneRows, sums[n]);
+    for (int p = 0; p < P; p++) {
+        for (int n = 0; n < N; n++) {
+            store_pairs(rows[n].result + column + (part + p) * kLaneRows, sums[p][n]);
+        }
     }
 }
 
 template <int N> void q4_K_rows(const void * weights, int64_t n_in, const Row * rows, int64_t first, int64_t last) {
     const int64_t n_blocks = n_in / 256;
+    constexpr int kAtOnce = N <= 2 ? kParts : 1;  // as far as there are registers
     for (int64_t column = first; column < last; column += kColumns) {
-        for (int part = 0; part < kParts; part++) {
-            q4_K_group<N>((const BlockQ4_Kx8 *) weights + column / kColumns * n_blocks, part, n_blocks, rows, column);
+        for (int part = 0; part < kParts; part += kAtOnce) {
+            q4_K_parts<kAtOnce, N>((const BlockQ4_Kx8 *) weights + column / kColumns * n_blocks, part, n_blocks, rows, column);
         }
     }
 }

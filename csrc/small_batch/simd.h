@@ -116,6 +116,10 @@ inline Int dot(Int sum, Int u8, Int s8) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(u8, s8), _mm256_set1_epi16(1)));
 }
 #endif
+
+inline Int add16(Int a, Int b) { return _mm256_add_epi16(a, b); }
+inline Int pairs16(Int u8, Int s8) { return _mm256_maddubs_epi16(u8, s8); }
+inline Int both_halves(Int a) { return _mm256_or_si256(a, _mm256_slli_epi32(a, 16)); }
 inline Int dot16(Int sum, Int a, Int b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
 inline float total(Float a) {
     __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -138,6 +142,30 @@ inline void store_pairs(float * result, Float a) {
 }
 
 #endif
+
+// The factor that add_scaled_dots() takes, from a number below 64 in each 32-bit lane.
+#ifdef PMTP_SMALL_BATCH_VNNI
+inline Int dots_scale(Int scale) { return scale; }
+#else
+inline Int dots_scale(Int scale) { return both_halves(scale); }
+#endif
+
+// sum + scale times the products of 4-bit weights with 32 values, 8 of which each w[i] meets in every 64-bit lane.
+inline Int add_scaled_dots(Int sum, const Int (&w)[4], const int8_t * values, Int scale) {
+#ifdef PMTP_SMALL_BATCH_VNNI
+    Int dots = zero();
+    for (int i = 0; i < 4; i++) {
+        dots = dot(dots, w[i], broadcast64(values + 8 * i));
+    }
+    return add32(sum, mul32(dots, scale));
+#else  // eight products of 15 and 127 still fit 16 bits
+    Int pairs = pairs16(w[0], broadcast64(values));
+    for (int i = 1; i < 4; i++) {
+        pairs = add16(pairs, pairs16(w[i], broadcast64(values + 8 * i)));
+    }
+    return dot16(sum, pairs, scale);
+#endif
+}
 
 }  // namespace pmtp::small_batch
 
