@@ -7,6 +7,7 @@ without holes. Specification: https://github.com/huggingface/safetensors#format
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,18 @@ INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
 
+def _require_regular(path: Path) -> int:
+    """Bytes of a file. ConversionError for pipes and devices, which have no end; OSError, ValueError."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ConversionError(f"{path} is not a regular file: get the checkpoint again")
+    return status.st_size
+
+
 def read_json(path: Path) -> dict:
     """A JSON object out of a file; ConversionError if it is anything else."""
     try:
+        _require_regular(path)
         with open(path, "rb") as file:
             data = file.read(min(os.fstat(file.fileno()).st_size, MAX_JSON_BYTES) + 1)
         if len(data) > MAX_JSON_BYTES:
@@ -114,7 +124,7 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
         return ConversionError(f"{path} is not a valid safetensors file: {what}")
 
     try:
-        size = path.stat().st_size
+        size = _require_regular(path)
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):

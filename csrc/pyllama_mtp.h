@@ -200,9 +200,9 @@ pmtp_model_params pmtp_default_model_params(void);
 pmtp_generation_params pmtp_default_generation_params(void);
 
 /* Loads a target and, unless head_path is NULL, its MTP head, and allocates the KV cache; the pairing is checked before anything
- * is computed. *out is the caller's, to be freed with pmtp_model_free(); a failure makes it NULL (but for a NULL argument). Models
- * may be loaded from several threads. Fails with MODEL_LOAD (a file cannot be read or is damaged), INCOMPATIBLE_HEAD (the head is none,
- * or belongs to another target) or INVALID_ARGUMENT (a parameter out of its range). */
+ * is computed. *out is the caller's, to be freed with pmtp_model_free(); a failure makes it NULL (but for a NULL argument), so pass no
+ * handle that is in use. Models may be loaded from several threads. Fails with MODEL_LOAD (a file cannot be read or is damaged),
+ * INCOMPATIBLE_HEAD (the head is none, or belongs to another target) or INVALID_ARGUMENT (a parameter out of its range). */
 pmtp_status pmtp_model_load(const char *target_path, const char *head_path, const pmtp_model_params *params,
                             pmtp_model **out);
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack
 
+from pyllama_mtp.errors import ModelLoadError
 from pyllama_mtp.model import Model, Prompt
 from pyllama_mtp.options import ModelOptions
 from pyllama_mtp.stream import Stream
@@ -52,6 +53,13 @@ _models: dict[tuple[str, str | None, ModelOptions], Model] = {}
 _lock = threading.Lock()
 
 
+def _real_path(path: str | os.PathLike[str]) -> str:
+    try:
+        return os.path.realpath(path)
+    except (TypeError, ValueError) as error:
+        raise ModelLoadError(f"the path of a model is {path!r}: {error}") from error
+
+
 def generate(
     prompt: Prompt,
     *,
@@ -70,7 +78,7 @@ def generate(
     load = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
     request = {name: value for name, value in options.items() if name not in LoadOptions.__annotations__}
     load_options = ModelOptions(**load)
-    key = (os.path.realpath(model), None if mtp_head is None else os.path.realpath(mtp_head), load_options)
+    key = (_real_path(model), None if mtp_head is None else _real_path(mtp_head), load_options)
     with _lock:
         if key not in _models:
             _models[key] = Model(model, mtp_head=mtp_head, **load)

@@ -8,6 +8,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 import math
 import os
+import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -309,8 +310,12 @@ def read_header(path: str | os.PathLike[str]) -> GGUFFile:
 
     Raises ModelLoadError if the file cannot be read or anything in its header is not as it must be.
     """
+    if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
+        raise ModelLoadError(f"the path of a model is {path!r}, expected str or os.PathLike[str]")
     path = Path(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
+            raise ModelLoadError(f"cannot read {path}: it is not a regular file")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size < 24:

@@ -248,7 +248,7 @@ class Model:
             ids = self.tokenize(self.render_chat(prompt), add_special=False)
             if self._add_bos and ids[:1] != [self._bos]:
                 ids.insert(0, self._bos)
-        elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray):
+        elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):
             ids = self._checked_ids(prompt)
         else:
             raise InvalidRequestError(
@@ -259,7 +259,7 @@ class Model:
         return ids
 
     def _checked_ids(self, ids: Sequence[int]) -> list[int]:
-        if not isinstance(ids, Sequence | np.ndarray):
+        if not isinstance(ids, Sequence | np.ndarray) or getattr(ids, "ndim", 1) != 1:
             raise InvalidRequestError(f"token ids are a {type(ids).__name__}, expected a list of integers")
         n_vocab = self._info.n_vocab
         for index, token in enumerate(ids):
@@ -287,6 +287,9 @@ class Model:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidRequestError(f"text is no valid Unicode: {error}") from error
+        for name, flag in (("add_special", add_special), ("parse_special", parse_special)):
+            if not isinstance(flag, bool):
+                raise InvalidRequestError(f"{name} is {flag!r}, expected True or False")
         return self._open().tokenize(data, add_special, parse_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:

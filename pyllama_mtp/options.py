@@ -68,7 +68,8 @@ class ModelOptions:
         check_draft_length(self.num_speculative_tokens)
         for name in ("cache_type_k", "cache_type_v", "cache_type_k_swa", "cache_type_v_swa"):
             value = getattr(self, name)
-            if not isinstance(value, str) and not (value is None and name.endswith("_swa")):
+            is_name = isinstance(value, str) and value.isascii() and value.isprintable()
+            if not is_name and not (value is None and name.endswith("_swa")):
                 raise InvalidRequestError(f"{name} is {value!r}, expected the name of a type, such as 'f16' or 'q8_0'")
         _integer("n_gpu_layers", self.n_gpu_layers, -1, 10_000)
         if self.n_threads is not None:

@@ -1,6 +1,7 @@
 """The bounded GGUF reader: what it reads, and that damage is always a ModelLoadError."""
 
 import io
+import os
 import struct
 import time
 from pathlib import Path
@@ -137,7 +138,15 @@ def test_a_name_that_is_there_twice_is_refused(tmp_path: Path):
         read(tmp_path, file.getvalue())
 
 
-def test_folders_and_missing_files_are_refused(tmp_path: Path):
-    for path in (tmp_path, tmp_path / "missing.gguf"):
+def test_what_is_no_file_is_refused(tmp_path: Path):
+    """Opening a pipe would wait for its other end."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "missing.gguf", tmp_path / "pipe", "/dev/zero", "nul\0", "\ud800", ""):
         with pytest.raises(ModelLoadError, match="cannot read"):
             read_header(path)
+
+
+@pytest.mark.parametrize("path", [5, None, b"x.gguf"])
+def test_what_is_no_path_is_refused(path: object):
+    with pytest.raises(ModelLoadError, match="the path of a model is"):
+        read_header(path)

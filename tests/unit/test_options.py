@@ -52,6 +52,8 @@ def test_sampling_options_out_of_range(options: dict, message: str):
         ({"n_batch": 8}, "n_batch"),
         ({"n_gpu_layers": -2}, "n_gpu_layers"),
         ({"cache_type_k": 8}, "cache_type_k"),
+        ({"cache_type_k": "f16\0"}, "cache_type_k"),
+        ({"cache_type_v": "\ud800"}, "cache_type_v"),
         ({"cache_type_v_swa": 8}, "cache_type_v_swa"),
         ({"flash_attention": "yes"}, "flash_attention"),
         ({"num_speculative_tokens": -1}, "num_speculative_tokens"),
