@@ -10,13 +10,16 @@ import numpy as np
 
 from pyllama_mtp.convert.checkpoint import StoredTensor, open_checkpoint, read_json
 from pyllama_mtp.convert.layout import CENTROIDS, LM_HEAD, PREFIX, TOKEN_ORDERING, AssistantConfig, TensorSpec
-from pyllama_mtp.convert.output import check_destination, write_gguf
+from pyllama_mtp.convert.output import check_destination, write_gguf, write_mixture
 from pyllama_mtp.convert.tokenizer import tokenizer_metadata
 from pyllama_mtp.errors import ConversionError
 from pyllama_mtp.gguf import TENSOR_TYPES, Entry
 from pyllama_mtp.quantize import encode
 
-OUTTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
+PLAIN_OUTTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")  # one type for all matrices
+# llama.cpp's mixtures, made by its own quantiser
+MIXTURES = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k")
+OUTTYPES = PLAIN_OUTTYPES + MIXTURES
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}  # general.file_type of llama.cpp
 _VALUES_AT_ONCE = 1 << 22  # quantised at a time
 # The largest magnitude that each type holds; block types by their f16 scale.
@@ -30,10 +33,10 @@ def convert_assistant(
 ) -> Path:
     """Writes the assistant checkpoint in `model_dir` to the GGUF file `out` and returns its path.
 
-    Dense and centroid LM heads; safetensors, single or sharded, in bf16, f16 or f32. outtype: the type of the matrices;
-    norms, scales, centroids and token ordering keep full precision. progress: draw a bar on stderr. The same checkpoint
-    gives the same bytes; one tensor is in memory at a time; the file appears under its name only when it is complete
-    and was read back.
+    Dense and centroid LM heads; safetensors, single or sharded, in bf16, f16 or f32. outtype: the type of the matrices,
+    or a mixture of types by llama.cpp's quantiser; norms, scales, centroids and token ordering keep full precision.
+    progress: draw a bar on stderr. The same checkpoint gives the same bytes; one tensor is in memory at a time; the
+    file appears under its name only when it is complete and was read back.
 
     Raises ConversionError, and leaves nothing behind, if the checkpoint is not exactly what the layout says.
     """
@@ -48,22 +51,27 @@ def convert_assistant(
     check_destination(out, inputs)
     specs = config.tensors()
     _check_tensors(config, stored, specs)
+    plain = outtype if outtype in PLAIN_OUTTYPES else "f32"  # what llama.cpp's quantiser is given
     metadata = (
         {
             "general.architecture": Entry("string", PREFIX),
             "general.type": Entry("string", "model"),
             "general.name": Entry("string", folder.resolve().name.encode("utf-8", "replace").decode()),
-            "general.file_type": Entry("u32", _FILE_TYPES[outtype]),
+            "general.file_type": Entry("u32", _FILE_TYPES[plain]),
             "general.quantization_version": Entry("u32", 2),
         }
         | config.metadata()
         | _centroid_metadata(config, stored)
         | tokenizer_metadata(folder, config.n_vocab)
     )
-    types = {name: _type_of(name, spec, outtype) for name, spec in specs.items()}
+    types = {name: _type_of(name, spec, plain) for name, spec in specs.items()}
     declared = [("rope_freqs.weight", (config.head_size // 2,), "f32")]
     declared += [(spec.gguf_name, spec.shape[::-1], types[name]) for name, spec in specs.items()]
-    write_gguf(out, metadata, declared, _data(config, stored, specs, types, progress))
+    data = _data(config, stored, specs, types, progress)
+    if outtype in MIXTURES:
+        write_mixture(out, outtype, metadata, declared, data)
+    else:
+        write_gguf(out, metadata, declared, data)
     return out
 
 

@@ -1,5 +1,6 @@
 """Where a converted file goes: checked before anything is read, then written whole or not at all."""
 
+import os
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 
 from pyllama_mtp.errors import ConversionError, ModelLoadError
 from pyllama_mtp.gguf import Entry, Writer, read_header
-from pyllama_mtp.part_files import replacing
+from pyllama_mtp.part_files import replacing, scratch
 
 
 def check_destination(out: Path, inputs: Iterable[Path]) -> None:
@@ -49,6 +50,39 @@ def write_gguf(
         raise ConversionError(
             f"cannot write {out}: {error.strerror or error}; name a file in an existing, writable folder that has room "
             "for it"
+        ) from error
+
+
+def write_mixture(
+    out: Path,
+    mixture: str,
+    metadata: dict[str, Entry],
+    declared: Sequence[tuple[str, tuple[int, ...], str]],
+    tensors: Iterable[tuple[str, np.ndarray]],
+) -> None:
+    """write_gguf() for one of llama.cpp's mixtures: its quantiser turns a scratch file with the tensors into `out`.
+
+    Raises ConversionError likewise.
+    """
+    from pyllama_mtp import _native  # the other types do not need the library
+
+    try:
+        with scratch(out) as plain, replacing(out) as file:
+            writer = Writer(plain, metadata, declared)
+            for name, data in tensors:
+                writer.write_tensor(name, data)
+            plain.flush()
+            try:
+                _native.quantize(Path(plain.name), Path(file.name), mixture, os.cpu_count() or 1)
+                written = read_header(Path(file.name)).tensors
+            except ModelLoadError as error:
+                raise ConversionError(f"cannot write {out}: {error}") from error
+            if {name: tensor.shape for name, tensor in written.items()} != {name: shape for name, shape, _ in declared}:
+                raise ConversionError(f"llama.cpp's quantiser wrote other tensors than it was given for {out}")
+    except OSError as error:
+        raise ConversionError(
+            f"cannot write {out}: {error.strerror or error}; name a file in an existing, writable folder that has room "
+            "for it and for the unquantised tensors"
         ) from error
 
 

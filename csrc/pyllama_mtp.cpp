@@ -104,6 +104,21 @@ void check(const pmtp_model & model, const pmtp_generation_params & p) {
     }
 }
 
+llama_ftype mixture(const std::string & type) {
+    static const std::pair<const char *, llama_ftype> mixtures[] = {
+        { "q2_k", LLAMA_FTYPE_MOSTLY_Q2_K },     { "q3_k_s", LLAMA_FTYPE_MOSTLY_Q3_K_S }, { "q3_k_m", LLAMA_FTYPE_MOSTLY_Q3_K_M },
+        { "q3_k_l", LLAMA_FTYPE_MOSTLY_Q3_K_L }, { "q4_k_s", LLAMA_FTYPE_MOSTLY_Q4_K_S }, { "q4_k_m", LLAMA_FTYPE_MOSTLY_Q4_K_M },
+        { "q5_k_s", LLAMA_FTYPE_MOSTLY_Q5_K_S }, { "q5_k_m", LLAMA_FTYPE_MOSTLY_Q5_K_M }, { "q6_k", LLAMA_FTYPE_MOSTLY_Q6_K },
+    };
+    for (const auto & [name, ftype] : mixtures) {
+        if (type == name) {
+            return ftype;
+        }
+    }
+    throw Error(PMTP_ERROR_INVALID_ARGUMENT, format("type is %s, expected q2_k, q3_k_s, q3_k_m, q3_k_l, q4_k_s, q4_k_m, q5_k_s, q5_k_m or q6_k",
+                                                    type.c_str()));
+}
+
 }  // namespace
 
 int32_t pmtp_abi_version(void) { return PMTP_ABI_VERSION; }
@@ -254,3 +269,16 @@ pmtp_status pmtp_generation_get_stats(const pmtp_generation * generation, pmtp_s
 }
 
 void pmtp_generation_free(pmtp_generation * generation) { delete generation; }
+
+pmtp_status pmtp_quantize(const char * path, const char * out_path, const char * type, int32_t n_threads) {
+    return guarded([&] {
+        require(path != nullptr && out_path != nullptr && type != nullptr, "pmtp_quantize: NULL argument");
+        require(n_threads >= 1, format("n_threads is %d, expected 1 or more", n_threads));
+        llama_model_quantize_params params = llama_model_quantize_default_params();
+        params.ftype = mixture(type);
+        params.nthread = n_threads;
+        if (llama_model_quantize(path, out_path, &params) != 0) {
+            throw Error(PMTP_ERROR_MODEL_LOAD, format("llama.cpp could not quantise %s to %s: see the log", path, out_path));
+        }
+    });
+}

@@ -318,6 +318,11 @@ class NativeModel:
         return NativeGeneration(self, prompt, params)
 
 
+def quantize(path: Path, out: Path, mixture: str, n_threads: int) -> None:
+    """Writes `path` with llama.cpp's own quantiser to `out`. Raises InvalidRequestError, ModelLoadError."""
+    _check(_lib.pmtp_quantize(os.fsencode(path), os.fsencode(out), mixture.encode(), n_threads))
+
+
 class NativeGeneration:
     """Owns a pmtp_generation. After close(), step(), truncate() and stats() raise ModelClosedError."""
 

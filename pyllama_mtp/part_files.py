@@ -32,6 +32,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def scratch(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file beside `path`, removed when the block ends, or by replacing() after a kill. Raises OSError."""
+    file = _create(path)
+    try:
+        with file:
+            yield file
+    finally:
+        Path(file.name).unlink(missing_ok=True)
+
+
 def remove_remains(folder: Path, name: str | None = None) -> None:
     """Removes the temporary files of `name`, or of any name, whose writers are gone; best effort."""
     prefix = "." if name is None else f".{name}."

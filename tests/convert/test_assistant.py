@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import ConversionError
-from pyllama_mtp.convert import OUTTYPES, convert_assistant
+from pyllama_mtp.convert import convert_assistant
+from pyllama_mtp.convert.assistant import PLAIN_OUTTYPES
 from pyllama_mtp.convert.cli import main
 from pyllama_mtp.convert.layout import CENTROIDS, TOKEN_ORDERING, AssistantConfig
 from pyllama_mtp.gguf import read_header
@@ -96,7 +97,7 @@ def test_rendered_markers_are_user_defined_tokens(checkpoint: Path, tmp_path: Pa
     assert metadata["tokenizer.ggml.token_type"][index] == 4
 
 
-@pytest.mark.parametrize("outtype", OUTTYPES)
+@pytest.mark.parametrize("outtype", PLAIN_OUTTYPES)
 def test_outtypes(checkpoint: Path, tmp_path: Path, outtype: str):
     gguf = read_header(convert_assistant(checkpoint, tmp_path / "out.gguf", outtype=outtype))
     types = {name: info.type for name, info in gguf.tensors.items()}

@@ -304,6 +304,18 @@ static void check_logits(pmtp_model *model) {
     free(many);
 }
 
+static void check_quantize(const char *head, const char *folder) {
+    char out[4096];
+    snprintf(out, sizeof out, "%s/quantised.gguf", folder);
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(NULL, out, "q4_k_m", 1));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(head, NULL, "q4_k_m", 1));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(head, out, NULL, 1));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(head, out, "q4_k_m", 0));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(head, out, "q4_q", 1));
+    CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_quantize("/nonexistent.gguf", out, "q4_k_m", 1));
+    CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_quantize(head, "/nonexistent/out.gguf", "q4_k_m", 1));
+}
+
 /* A completion past the sliding window, and back into it, for cache types of every kind. */
 static void check_cache_types(const char *target, const char *head) {
     const char *types[][4] = {{"f32", "bf16", NULL, NULL},      {"q8_0", "q4_0", NULL, NULL},     {"iq4_nl", "q5_1", "f16", "f16"},
@@ -334,6 +346,7 @@ int main(int argc, char **argv) {
     CHECK(pmtp_abi_version() == PMTP_ABI_VERSION && strlen(pmtp_last_error()) == 0);
     check_loading(argv[1], argv[2]);
     check_cut_files(argv[1], argv[2], argv[3]);
+    check_quantize(argv[2], argv[3]);
     pmtp_model *model = load(argv[1], argv[2], 1);
     check_info_and_text(model);
     check_rules(model);
