@@ -14,7 +14,9 @@ from pyllama_mtp.model import Model
 
 PIECE = 1024  # tokens of context, at most, behind a compared distribution
 CONTEXTS = (60, 600, 2300)  # tokens, where one-token and four-token batches are compared
-PROMPT, COMPLETION = 200, 100  # tokens
+PROMPT = 200  # tokens, of completions that are timed
+DRAFTS = 3
+STRIDE = 4  # tokens between contexts after which drafts are counted
 N_PLAIN = 3  # completions timed without drafts
 
 
@@ -37,8 +39,9 @@ REFERENCE = CacheTypes("f16", "f16")
 @dataclass(frozen=True, slots=True)
 class Row:
     """What types cost. kl: of the next-token distribution from f16's, nats, mean over tokens, and its standard error;
-    top_1: share of tokens whose most probable successor is the same; acceptance: of sampled completions at temperature
-    0.8, three drafts a round, and the number of drafts (None, 0 without a head); batch_errors: at each of CONTEXTS that
+    top_1: share of tokens whose most probable successor is the same; acceptance: share of three greedy drafts that are
+    accepted, after every fourth token of the text, acceptance_change: less that of f16 after the same tokens, and its
+    standard error, and the number of drafts (None, 0 without a head); batch_errors: at each of CONTEXTS that
     the text is long enough for, the largest difference of a logit, over the logits' standard deviation, between
     evaluating one token and four tokens at a time; tokens_per_second: without drafts."""
 
@@ -47,6 +50,8 @@ class Row:
     kl_error: float
     top_1: float
     acceptance: float | None
+    acceptance_change: float | None
+    acceptance_change_error: float | None
     drafted: int
     batch_errors: tuple[float, ...]
     cache_bytes: int
@@ -83,10 +88,10 @@ def compare(
     n_tokens: int,
     **options: int | None,
 ) -> Iterator[Row]:
-    """One row for the f16 cache, then one for each of `types`. n_tokens: compared, of all texts in a row; the first 200
-    tokens of each text are completed. options: of Model. Raises BenchmarkError if the texts are too short."""
-    n_ctx = max(PIECE, PROMPT + COMPLETION, CONTEXTS[-1])
-    reference = None
+    """One row for the f16 cache, then one for each of `types`. n_tokens: compared, of all texts in a row.
+    options: of Model. Raises BenchmarkError if the texts are too short."""
+    n_ctx = max(PIECE + DRAFTS + 2, CONTEXTS[-1])
+    reference = reference_accepted = None
     for t in (REFERENCE, *(t for t in types if t != REFERENCE)):
         caches = {"cache_type_k": t.k, "cache_type_v": t.v, "cache_type_k_swa": t.k_swa, "cache_type_v_swa": t.v_swa}
         with Model(target, mtp_head=head, n_ctx=n_ctx, **caches, **options) as model:
@@ -96,14 +101,18 @@ def compare(
             log_p = _log_probabilities(model, ids)
             reference = log_p if reference is None else reference
             kl = (np.exp(reference) * (reference - log_p)).sum(axis=1)
-            drafted, accepted = _drafts(model, texts) if head is not None else (0, 0)
+            accepted = _accepted(model, ids) if head is not None else np.zeros(0)
+            reference_accepted = accepted if reference_accepted is None else reference_accepted
+            change = (accepted - reference_accepted) / DRAFTS
             yield Row(
                 types=t,
                 kl=float(kl.mean()),
                 kl_error=float(kl.std() / np.sqrt(len(kl))),
                 top_1=float((log_p.argmax(axis=1) == reference.argmax(axis=1)).mean()),
-                acceptance=accepted / drafted if drafted else None,
-                drafted=drafted,
+                acceptance=float(accepted.mean()) / DRAFTS if len(accepted) else None,
+                acceptance_change=float(change.mean()) if len(accepted) else None,
+                acceptance_change_error=float(change.std() / len(change) ** 0.5) if len(accepted) else None,
+                drafted=DRAFTS * len(accepted),
                 batch_errors=tuple(_batch_error(model, ids[:n]) for n in CONTEXTS if n <= len(ids)),
                 cache_bytes=model.info.cache_bytes,
                 tokens_per_second=_plain_speed(model, texts),
@@ -113,17 +122,17 @@ def compare(
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
     lines = [
-        "| K, V (sliding K, V) | KL | top-1 | acceptance | bytes | tokens/s | 1 and 4 rows differ |",
-        "|---|---|---|---|---|---|---|",
+        "| K, V (sliding K, V) | KL | top-1 | acceptance | less f16's | bytes | tokens/s | 1 and 4 rows differ |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        rate = row.acceptance
-        error = 0.0 if rate is None else (rate * (1 - rate) / row.drafted) ** 0.5
+        drafts = row.acceptance is not None
         cells = [
             str(row.types),
             f"{row.kl:.4f} ± {row.kl_error:.4f}",
             f"{row.top_1:.3f}",
-            "" if rate is None else f"{rate:.3f} ± {error:.3f}",
+            f"{row.acceptance:.3f}" if drafts else "",
+            f"{row.acceptance_change:+.4f} ± {row.acceptance_change_error:.4f}" if drafts else "",
             str(row.cache_bytes),
             f"{row.tokens_per_second:.1f}",
             ", ".join(f"{e:.4f}" for e in row.batch_errors),
@@ -139,16 +148,16 @@ def _log_probabilities(model: Model, ids: list[int]) -> np.ndarray:
     return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
 
 
-def _drafts(model: Model, texts: Sequence[str]) -> tuple[int, int]:
-    """Drafted and accepted tokens, one completion of each text."""
-    drafted = accepted = 0
-    for seed, text in enumerate(texts):
-        sampling = {"temperature": 0.8, "seed": seed, "ignore_eos": True, "num_speculative_tokens": 3}
-        stream = model.generate(model.tokenize(text)[:PROMPT], max_tokens=COMPLETION, **sampling)
-        stream.text()
-        drafted += stream.stats.drafted
-        accepted += stream.stats.accepted
-    return drafted, accepted
+def _accepted(model: Model, ids: list[int]) -> np.ndarray:
+    """int [n]: drafts accepted after every STRIDE-th token. Contexts are the text's own, so all types meet the same."""
+    accepted = []
+    options = {"num_speculative_tokens": DRAFTS, "temperature": 0, "ignore_eos": True, "trace": True}
+    for begin in range(0, len(ids), PIECE):
+        for end in range(begin + STRIDE, min(begin + PIECE, len(ids)) + 1, STRIDE):
+            stream = model.generate(ids[begin:end], max_tokens=DRAFTS + 2, **options)
+            stream.text()
+            accepted.append(stream.rounds[0].accepted)
+    return np.array(accepted)
 
 
 def _plain_speed(model: Model, texts: Sequence[str]) -> float:

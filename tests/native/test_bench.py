@@ -1,5 +1,6 @@
 """`pyllama-mtp bench`: what it parses, what it writes, what it refuses; speed itself is not tested."""
 
+import argparse
 import json
 import statistics
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyllama_mtp import BenchmarkError, ChatTemplateError, InvalidRequestError, Model
-from pyllama_mtp.bench import plot, shapes
+from pyllama_mtp.bench import kv, plot, shapes
 from pyllama_mtp.bench.settings import extended_rates, make_settings, parse_draft_lengths
 from pyllama_mtp.bench.summary import spread
 from pyllama_mtp.cli import main
@@ -186,8 +187,20 @@ def test_kv_compares_cache_types(demo, tmp_path: Path, capsys: pytest.CaptureFix
     assert f16["kl"] == 0 and f16["top_1"] == 1
     assert 0.001 < mixed["kl"] < 0.1 and mixed["kl"] < two["kl"]
     assert mixed["cache_bytes"] == f16["cache_bytes"] * 3.75 / 16
-    assert len(two["batch_errors"]) == 2 and two["drafted"] > 50
+    assert len(two["batch_errors"]) == 2 and two["drafted"] == 3 * 175
+    assert f16["acceptance_change"] == 0 and abs(mixed["acceptance_change"]) < 0.08
     assert "turbo2, turbo2 (f16, q8_0)" in capsys.readouterr().out
+
+
+def test_turboquant_keeps_the_acceptance_of_f16(demo):
+    """After the same 500 contexts, whose standard error is above a point; docs/turboquant.md has more."""
+    text = Path(argparse.__file__).read_text()
+    types = kv.parse_cache_types("turbo4,turbo4/turbo3")
+    f16, *rows = kv.compare(demo.target, demo.head, types, [text], 2000, n_threads=1)
+    assert f16.drafted == 3 * 500 and f16.acceptance > 0.4
+    for row in rows:
+        assert abs(row.acceptance_change) < 0.04, row
+        assert 0 < row.acceptance_change_error < 0.02, row
 
 
 @pytest.mark.parametrize(
