@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import ConversionError, Model
-from pyllama_mtp.convert import OUTTYPES, convert_assistant, upgrade_assistant
+from pyllama_mtp.convert import convert_assistant, upgrade_assistant
+from pyllama_mtp.convert.assistant import PLAIN_OUTTYPES
 from pyllama_mtp.convert.cli import main
 from pyllama_mtp.gguf import TENSOR_TYPES, Entry, read_header
 from pyllama_mtp.quantize import DECODED_TYPES, decode, encode
@@ -28,7 +29,7 @@ def saved(parts: Parts, path: Path) -> Path:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("centroids", [0, 32])
-@pytest.mark.parametrize("outtype", OUTTYPES)
+@pytest.mark.parametrize("outtype", PLAIN_OUTTYPES)
 def test_the_upgrade_gives_the_converters_bytes(tmp_path: Path, architecture: str, centroids: int, outtype: str):
     config = config_json(centroids=centroids)
     folder = write_checkpoint(tmp_path / "assistant", config, random_tensors(config))
@@ -67,7 +68,7 @@ def test_an_upgraded_head_drafts_here_and_in_llama_cpp(demo, tmp_path: Path):
     assert peer[0].accepted > 5
 
 
-@pytest.mark.parametrize("type_name", OUTTYPES)
+@pytest.mark.parametrize("type_name", PLAIN_OUTTYPES)
 def test_decoding_gives_back_what_was_encoded(type_name: str):
     values = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
     data = np.ascontiguousarray(encode(values, type_name)).view(np.uint8).ravel()
