@@ -192,7 +192,7 @@ def test_kv_compares_cache_types(demo, tmp_path: Path, capsys: pytest.CaptureFix
     assert "turbo2, turbo2 (f16, q8_0)" in capsys.readouterr().out
 
 
-def test_turboquant_keeps_the_acceptance_of_f16(demo):
+def test_turboquant_loses_few_drafts(demo):
     """After the same 500 contexts, whose standard error is above a point; docs/turboquant.md has more."""
     text = Path(argparse.__file__).read_text()
     types = kv.parse_cache_types("turbo4,turbo4/turbo3")
