@@ -105,16 +105,8 @@ def _check_tensors(config: AssistantConfig, stored: dict[str, StoredTensor], spe
 def _centroid_metadata(config: AssistantConfig, stored: dict[str, StoredTensor]) -> dict[str, Entry]:
     if not config.n_centroids:
         return {}
-    ordering = stored[TOKEN_ORDERING].read()
-    if not np.array_equal(np.sort(ordering), np.arange(config.n_vocab)):
-        raise ConversionError(f"{TOKEN_ORDERING} is no permutation of the vocabulary 0..{config.n_vocab - 1}")
-    prefix = f"{PREFIX}.masked_embedding"
-    return {
-        f"{prefix}.num_centroids": Entry("u32", config.n_centroids),
-        f"{prefix}.top_k": Entry("u32", config.top_k),
-        f"{prefix}.centroids": Entry("[f32]", _finite(CENTROIDS, stored[CENTROIDS].read()).ravel()),
-        f"{prefix}.token_ordering": Entry("[i32]", ordering),
-    }
+    centroids = _finite(CENTROIDS, stored[CENTROIDS].read())
+    return config.centroid_metadata(centroids, stored[TOKEN_ORDERING].read(), TOKEN_ORDERING)
 
 
 def _finite(name: str, values: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from pyllama_mtp.errors import ConversionError
 from pyllama_mtp.gguf import Entry
 
@@ -135,7 +137,7 @@ class AssistantConfig:
         )
 
     def metadata(self) -> dict[str, Entry]:
-        """The architecture's keys; those of the centroid head and the tokenizer come from elsewhere."""
+        """The architecture's keys, without the centroid head's; the tokenizer's come from elsewhere."""
         values = {
             "block_count": Entry("u32", len(self.layers)),
             "context_length": Entry("u32", self.context_length),
@@ -160,6 +162,21 @@ class AssistantConfig:
             "nextn_predict_layers": Entry("u32", len(self.layers)),
         }
         return {f"{PREFIX}.{key}": entry for key, entry in values.items()}
+
+    def centroid_metadata(self, centroids: np.ndarray, ordering: np.ndarray, ordering_name: str) -> dict[str, Entry]:
+        """The centroid head's keys. centroids: f32 [C, E]; ordering: integers [V].
+
+        Raises ConversionError unless every token is in the ordering once.
+        """
+        if not np.array_equal(np.sort(ordering), np.arange(self.n_vocab)):
+            raise ConversionError(f"{ordering_name} is no permutation of the vocabulary 0..{self.n_vocab - 1}")
+        values = {
+            "num_centroids": Entry("u32", self.n_centroids),
+            "top_k": Entry("u32", self.top_k),
+            "centroids": Entry("[f32]", centroids.ravel()),
+            "token_ordering": Entry("[i32]", ordering),
+        }
+        return {f"{PREFIX}.masked_embedding.{key}": entry for key, entry in values.items()}
 
     def rope_factors(self) -> list[float]:
         """f32 [head_size / 2] of the full layers: 1 where a pair of dimensions is rotated."""

@@ -1,8 +1,9 @@
 """Where a converted file goes: checked before anything is read, then written whole or not at all."""
 
+import contextlib
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +39,13 @@ def write_gguf(
     Raises ConversionError if the file cannot be written. Whatever is raised, also by `tensors`, nothing is left behind.
     """
     checksums: dict[str, int] = {}
-    try:
-        with replacing(out) as file:
-            writer = Writer(file, metadata, declared)
-            for name, data in tensors:
-                checksums[name] = zlib.crc32(data)
-                writer.write_tensor(name, data)
-            file.flush()
-            _verify(Path(file.name), checksums)
-    except OSError as error:
-        raise ConversionError(
-            f"cannot write {out}: {error.strerror or error}; name a file in an existing, writable folder that has room "
-            "for it"
-        ) from error
+    with _writable(out, "it"), replacing(out) as file:
+        writer = Writer(file, metadata, declared)
+        for name, data in tensors:
+            checksums[name] = zlib.crc32(data)
+            writer.write_tensor(name, data)
+        file.flush()
+        _verify(Path(file.name), checksums)
 
 
 def write_mixture(
@@ -66,23 +61,29 @@ def write_mixture(
     """
     from pyllama_mtp import _native  # the other types do not need the library
 
+    with _writable(out, "it and for the unquantised tensors"), scratch(out) as plain, replacing(out) as file:
+        writer = Writer(plain, metadata, declared)
+        for name, data in tensors:
+            writer.write_tensor(name, data)
+        plain.flush()
+        try:
+            _native.quantize(Path(plain.name), Path(file.name), mixture, os.cpu_count() or 1)
+            written = read_header(Path(file.name)).tensors
+        except ModelLoadError as error:
+            raise ConversionError(f"cannot write {out}: {error}") from error
+        if {name: tensor.shape for name, tensor in written.items()} != {name: shape for name, shape, _ in declared}:
+            raise ConversionError(f"llama.cpp's quantiser wrote other tensors than it was given for {out}")
+
+
+@contextlib.contextmanager
+def _writable(out: Path, what: str) -> Iterator[None]:
+    """OSErrors of the block become ConversionErrors. what: there must be room for."""
     try:
-        with scratch(out) as plain, replacing(out) as file:
-            writer = Writer(plain, metadata, declared)
-            for name, data in tensors:
-                writer.write_tensor(name, data)
-            plain.flush()
-            try:
-                _native.quantize(Path(plain.name), Path(file.name), mixture, os.cpu_count() or 1)
-                written = read_header(Path(file.name)).tensors
-            except ModelLoadError as error:
-                raise ConversionError(f"cannot write {out}: {error}") from error
-            if {name: tensor.shape for name, tensor in written.items()} != {name: shape for name, shape, _ in declared}:
-                raise ConversionError(f"llama.cpp's quantiser wrote other tensors than it was given for {out}")
+        yield
     except OSError as error:
         raise ConversionError(
             f"cannot write {out}: {error.strerror or error}; name a file in an existing, writable folder that has room "
-            "for it and for the unquantised tensors"
+            f"for {what}"
         ) from error
 
 

@@ -199,15 +199,7 @@ def _centroid_metadata(header: GGUFFile, layout: OldLayout, config: AssistantCon
     data = _read(centroids)
     _check_finite(centroids, data)
     order = _read(ordering).view("<i4")
-    if not np.array_equal(np.sort(order), np.arange(config.n_vocab)):
-        raise ConversionError(f"tensor {ordering.name} is no permutation of the vocabulary 0..{config.n_vocab - 1}")
-    prefix = f"{PREFIX}.masked_embedding"
-    return {
-        f"{prefix}.num_centroids": Entry("u32", config.n_centroids),
-        f"{prefix}.top_k": Entry("u32", config.top_k),
-        f"{prefix}.centroids": Entry("[f32]", decode(data, centroids.type)),
-        f"{prefix}.token_ordering": Entry("[i32]", order),
-    }
+    return config.centroid_metadata(decode(data, centroids.type), order, f"tensor {ordering.name}")
 
 
 def _read(tensor: TensorInfo) -> np.ndarray:

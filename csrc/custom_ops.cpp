@@ -1,7 +1,6 @@
 #include "custom_ops.h"
 
 #include "draw.h"
-
 #include "handle.h"
 
 #include "ggml.h"

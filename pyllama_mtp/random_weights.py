@@ -72,14 +72,8 @@ def write_assistant(
     metadata = {"general.architecture": Entry("string", "gemma4-assistant")} | config.metadata()
     if config.n_centroids:
         random = np.random.default_rng(seed)
-        prefix = "gemma4-assistant.masked_embedding"
         centroids = random.standard_normal(config.n_centroids * config.n_embd, np.float32) / config.n_embd**0.5
-        metadata |= {
-            f"{prefix}.num_centroids": Entry("u32", config.n_centroids),
-            f"{prefix}.top_k": Entry("u32", config.top_k),
-            f"{prefix}.centroids": Entry("[f32]", centroids),
-            f"{prefix}.token_ordering": Entry("[i32]", random.permutation(config.n_vocab)),
-        }
+        metadata |= config.centroid_metadata(centroids, random.permutation(config.n_vocab), "token_ordering")
     metadata = _general(metadata, weights) | synthetic_tokenizer(shape.n_vocab)
     return _write(Path(path), metadata, declared, config.rope_factors(), seed, progress)
 
