@@ -1,6 +1,7 @@
 // Compares the kernels of csrc/cuda/candidates.cu and draw.cu with plain loops and with the library's own distributions. Built and run by
 // test_kernels.py.
 #include "candidates.cuh"
+#include "device.cuh"
 #include "distribution.h"
 #include "draw.cuh"
 
@@ -17,42 +18,12 @@ namespace {
 
 int failures = 0;
 
-void check(cudaError_t status) {
-    if (status != cudaSuccess) {
-        printf("CUDA: %s\n", cudaGetErrorString(status));
-        exit(2);
-    }
-}
-
 void expect(bool condition, const char * what, const char * where) {
     if (!condition) {
         printf("%s: %s\n", where, what);
         failures++;
     }
 }
-
-template <typename T> class DeviceArray {
-  public:
-    explicit DeviceArray(size_t n) : n_(n) {
-        check(cudaMalloc(&data_, n * sizeof(T)));
-        check(cudaMemset(data_, 0x5a, n * sizeof(T)));
-    }
-    explicit DeviceArray(const std::vector<T> & host) : DeviceArray(host.size()) {
-        check(cudaMemcpy(data_, host.data(), n_ * sizeof(T), cudaMemcpyHostToDevice));
-    }
-    ~DeviceArray() { cudaFree(data_); }
-    T * get() const { return data_; }
-    std::vector<T> host() const {
-        std::vector<T> out(n_);
-        check(cudaGetLastError());
-        check(cudaMemcpy(out.data(), data_, n_ * sizeof(T), cudaMemcpyDeviceToHost));
-        return out;
-    }
-
-  private:
-    size_t n_;
-    T * data_;
-};
 
 enum Values { normal, few_distinct, with_odd_ones, no_numbers };
 
@@ -103,9 +74,9 @@ void check_row(const Candidates & ours, const float * logits, int n, const Choic
     }
 }
 
-void check_candidates(std::mt19937 & random) {
-    for (const int n : { 262144, 5000, 37 }) {
-        for (const int n_rows : { 1, 4, 9 }) {
+void check_candidates(std::mt19937 & random, bool quick) {
+    for (const int n : { quick ? 9000 : 262144, 5000, 37 }) {
+        for (const int n_rows : { 1, quick ? 2 : 4, quick ? 3 : 9 }) {
             for (const Values values : { normal, few_distinct, with_odd_ones, no_numbers }) {
                 for (const bool noisy : { false, true }) {
                     const std::vector<float> logits = draw_logits((size_t) n * n_rows, values, random);
@@ -130,10 +101,9 @@ void check_candidates(std::mt19937 & random) {
     }
 }
 
-constexpr int kDrawsOfEach = 100;
-
 // How many of the draws differ from the library's.
-int check_draws(const std::vector<float> & logits, const std::vector<int32_t> & ids, const Warp & warp, bool from_candidates, const char * where) {
+int check_draws(const std::vector<float> & logits, const std::vector<int32_t> & ids, const Warp & warp, bool from_candidates, int n_draws,
+                const char * where) {
     const int n = (int) logits.size();
     const int n_table = from_candidates ? kCandidates : n;
     const DeviceArray<float> x(logits);
@@ -141,7 +111,7 @@ int check_draws(const std::vector<float> & logits, const std::vector<int32_t> & 
     const DeviceArray<Candidates> candidates(1);
     const DeviceArray<CandidatesScratch> scratch(1);
     int different = 0;
-    for (int i = 0; i < kDrawsOfEach; i++) {
+    for (int i = 0; i < n_draws; i++) {
         const Noise noise(i, Purpose::draft, n);
         const DeviceArray<ChoiceParams> params(std::vector<ChoiceParams>{ warp.choice(noise.key(), false) });
         const DeviceArray<int32_t> out(1 + 2 * n_table);
@@ -184,7 +154,8 @@ int check_draws(const std::vector<float> & logits, const std::vector<int32_t> & 
     return different;
 }
 
-void check_draw(std::mt19937 & random) {
+void check_draw(std::mt19937 & random, bool quick) {
+    const int n_draws = quick ? 2 : 100;
     const Warp warps[] = { { 1.0 }, { 0.6, 0.95 }, { 1.0, 1.0, 0.05 }, { 1.0, 1.0, 0.0, 40 }, { 0.8, 0.9, 0.01, 64 }, { 0.01, 0.5 } };
     for (const int n : { 4096, 1000, 7 }) {
         for (const Values values : { normal, with_odd_ones, no_numbers }) {
@@ -196,24 +167,25 @@ void check_draw(std::mt19937 & random) {
                 std::shuffle(ids.begin(), ids.end(), random);
                 char where[100];
                 snprintf(where, sizeof(where), "draw: n %d, values %d, temperature %g, top_p %g", n, values, warp.temperature, warp.top_p);
-                const int different = check_draws(draw_logits(n, values, random), n == 1000 ? std::vector<int32_t>{} : ids, warp, false, where);
+                const int different = check_draws(draw_logits(n, values, random), n == 1000 ? std::vector<int32_t>{} : ids, warp, false, n_draws, where);
                 expect(different <= 1, "other tokens than the library draws", where);
             }
         }
     }
     // a whole vocabulary, by way of its candidates, which hold the support
     for (const Warp & warp : { Warp{ 0.3, 0.9 }, Warp{ 1.0, 1.0, 0.2 }, Warp{ 1.0, 0.9, 0.0, 64 } }) {
-        const int different = check_draws(draw_logits(262144, normal, random), {}, warp, true, "draw from a vocabulary");
-        expect(different <= (warp.top_p < 1 && warp.top_k == 0 ? kDrawsOfEach / 4 : 1), "other tokens than the library draws", "a vocabulary");
+        const int different = check_draws(draw_logits(quick ? 9000 : 262144, normal, random), {}, warp, true, n_draws, "draw from a vocabulary");
+        expect(different <= (warp.top_p < 1 && warp.top_k == 0 ? std::max(1, n_draws / 4) : 1), "other tokens than the library draws", "a vocabulary");
     }
 }
 
 }  // namespace
 
-int main() {
+// An argument asks for small sizes: under compute-sanitizer everything takes long.
+int main(int n_arguments, char **) {
     std::mt19937 random(1);
-    check_candidates(random);
-    check_draw(random);
+    check_candidates(random, n_arguments > 1);
+    check_draw(random, n_arguments > 1);
     printf(failures == 0 ? "ok\n" : "%d failures\n", failures);
     return failures != 0;
 }

@@ -1,4 +1,5 @@
 // Compares the kernels of csrc/cuda/select.cu with plain loops, on values with ties, infinities and NaNs. Built and run by test_select.py.
+#include "device.cuh"
 #include "select.cuh"
 
 #include <algorithm>
@@ -12,13 +13,6 @@
 namespace {
 
 int failures = 0;
-
-void check(cudaError_t status) {
-    if (status != cudaSuccess) {
-        printf("CUDA: %s\n", cudaGetErrorString(status));
-        exit(2);
-    }
-}
 
 uint32_t order_of(float x) {
     uint32_t bits;
@@ -47,22 +41,13 @@ std::vector<float> draw(size_t n, int values, std::mt19937 & random) {
 }
 
 std::vector<int32_t> run(const std::vector<float> & x, size_t n_out, bool (*launch)(const float *, int32_t *, size_t, size_t)) {
-    float * device_x;
-    int32_t * device_out;
-    check(cudaMalloc(&device_x, x.size() * sizeof(float)));
-    check(cudaMalloc(&device_out, n_out * sizeof(int32_t)));
-    check(cudaMemcpy(device_x, x.data(), x.size() * sizeof(float), cudaMemcpyHostToDevice));
-    check(cudaMemset(device_out, 0x5a, n_out * sizeof(int32_t)));
-    if (!launch(device_x, device_out, x.size(), n_out)) {
+    const DeviceArray<float> device_x(x);
+    const DeviceArray<int32_t> out(n_out);
+    if (!launch(device_x.get(), out.get(), x.size(), n_out)) {
         printf("refused: %zu values, %zu results\n", x.size(), n_out);
         failures++;
     }
-    check(cudaGetLastError());
-    std::vector<int32_t> out(n_out);
-    check(cudaMemcpy(out.data(), device_out, n_out * sizeof(int32_t), cudaMemcpyDeviceToHost));
-    check(cudaFree(device_x));
-    check(cudaFree(device_out));
-    return out;
+    return out.host();
 }
 
 void check_arg_max(size_t n, size_t n_rows, int values, std::mt19937 & random) {

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import ContextOverflowError, InvalidRequestError, Model
-
-PROMPTS = [
-    "def main():\n    import sys\n",
-    "class Stack:\n    def __init__(self):\n",
-    "import os\n\n\ndef walk(path):\n",
-    'def parse(text):\n    """Parse',
-    "for i in range(10):\n    print(",
-    "try:\n    import json\nexcept ImportError:\n",
-]
+from support.near_ties import devices_tie
+from support.prompts import PROMPTS
 
 
 def run(model: Model, prompt: str, k: int, n: int = 120, **options: object) -> tuple[list[int], int, int]:
@@ -26,15 +19,9 @@ def run(model: Model, prompt: str, k: int, n: int = 120, **options: object) -> t
 
 
 def near_tie(cpu: Model, gpu: Model, prompt: str, a: list[int], b: list[int]) -> bool:
-    """Whether the texts part at two tokens with a gap below twice the devices' difference, which must be small itself.
-
-    Both round activations to int8 in their own way. In batches of 32 the CPU would leave products to the device.
-    """
+    """Whether the texts part at a near tie of the two devices."""
     at = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
-    ids = cpu.tokenize(prompt) + a[:at]
-    here = cpu.logits(ids, n_batch=1)[-1]
-    difference = max(np.abs(here - gpu.logits(ids, n_batch=n)[-1]).max() for n in (1, 4))
-    return difference < 0.1 * here.std() and abs(here[a[at]] - here[b[at]]) < 2 * difference
+    return devices_tie(cpu, gpu, cpu.tokenize(prompt) + a[:at], a[at], b[at], largest=0.1)
 
 
 def acceptance_over_equal_texts(cpu: Model, gpu: Model, k: int) -> tuple[float, float]:

@@ -40,6 +40,6 @@ def test_kernels_do_what_plain_loops_do(program):
 def test_kernels_are_clean_under_compute_sanitizer(program, tool):
     if shutil.which("compute-sanitizer") is None:
         pytest.skip("needs compute-sanitizer")
-    command = ["compute-sanitizer", f"--tool={tool}", "--error-exitcode=9", program]
+    command = ["compute-sanitizer", f"--tool={tool}", "--error-exitcode=9", program, "small"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

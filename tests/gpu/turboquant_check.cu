@@ -1,5 +1,6 @@
 // Compares the kernels of csrc/turboquant/cuda with the reference codec, byte for byte, and with a rotation in float64. Built and run by
 // test_kernels.py.
+#include "device.cuh"
 #include "turboquant/cuda/kernels.cuh"
 
 #include <cuda_fp16.h>
@@ -17,42 +18,12 @@ namespace {
 
 int failures = 0;
 
-void check(cudaError_t status) {
-    if (status != cudaSuccess) {
-        printf("CUDA: %s\n", cudaGetErrorString(status));
-        exit(2);
-    }
-}
-
 void expect(bool condition, const char * what, int bits, int role, int64_t n) {
     if (!condition) {
         printf("%s: %d bits, role %d, rows of %lld\n", what, bits, role, (long long) n);
         failures++;
     }
 }
-
-template <typename T> class DeviceArray {
-  public:
-    explicit DeviceArray(size_t n) : n_(n) {
-        check(cudaMalloc(&data_, n * sizeof(T)));
-        check(cudaMemset(data_, 0x5a, n * sizeof(T)));
-    }
-    explicit DeviceArray(const std::vector<T> & host) : DeviceArray(host.size()) {
-        check(cudaMemcpy(data_, host.data(), n_ * sizeof(T), cudaMemcpyHostToDevice));
-    }
-    ~DeviceArray() { cudaFree(data_); }
-    T * get() const { return data_; }
-    std::vector<T> host() const {
-        std::vector<T> out(n_);
-        check(cudaGetLastError());
-        check(cudaMemcpy(out.data(), data_, n_ * sizeof(T), cudaMemcpyDeviceToHost));
-        return out;
-    }
-
-  private:
-    size_t n_;
-    T * data_;
-};
 
 // Normal values of magnitudes from the smallest floats to the largest; blocks of zeros, of one value, of equal ones, and with an infinity.
 std::vector<float> draw(int64_t n_blocks, std::mt19937 & random) {

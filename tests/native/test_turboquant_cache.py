@@ -11,7 +11,9 @@ import pytest
 
 from pyllama_mtp import InvalidRequestError, Model, ModelLoadError
 from pyllama_mtp.gguf import read_header
+from support import statistics
 from support.near_ties import TieCounter
+from support.repeats import check_texts_repeat
 
 BITS = {"f16": 16, "q8_0": 8.5, "q4_0": 4.5, "turbo4": 4.25, "turbo3": 3.25, "turbo2": 2.25}
 PROMPTS = ("def main():\n", "class Stack:\n    def __init__(self):\n", "import os\nimport sys\n")
@@ -43,16 +45,7 @@ def test_drafting_does_not_change_greedy_text(demo, k: str, v: str):
 def test_a_prompt_gives_the_same_text_after_others(demo):
     """A quantised cache, rolled back and with its prefix reused."""
     with load(demo, "turbo4", "turbo3") as model:
-
-        def complete(text: str) -> list[int]:
-            stream = model.generate(text, max_tokens=60, temperature=0.8, seed=3, num_speculative_tokens=3)
-            stream.text()
-            return stream.token_ids
-
-        first = complete(PROMPTS[1])
-        complete(PROMPTS[1] + "        self.items = []\n")
-        complete(PROMPTS[0])
-        assert complete(PROMPTS[1]) == first
+        check_texts_repeat(model, PROMPTS[:2])
 
 
 @pytest.mark.parametrize(
@@ -128,17 +121,11 @@ def divergence(demo):
     def log_p(k: str, v: str) -> np.ndarray:
         with load(demo, k, v) as model:
             ids = model.tokenize(text)[:1536]
-            x = np.concatenate([model.logits(ids[i : i + 512]) for i in range(0, 1536, 512)]).astype(np.float64)
-        x -= x.max(axis=1, keepdims=True)
-        return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+            x = np.concatenate([model.logits(ids[i : i + 512]) for i in range(0, 1536, 512)])
+        return statistics.log_probabilities(x)
 
     reference = log_p("f16", "f16")
-
-    def measure(k: str, v: str) -> float:
-        other = log_p(k, v)
-        return float((np.exp(reference) * (reference - other)).sum(axis=1).mean())
-
-    return {t: measure(*t) for t in [("q4_0", "q4_0"), *PAIRS[:4]]}
+    return {t: statistics.divergence(reference, log_p(*t)) for t in [("q4_0", "q4_0"), *PAIRS[:4]]}
 
 
 def test_turbo4_diverges_less_than_q4_0_at_fewer_bits(divergence):

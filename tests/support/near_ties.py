@@ -13,6 +13,19 @@ def batch_error(model: pyllama_mtp.Model, ids: Sequence[int], n_batch: int) -> f
     return float(np.abs(model.logits(ids, n_batch=1) - model.logits(ids, n_batch=n_batch)).max())
 
 
+def devices_tie(
+    cpu: pyllama_mtp.Model, device: pyllama_mtp.Model, ids: Sequence[int], a: int, b: int, largest: float
+) -> bool:
+    """Whether tokens a and b after ids have a gap below twice the difference between the CPU and the device, which must
+    be small itself: below `largest` standard deviations of the logits.
+
+    Both round activations to int8 in their own way. In batches of 32 the CPU would leave products to the device.
+    """
+    here = cpu.logits(ids, n_batch=1)[-1]
+    difference = max(np.abs(here - device.logits(ids, n_batch=n)[-1]).max() for n in (1, 4))
+    return difference < largest * here.std() and abs(here[a] - here[b]) < 2 * difference
+
+
 @dataclass
 class TieCounter:
     """Counts tokens compared and near ties met. At most one tie in 2,000 tokens is legal, and one in all for

@@ -22,6 +22,18 @@ def warped(
     return p / p.sum()
 
 
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """float64, of rows of logits."""
+    x = logits.astype(np.float64)
+    x -= x.max(axis=1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+
+def divergence(log_p: np.ndarray, log_q: np.ndarray) -> float:
+    """Mean over the rows of the KL divergence of q from p."""
+    return float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
+
+
 def g_test(counts: Counter, p: np.ndarray) -> float:
     """The G statistic as a standard normal number (Wilson and Hilferty's cube root of chi squared)."""
     n = sum(counts.values())
