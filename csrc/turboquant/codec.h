@@ -94,6 +94,12 @@ static TURBO_INLINE float turbo_search_scale(int bits, const float * x, float * 
     return scale;
 }
 
+// The scale that is stored for a role, as the bits of a half.
+static TURBO_INLINE uint16_t turbo_stored_scale(turbo_role role, float scale, float unbiased) {
+    const float stored = role == TURBO_VALUE ? unbiased : scale;
+    return turbo_half(stored > 65504.0f ? 65504.0f : stored);  // a NaN stays one
+}
+
 // index: [64], 0 .. 2^bits - 1.
 static TURBO_INLINE uint16_t turbo_quantise(int bits, turbo_role role, const float * x, uint8_t * index) {
     const int half = 1 << (bits - 1);
@@ -107,13 +113,10 @@ static TURBO_INLINE uint16_t turbo_quantise(int bits, turbo_role role, const flo
         }
         index[i] = (uint8_t) (x[i] < 0 ? half - 1 - level : half + level);
     }
-    const float stored = role == TURBO_VALUE ? unbiased : scale;
-    return turbo_half(stored > 65504.0f ? 65504.0f : stored);  // a NaN stays one
+    return turbo_stored_scale(role, scale, unbiased);
 }
 
-static TURBO_INLINE void turbo_encode_block(int bits, turbo_role role, const float * x, void * block) {
-    uint8_t index[TURBO_BLOCK];
-    const uint16_t scale = turbo_quantise(bits, role, x, index);
+static TURBO_INLINE void turbo_pack(int bits, uint16_t scale, const uint8_t * index, void * block) {
     if (bits == 4) {
         block_turbo4 * b = (block_turbo4 *) block;
         b->scale = scale;
@@ -192,6 +195,8 @@ static TURBO_INLINE int turbo_block_bytes(int bits) {
 
 static TURBO_INLINE void turbo_encode_rows(int bits, turbo_role role, const float * x, void * blocks, int64_t n) {
     for (int64_t i = 0; i < n / TURBO_BLOCK; i++) {
-        turbo_encode_block(bits, role, x + i * TURBO_BLOCK, (char *) blocks + i * turbo_block_bytes(bits));
+        uint8_t index[TURBO_BLOCK];
+        const uint16_t scale = turbo_quantise(bits, role, x + i * TURBO_BLOCK, index);
+        turbo_pack(bits, scale, index, (char *) blocks + i * turbo_block_bytes(bits));
     }
 }

@@ -2,11 +2,14 @@
 #include "codec.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
+#include "encode_simd.h"
+#define TURBO_ENCODE_ROWS turbo_encode_rows_simd
+#else
+#define TURBO_ENCODE_ROWS turbo_encode_rows
 #endif
 
 void turbo_encode(int bits, turbo_role role, const float * x, void * blocks, int64_t n) {
-#define ENCODE(bits) turbo_encode_rows(bits, role, x, blocks, n)
+#define ENCODE(bits) TURBO_ENCODE_ROWS(bits, role, x, blocks, n)
     TURBO_WITH_BITS(bits, ENCODE)
 #undef ENCODE
 }

@@ -105,6 +105,17 @@ def rows(n_blocks: int, seed: int = 0) -> np.ndarray:
     return (rng.standard_normal((n_blocks, BLOCK)) * magnitude[:, None]).astype(np.float32).ravel()
 
 
+def hard_rows() -> np.ndarray:
+    """Blocks at the ends of f32 and of the scale's half, on edges of the codebook, and of few values."""
+    rng = np.random.default_rng(2)
+    normal = rng.standard_normal((40, BLOCK)) * 10.0 ** np.linspace(-45, 18, 40)[:, None]
+    sparse = np.zeros((BLOCK, BLOCK))
+    np.fill_diagonal(sparse, rng.standard_normal(BLOCK))
+    signs = rng.choice([-1.0, 1.0], (3, BLOCK))
+    few = rng.choice([-2.0, -0.0, 0.0, 1.0], (20, BLOCK))
+    return np.concatenate([normal, sparse, signs, few]).astype(np.float32).ravel()
+
+
 def test_the_header_holds_what_the_script_computes():
     script = [sys.executable, TURBOQUANT / "codebook.py"]
     done = subprocess.run(script, capture_output=True, text=True, check=True)
@@ -123,7 +134,7 @@ def test_the_codebooks_are_lloyd_maxs():
 @pytest.mark.parametrize("role", [KEY, VALUE])
 @pytest.mark.parametrize("bits", [4, 3, 2])
 def test_every_build_writes_and_reads_the_same(codecs: dict[str, Codec], bits: int, role: int):
-    x = rows(2000)
+    x = np.concatenate([rows(2000), hard_rows()])
     expected = codecs["x86-64"].encode(bits, role, x, ref=True)
     values = codecs["x86-64"].decode(bits, expected, ref=True)
     assert values == pytest.approx(decoded_by_format(bits, expected), rel=1e-6)
