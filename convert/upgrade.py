@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from pyllama_mtp import gemma4_checks
 from pyllama_mtp.convert.layout import PREFIX, AssistantConfig, Layer
 from pyllama_mtp.convert.output import check_destination, write_gguf
 from pyllama_mtp.errors import ConversionError, ModelLoadError
-from pyllama_mtp.gemma4_checks import MAX_HEAD_SIZE, MAX_HEADS, MAX_LENGTH, MAX_WIDTH, WEIGHT_TYPES
+from pyllama_mtp.gemma4_checks import MAX_HEAD_SIZE, MAX_HEADS, MAX_LENGTH, MAX_WIDTH, ROPE_FACTORS, WEIGHT_TYPES
 from pyllama_mtp.gguf import TENSOR_TYPES, Entry, GGUFFile, TensorInfo, read_header
 from pyllama_mtp.hyperparameters import HyperParameters
 from pyllama_mtp.quantize import DECODED_TYPES, decode
 
+_ROTATED_SHARE = 0.25  # of every released model, where the file has no rope_freqs.weight, which says what is rotated
 _ORDERED = "use_ordered_embeddings"  # the flag of both: the centroid head is there
 
 
@@ -58,8 +60,9 @@ def upgrade_assistant(old: str | os.PathLike[str], out: str | os.PathLike[str]) 
     """Writes the assistant in the GGUF file `old`, of the layout gemma4_assistant or gemma4_mtp, to the GGUF file `out`
     in the layout that convert_assistant() writes, and returns its path.
 
-    Tensors keep their types and bytes; the centroids become f32. Raises ConversionError, and leaves nothing behind, if
-    the file is not exactly what its layout says.
+    Tensors keep their types and bytes; the centroids become f32. A file without rope_freqs.weight gets the one of
+    all released models, which rotate a quarter of the full layers' dimensions. Raises ConversionError, and leaves
+    nothing behind, if the file is not exactly what its layout says.
     """
     old, out = Path(old), Path(out)
     try:
@@ -84,7 +87,10 @@ def _upgrade(header: GGUFFile, out: Path) -> Path:
     tensors = _renamed_tensors(header, layout)
     _check_tensors(header, config, tensors)
     metadata = _metadata(header, layout, config)
-    write_gguf(out, metadata, [(name, t.shape, t.type) for name, t in tensors.items()], _data(tensors))
+    made = {} if ROPE_FACTORS in tensors else {ROPE_FACTORS: np.array(config.rope_factors(), "<f4")}
+    declared = [(name, data.shape, "f32") for name, data in made.items()]
+    declared += [(name, t.shape, t.type) for name, t in tensors.items()]
+    write_gguf(out, metadata, declared, chain(made.items(), _data(tensors)))
     return out
 
 
@@ -112,7 +118,7 @@ def _config(p: HyperParameters, layout: OldLayout) -> AssistantConfig:
         rms_eps=p.real("attention.layer_norm_rms_epsilon", 0, 1),
         rope_base=p.real("rope.freq_base", 0, 1e12),
         rope_base_swa=p.real("rope.freq_base_swa", 0, 1e12),
-        rotated_share=1.0,  # the file's own rope_freqs.weight says what is rotated
+        rotated_share=_ROTATED_SHARE,
         layers=tuple(Layer(s, head_size_swa if s else head_size) for s in sliding),
         head_size=head_size,
         head_size_swa=head_size_swa,
@@ -149,7 +155,8 @@ def _renamed_tensors(header: GGUFFile, layout: OldLayout) -> dict[str, TensorInf
 
 def _check_tensors(header: GGUFFile, config: AssistantConfig, tensors: dict[str, TensorInfo]) -> None:
     expected = {spec.gguf_name: (spec.shape[::-1], spec.kind) for spec in config.tensors().values()}
-    expected["rope_freqs.weight"] = ((config.head_size // 2,), "vector")
+    if ROPE_FACTORS in tensors:
+        expected[ROPE_FACTORS] = ((config.head_size // 2,), "vector")
     if missing := expected.keys() - tensors.keys():
         raise ConversionError(f"{header.path} lacks tensor {min(missing)}: get it again, or convert the checkpoint")
     if extra := tensors.keys() - expected.keys():

@@ -28,6 +28,17 @@ void require_equal(const char * what, long long head, long long target) {
     }
 }
 
+// What the target divides its angles by on a full attention layer: older heads were published without factors of their own.
+std::vector<float> rope_factors_of(const llama_model & target, int layer, int64_t n) {
+    const ggml_tensor * factors = target.layers[layer].rope_freqs;
+    if (factors == nullptr || ggml_nelements(factors) != n) {
+        bad_file("tensor rope_freqs.weight is missing, and the target has none either; convert the checkpoint with convert-assistant");
+    }
+    std::vector<float> values(n);
+    ggml_backend_tensor_get(factors, values.data(), 0, ggml_nbytes(factors));
+    return values;
+}
+
 }  // namespace
 
 SharedLayers shared_layers(const llama_kv_cache_iswa & cache) {
@@ -98,7 +109,7 @@ class Head::Reader {
         });
     }
 
-    // A tensor that comes from metadata.
+    // A tensor that comes from metadata or the target.
     ggml_tensor * constant(const char * name, ggml_type type, int64_t ne0, int64_t ne1) {
         return place(name, type, { ne0, ne1, 1 }, nullptr);
     }
@@ -273,7 +284,13 @@ Head::Head(const std::string & path, const llama_model & target, const llama_kv_
     output_norm = reader.vector("output_norm.weight", n_embd);
     pre_projection = reader.matrix(layout.pre_projection, 2 * (int64_t) n_embd_backbone, n_embd);
     post_projection = reader.matrix(layout.post_projection, n_embd, n_embd_backbone);
-    rope_factors = reader.vector("rope_freqs.weight", head_size / 2);
+    std::vector<float> targets_factors;
+    if (layout.tensors && !reader.has("rope_freqs.weight")) {
+        targets_factors = rope_factors_of(target, shared.full, head_size / 2);
+        rope_factors = reader.constant("rope_freqs", GGML_TYPE_F32, head_size / 2, 1);
+    } else {
+        rope_factors = reader.vector("rope_freqs.weight", head_size / 2);
+    }
     for (int il = 0; il < n_layer; il++) {
         const auto name = [il](const char * part) { return format("blk.%d.%s.weight", il, part); };
         HeadLayer layer = {};
@@ -334,10 +351,13 @@ Head::Head(const std::string & path, const llama_model & target, const llama_kv_
     for (const Storage & slot : storage_) {
         ggml_context * ctx = slot.context.get();
         for (ggml_tensor * t = ggml_get_first_tensor(ctx); t != nullptr; t = ggml_get_next_tensor(ctx, t)) {
-            if (t != centroids && t != token_ordering && t != lm_head) {
+            if (t != centroids && t != token_ordering && t != lm_head && (t != rope_factors || targets_factors.empty())) {
                 reader.fill(t);
             }
         }
+    }
+    if (!targets_factors.empty()) {
+        ggml_backend_tensor_set(rope_factors, targets_factors.data(), 0, ggml_nbytes(rope_factors));
     }
     if (has_centroids()) {
         ggml_backend_tensor_set(centroids, rows.data(), 0, ggml_nbytes(centroids));

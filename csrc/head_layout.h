@@ -14,7 +14,8 @@ namespace pmtp {
 [[noreturn]] inline void bad_file(const std::string & what) { throw Error(PMTP_ERROR_MODEL_LOAD, "MTP head: " + what); }
 
 // What the published layouts of an assistant call the same things; keys stand without the architecture. The first has the centroid
-// head in metadata arrays, the others in tensors: centroids [E, n_centroids] of any type, ordering i32 [V].
+// head in metadata arrays, the others in tensors: centroids [E, n_centroids] of any type, ordering i32 [V]. The others may also lack
+// rope_freqs.weight: it is the target's then.
 struct Layout {
     const char * architecture;
     const char * n_embd_backbone;

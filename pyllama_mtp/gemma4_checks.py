@@ -20,6 +20,7 @@ MAX_LENGTH = 1 << 30  # of context and window: sums stay below 2^31
 _EPSILON = (1e-12, 1.0)
 _ROPE_BASE = (1.0, 1e12)
 _NO_WEIGHTS = ("i8", "i16", "i32", "i64", "f64", "q8_1", "q8_k")  # no kernel multiplies them
+ROPE_FACTORS = "rope_freqs.weight"
 WEIGHT_TYPES = tuple(name for name in TENSOR_TYPES if name not in _NO_WEIGHTS)
 
 # Beside TARGET_TENSORS, in the same letters (A: the three attention inputs, Q + 2K): alternatives that llama.cpp reads.
@@ -189,13 +190,13 @@ def _check_tensor(p: HyperParameters, tensor: TensorInfo, shape: tuple[int, ...]
 
 def _check_rope_factors(p: HyperParameters, head_size: int) -> None:
     """They divide angles."""
-    tensor = p.header.tensors.get("rope_freqs.weight")
+    tensor = p.header.tensors.get(ROPE_FACTORS)
     if tensor is None:
-        raise ModelLoadError(f"{p.header.path} lacks the tensor rope_freqs.weight: convert the model again")
+        raise ModelLoadError(f"{p.header.path} lacks the tensor {ROPE_FACTORS}: convert the model again")
     _check_tensor(p, tensor, (head_size // 2,), "norm")
     factors = np.fromfile(tensor.path, "<f4", head_size // 2, offset=tensor.offset)
     if not (np.isfinite(factors) & (factors > 0)).all():
-        raise ModelLoadError(f"rope_freqs.weight of {p.header.path} holds values that are not positive: get it again")
+        raise ModelLoadError(f"{ROPE_FACTORS} of {p.header.path} holds values that are not positive: get it again")
 
 
 def check_head(p: HyperParameters) -> None:
@@ -205,7 +206,9 @@ def check_head(p: HyperParameters) -> None:
     p.real("attention.layer_norm_rms_epsilon", *_EPSILON)
     for key in ("rope.freq_base", "rope.freq_base_swa"):
         p.real(key, *_ROPE_BASE)
-    _check_rope_factors(p, p.integer("attention.key_length", 2, MAX_HEAD_SIZE))
+    head_size = p.integer("attention.key_length", 2, MAX_HEAD_SIZE)
+    if p.prefix == "gemma4-assistant" or ROPE_FACTORS in p.header.tensors:  # older layouts leave it to the target's
+        _check_rope_factors(p, head_size)
     if p.has("masked_embedding.centroids"):
         centroids = p.header.metadata[f"{p.prefix}.masked_embedding.centroids"]
         p.reals("masked_embedding.centroids", len(centroids) if isinstance(centroids, np.ndarray) else 0)

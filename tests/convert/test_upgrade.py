@@ -17,7 +17,7 @@ from pyllama_mtp.quantize import DECODED_TYPES, decode, encode
 from support.checkpoints import config_json, random_tensors, write_checkpoint
 from support.gguf_edit import Parts
 from support.llama_cpp_peer import complete
-from support.old_layouts import KEYS, TENSORS, in_old_layout
+from support.old_layouts import KEYS, TENSORS, in_old_layout, with_numbers_of_centroids
 
 ARCHITECTURES = list(KEYS)
 
@@ -37,6 +37,35 @@ def test_the_upgrade_gives_the_converters_bytes(tmp_path: Path, architecture: st
     old = saved(in_old_layout(present, architecture), tmp_path / "old.gguf")
     assert main([str(old), str(tmp_path / "out.gguf")]) == 0
     assert (tmp_path / "out.gguf").read_bytes() == present.read_bytes()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("centroids", [0, 32])
+def test_a_file_without_rope_factors_gets_the_converters(tmp_path: Path, architecture: str, centroids: int):
+    """Published files leave them to the target's; the checkpoint rotates a quarter, as all released ones do."""
+    config = config_json(centroids=centroids)
+    folder = write_checkpoint(tmp_path / "assistant", config, random_tensors(config))
+    present = convert_assistant(folder, tmp_path / "present.gguf")
+    factors = np.frombuffer(Parts.read(present).tensors["rope_freqs.weight"][3], "<f4")
+    n = len(factors) // 4
+    assert n > 0 and (factors[:n] == 1).all() and (factors[n:] == np.float32(1e30)).all()
+    parts = in_old_layout(present, architecture)
+    del parts.tensors["rope_freqs.weight"]
+    out = upgrade_assistant(saved(parts, tmp_path / "old.gguf"), tmp_path / "out.gguf")
+    assert out.read_bytes() == present.read_bytes()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("ordered", [None, False])
+def test_numbers_of_centroids_alone_leave_the_head_dense(tmp_path: Path, architecture: str, ordered: bool | None):
+    config = config_json(centroids=0)
+    folder = write_checkpoint(tmp_path / "assistant", config, random_tensors(config))
+    present = convert_assistant(folder, tmp_path / "present.gguf")
+    old = saved(with_numbers_of_centroids(in_old_layout(present, architecture), architecture, ordered), tmp_path / "o")
+    assert upgrade_assistant(old, tmp_path / "out.gguf").read_bytes() == present.read_bytes()
+    old = saved(with_numbers_of_centroids(in_old_layout(present, architecture), architecture, True), tmp_path / "o")
+    with pytest.raises(ConversionError, match=f"lacks tensor {TENSORS[architecture]['centroids']}"):
+        upgrade_assistant(old, tmp_path / "ordered.gguf")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -146,7 +175,7 @@ DAMAGES = {
     "no finite centroids": (tensor("centroids", lambda t: (*t[:3], b"\xff" * len(t[3]))), "not finite"),
     "no finite norm": (tensor("output_norm.weight", lambda t: (*t[:3], b"\xff" * len(t[3]))), "not finite"),
     "no projection": (tensor("nextn.pre_projection.weight", lambda t: None), "lacks tensor nextn.pre_projection"),
-    "no factors": (tensor("rope_freqs.weight", lambda t: None), "lacks the tensor rope_freqs"),
+    "too few factors": (tensor("rope_freqs.weight", lambda t: (t[0], (1,), t[2], t[3][:4])), "has the shape"),
     "unknown tensor": (add_tensor, "unknown tensor extra.weight"),
     "another width": (value("embedding_length_out", Entry("u32", 77)), "nextn.*|proj.*has shape"),
     "no width": (value("embedding_length_out", None), "is missing"),

@@ -7,8 +7,8 @@ import pytest
 
 from pyllama_mtp import Model, ModelLoadError
 from pyllama_mtp.gguf import Entry
-from support.gguf_edit import Parts, rewrite
-from support.old_layouts import KEYS, TENSORS, in_old_layout
+from support.gguf_edit import Parts, edit_tensor, rewrite
+from support.old_layouts import KEYS, TENSORS, in_old_layout, with_numbers_of_centroids
 
 CENTROID_KEYS = [
     f"gemma4-assistant.masked_embedding.{k}" for k in ("num_centroids", "top_k", "centroids", "token_ordering")
@@ -40,6 +40,44 @@ def test_an_old_layout_drafts_as_the_present_one(demo, tmp_path: Path, architect
     expected = drafts(demo.target, head)
     assert (expected[0] > 0) == centroids and all(accepted > 5 for _, _, accepted in expected[1])
     assert drafts(demo.target, saved(in_old_layout(head, architecture), tmp_path / "old.gguf")) == expected
+
+
+@pytest.mark.parametrize("architecture", KEYS)
+def test_without_rope_factors_the_targets_are_used(demo, tmp_path: Path, architecture: str):
+    """Those of the pair are alike: a target with others must give what a head with those others gives."""
+    name, fast = "rope_freqs.weight", lambda factors: np.full_like(factors, 0.1)
+    old = in_old_layout(demo.head, architecture)
+    del old.tensors[name]
+    bare = saved(old, tmp_path / "bare.gguf")
+    expected = drafts(demo.target, demo.head)
+    assert all(accepted > 5 for _, _, accepted in expected[1])
+    assert drafts(demo.target, bare) == expected
+    target = edit_tensor(demo.target, tmp_path / "target.gguf", name, fast)
+    changed = drafts(target, edit_tensor(demo.head, tmp_path / "head.gguf", name, fast))
+    assert drafts(target, bare) == changed != drafts(target, demo.head)
+
+
+def test_the_present_layout_must_have_rope_factors(demo, tmp_path: Path):
+    head = rewrite(demo.head, tmp_path / "head.gguf", tensors={"rope_freqs.weight": None})
+    with pytest.raises(ModelLoadError, match="lacks the tensor rope_freqs.weight"):
+        Model(demo.target, mtp_head=head, n_ctx=256, n_threads=1)
+
+
+@pytest.mark.parametrize("architecture", KEYS)
+@pytest.mark.parametrize("ordered", [None, False])
+def test_numbers_of_centroids_alone_leave_the_head_dense(demo, tmp_path: Path, architecture: str, ordered: bool | None):
+    dense = rewrite(demo.head, tmp_path / "dense.gguf", dict.fromkeys(CENTROID_KEYS))
+    old = saved(with_numbers_of_centroids(in_old_layout(dense, architecture), architecture, ordered), tmp_path / "o")
+    n_centroids, runs = drafts(demo.target, old)
+    assert n_centroids == 0 and (n_centroids, runs) == drafts(demo.target, dense)
+
+
+@pytest.mark.parametrize("architecture", KEYS)
+def test_a_centroid_head_without_its_tensors_is_refused(demo, tmp_path: Path, architecture: str):
+    dense = rewrite(demo.head, tmp_path / "dense.gguf", dict.fromkeys(CENTROID_KEYS))
+    old = saved(with_numbers_of_centroids(in_old_layout(dense, architecture), architecture, True), tmp_path / "o")
+    with pytest.raises(ModelLoadError, match=f"{TENSORS[architecture]['centroids']} is missing"):
+        Model(demo.target, mtp_head=old, n_ctx=256, n_threads=1)
 
 
 @pytest.mark.parametrize("architecture", KEYS)

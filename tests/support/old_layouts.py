@@ -58,3 +58,13 @@ def in_old_layout(head: Path, architecture: str, centroid_type: type = np.float3
         tensors.append((names["centroids"], shape, type_name, data))
         tensors.append((names["token_ordering"], order.shape, "i32", order.tobytes()))
     return Parts(metadata, {tensor[0]: tensor for tensor in tensors})
+
+
+def with_numbers_of_centroids(dense: Parts, architecture: str, ordered: bool | None) -> Parts:
+    """A dense head that names numbers of centroids, as published ones may; ordered: its flag, None for none."""
+    for part, n in (("num_centroids", 32), ("top_k", 4)):
+        dense.metadata[f"{architecture}.{KEYS[architecture][f'masked_embedding.{part}']}"] = Entry("u32", n)
+    del dense.metadata[f"{architecture}.use_ordered_embeddings"]
+    if ordered is not None:
+        dense.metadata[f"{architecture}.use_ordered_embeddings"] = Entry("bool", ordered)
+    return dense
