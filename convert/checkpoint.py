@@ -40,19 +40,33 @@ def _require_regular(path: Path) -> int:
     return status.st_size
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object out of a file; ConversionError if it is anything else."""
+def is_there(path: Path) -> bool:
+    """Also a pipe, a folder or a link that leads nowhere: its reader says what is wrong with it."""
+    return os.path.lexists(path)
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """All of a file; ConversionError if it is none, or has more than `most` bytes."""
     try:
         _require_regular(path)
         with open(path, "rb") as file:
-            data = file.read(min(os.fstat(file.fileno()).st_size, MAX_JSON_BYTES) + 1)
-        if len(data) > MAX_JSON_BYTES:
-            raise ConversionError(f"{path} has more than {MAX_JSON_BYTES} bytes: get the checkpoint again")
-        value = json.loads(data)
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
+            data = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
     except FileNotFoundError as error:
         raise ConversionError(f"{path} is missing") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"cannot read {path}: {error}") from error
+    if len(data) > most:
+        raise ConversionError(f"{path} has more than {most} bytes: get the checkpoint again")
+    return data
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object out of a file; ConversionError if it is anything else."""
+    data = read_file(path, MAX_JSON_BYTES)
+    try:
+        value = json.loads(data)
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
+    except (ValueError, RecursionError) as error:
         raise ConversionError(f"cannot read {path}: {error}") from error
     if not isinstance(value, dict):
         raise ConversionError(f"{path} holds a {type(value).__name__}, expected a JSON object")
@@ -87,9 +101,9 @@ class StoredTensor:
 def open_checkpoint(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of the checkpoint in `folder` by name; the headers are checked completely, no data is read."""
     index_path, single = folder / INDEX_NAME, folder / SINGLE_NAME
-    if single.is_file():
+    if is_there(single):
         return _read_header(single)
-    if index_path.is_file():
+    if is_there(index_path):
         return _open_shards(folder, read_json(index_path).get("weight_map"))
     pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
     if pickles:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from pyllama_mtp.convert.checkpoint import read_json
+from pyllama_mtp.convert.checkpoint import is_there, read_file, read_json
 from pyllama_mtp.errors import ConversionError
 from pyllama_mtp.gguf import Entry
 
@@ -22,7 +22,7 @@ def tokenizer_metadata(folder: Path, n_vocab: int) -> dict[str, Entry]:
     path = folder / "tokenizer.json"
     tokenizer = read_json(path)
     config_path = folder / "tokenizer_config.json"
-    config = read_json(config_path) if config_path.is_file() else {}
+    config = read_json(config_path) if is_there(config_path) else {}
     model = tokenizer.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         raise ConversionError(f"{path} holds no BPE model")
@@ -100,11 +100,9 @@ def _merge(path: Path, merge: object) -> str:
 
 def _chat_template(folder: Path, config: dict) -> str | None:
     file = folder / "chat_template.jinja"
-    if file.is_file():
-        if file.stat().st_size > MAX_TEMPLATE_BYTES:
-            raise ConversionError(f"{file} has more than {MAX_TEMPLATE_BYTES} bytes")
+    if is_there(file):
         try:
-            return file.read_text(encoding="utf-8")
+            return read_file(file, MAX_TEMPLATE_BYTES).decode()
         except UnicodeDecodeError as error:
             raise ConversionError(f"{file} is no UTF-8 text: {error}") from error
     template = config.get("chat_template")

@@ -96,20 +96,29 @@ def test_an_index_with_a_nul(checkpoint: Path):
     refuse(checkpoint, "null")
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", INDEX, SHARD])
-@pytest.mark.parametrize("kind", ["pipe", "device", "sparse"])
-def test_a_file_that_never_ends(checkpoint: Path, tmp_path: Path, name: str, kind: str):
-    """Archives can hold pipes, links to devices, and holes of a terabyte: files are regular ones of bounded size."""
+OPTIONAL = ["tokenizer_config.json", "chat_template.jinja", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", INDEX, SHARD, *OPTIONAL])
+@pytest.mark.parametrize("kind", ["pipe", "device", "sparse", "folder", "dangling link"])
+def test_what_is_no_file_or_never_ends(checkpoint: Path, tmp_path: Path, name: str, kind: str):
+    """Archives can hold pipes, links to devices, and holes of a terabyte: files are regular ones of bounded size. One
+    that may be missing counts as missing only if nothing has its name.
+    """
     path = checkpoint / name
-    path.unlink()
+    path.unlink(missing_ok=name in OPTIONAL)
     if kind == "pipe":
         os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "dangling link":
+        path.symlink_to("nowhere")
     elif kind == "device":
         path.symlink_to("/dev/zero")
     else:
         with open(path, "wb") as file:
             file.truncate(1 << 42)
-    refuse(checkpoint, name.split(".")[0])
+    refuse(checkpoint, f"/{name} is missing" if kind == "dangling link" else f"/{name} (has more than|is not a)")
 
 
 def test_a_shard_that_is_a_folder_or_leads_nowhere(checkpoint: Path):
