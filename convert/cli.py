@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyllama_mtp.convert.assistant import OUTTYPES, convert_assistant
 from pyllama_mtp.convert.upgrade import OLD_LAYOUTS, upgrade_assistant
-from pyllama_mtp.errors import ConversionError
+from pyllama_mtp.errors import ConversionError, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,18 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             outtype = args.outtype or "f16"
             path = convert_assistant(args.model, args.out, outtype=outtype, progress=sys.stderr.isatty())
     except ConversionError as error:
-        print(f"convert-assistant: error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"convert-assistant: error: {one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nconvert-assistant: interrupted", file=sys.stderr)
         return 130
     print(f"{path}: {path.stat().st_size:,} bytes")
     return 0
-
-
-def _one_line(text: str) -> str:
-    """Names out of a checkpoint may hold anything: line ends and a terminal's control sequences are shown escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 if __name__ == "__main__":

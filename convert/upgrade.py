@@ -11,13 +11,13 @@ import numpy as np
 from pyllama_mtp import gemma4_checks
 from pyllama_mtp.convert.layout import PREFIX, AssistantConfig, Layer
 from pyllama_mtp.convert.output import check_destination, write_gguf
-from pyllama_mtp.errors import ConversionError, ModelLoadError
+from pyllama_mtp.errors import ConversionError, ModelLoadError, shown
 from pyllama_mtp.gemma4_checks import MAX_HEAD_SIZE, MAX_HEADS, MAX_LENGTH, MAX_WIDTH, ROPE_FACTORS, WEIGHT_TYPES
+from pyllama_mtp.gemma4_layout import ROTATED_SHARE
 from pyllama_mtp.gguf import TENSOR_TYPES, Entry, GGUFFile, TensorInfo, read_header
 from pyllama_mtp.hyperparameters import HyperParameters
 from pyllama_mtp.quantize import DECODED_TYPES, decode
 
-_ROTATED_SHARE = 0.25  # of every released model, where the file has no rope_freqs.weight, which says what is rotated
 _ORDERED = "use_ordered_embeddings"  # the flag of both: the centroid head is there
 
 
@@ -77,8 +77,8 @@ def _upgrade(header: GGUFFile, out: Path) -> Path:
         raise ConversionError(f"{header.path} has the present layout ({PREFIX}) already: use it as it is")
     if layout is None:
         raise ConversionError(
-            f"{header.path} is a model of architecture {header.architecture!r}, expected an MTP head of the layout "
-            f"{' or '.join(OLD_LAYOUTS)}"
+            f"{header.path} is a model of architecture {shown(repr(header.architecture))}, expected an MTP head of the "
+            f"layout {' or '.join(OLD_LAYOUTS)}"
         )
     check_destination(out, [header.path])
     parameters = HyperParameters(header, header.architecture)
@@ -118,7 +118,7 @@ def _config(p: HyperParameters, layout: OldLayout) -> AssistantConfig:
         rms_eps=p.real("attention.layer_norm_rms_epsilon", 0, 1),
         rope_base=p.real("rope.freq_base", 0, 1e12),
         rope_base_swa=p.real("rope.freq_base_swa", 0, 1e12),
-        rotated_share=_ROTATED_SHARE,
+        rotated_share=ROTATED_SHARE,  # where the file has no rope_freqs.weight, which says what is rotated
         layers=tuple(Layer(s, head_size_swa if s else head_size) for s in sliding),
         head_size=head_size,
         head_size_swa=head_size_swa,

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from pyllama_mtp.bench.cli import add_parser as add_bench_parser
-from pyllama_mtp.errors import PyllamaMtpError
+from pyllama_mtp.errors import PyllamaMtpError, one_line
 from pyllama_mtp.model import Model
 from pyllama_mtp.stream import Stats, Stream
 
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.action(args)
     except PyllamaMtpError as error:
-        print(f"pyllama-mtp: error: {error}", file=sys.stderr)
+        print(f"pyllama-mtp: error: {one_line(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of our output has left, so nothing more can be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,19 @@
 A message says what was seen, what was expected and what to do about it.
 """
 
+MAX_SHOWN = 300  # characters of what a file holds, in a message
+
+
+def one_line(text: str) -> str:
+    """Texts out of a file may hold anything: line ends and a terminal's control sequences are shown escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value: object) -> str:
+    """What a file holds, for a message: in one line, and the beginning of what is long."""
+    text = one_line(str(value))
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
 
 class PyllamaMtpError(Exception):
     """Base class of all errors of this package."""

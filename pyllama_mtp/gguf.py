@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pyllama_mtp.errors import ModelLoadError
+from pyllama_mtp.errors import ModelLoadError, shown
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -122,6 +122,9 @@ class StringArray(Sequence[str]):
     def raw(self, index: int) -> bytes:
         return self._data[self._spans[index] + 8 : self._spans[index + 1]]
 
+    def __repr__(self) -> str:
+        return f"a list of {len(self)} strings"
+
     def holds(self, byte: int, begin: int = 0) -> np.ndarray:
         """bool [n]: which strings hold this byte after their first `begin` ones."""
         before = np.concatenate([[0], np.cumsum(np.frombuffer(self._data, np.uint8) == byte)])
@@ -178,7 +181,7 @@ class _Reader:
 
     def fail(self, what: str) -> ModelLoadError:
         return ModelLoadError(
-            f"{self.path} is not a valid GGUF file: {what}. The file is damaged or incomplete: get it again."
+            f"{self.path} is not a valid GGUF file: {shown(what)}. The file is damaged or incomplete: get it again."
         )
 
     def take(self, n: int, what: str) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from pyllama_mtp import gemma4_checks
-from pyllama_mtp.errors import IncompatibleHeadError, ModelLoadError
+from pyllama_mtp.errors import IncompatibleHeadError, ModelLoadError, shown
 from pyllama_mtp.gguf import GGUFFile, StringArray, read_header
 from pyllama_mtp.hyperparameters import HyperParameters
 
@@ -51,8 +51,8 @@ def check_head(path: str | os.PathLike[str], target: GGUFFile) -> GGUFFile:
     header = read_header(path)
     if header.architecture not in HEAD_ARCHITECTURES:
         raise IncompatibleHeadError(
-            f"{path} is a model of architecture {header.architecture!r}, expected an MTP head (gemma4-assistant): "
-            "pass the file that convert-assistant made as mtp_head"
+            f"{path} is a model of architecture {shown(repr(header.architecture))}, expected an MTP head "
+            "(gemma4-assistant): pass the file that convert-assistant made as mtp_head"
         )
     gemma4_checks.check_head(HyperParameters(header, header.architecture))
     _check_same_vocabulary(header, target)
@@ -65,7 +65,7 @@ def _with_splits(first: GGUFFile) -> GGUFFile:
         return first
     count = first.metadata["split.count"]
     if first.types["split.count"] != "u16" or count > MAX_SPLITS:
-        raise ModelLoadError(f"split.count of {first.path} is {count!r}, expected a u16 up to {MAX_SPLITS}")
+        raise ModelLoadError(f"split.count of {first.path} is {shown(repr(count))}, expected a u16 up to {MAX_SPLITS}")
     if count <= 1:
         return first
     match = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", first.path.name, re.DOTALL)
@@ -79,7 +79,7 @@ def _with_splits(first: GGUFFile) -> GGUFFile:
         part = first if number == 0 else read_header(first.path.with_name(name))
         if part.types.get("split.no") != "u16" or part.metadata["split.no"] != number:
             raise ModelLoadError(
-                f"split.no of {part.path} is {part.metadata.get('split.no')!r}, expected {number} as a u16"
+                f"split.no of {part.path} is {shown(repr(part.metadata.get('split.no')))}, expected {number} as a u16"
             )
         if number and not tensors.keys().isdisjoint(part.tensors):
             raise ModelLoadError(f"{part.path} repeats a tensor of the files before it: get the model again")
@@ -138,11 +138,14 @@ def _check_tokenizer(header: GGUFFile) -> StringArray:
         raise fail(f"is of the kind {kind}, which has no byte tokens")
     for index in byte_tokens:
         if re.fullmatch(rb"<0x[0-9A-Fa-f]{2}>", raw[index]) is None:
-            raise fail(f"has the byte token {raw[index]!r}, expected <0x00> to <0xFF>")
+            raise fail(f"has the byte token {shown(raw[index])}, expected <0x00> to <0xFF>")
     for name, value in header.metadata.items():
         if re.fullmatch(rf"{prefix}\.(bos|eos|eot|eom|unknown|padding|mask|seperator|fim_\w+)_token_id", name):
             if header.types[name] != "u32" or value >= len(tokens):
-                raise fail(f"has the {name} {value!r} ({header.types[name]}), expected a u32 below {len(tokens)}")
+                raise fail(
+                    f"has the {shown(name)} {shown(repr(value))} ({header.types[name]}), "
+                    f"expected a u32 below {len(tokens)}"
+                )
     merges = header.metadata.get(f"{prefix}.merges")
     if merges is not None and not (isinstance(merges, StringArray) and merges.holds(ord(" "), begin=1).all()):
         raise fail("has merges that are no two pieces with a space between")

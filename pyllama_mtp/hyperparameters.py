@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyllama_mtp.errors import ModelLoadError
+from pyllama_mtp.errors import ModelLoadError, shown
 from pyllama_mtp.gguf import GGUFFile
 
 REQUIRED = None  # as a default: the key must be there
@@ -23,8 +23,8 @@ class HyperParameters:
 
     def fail(self, key: str, seen: object, expected: str) -> ModelLoadError:
         return ModelLoadError(
-            f"{self.prefix}.{key} of {self.header.path} is {seen}, expected {expected}. The file is damaged or of a "
-            "kind that is not supported: get it again, or convert the model again."
+            f"{shown(self.prefix)}.{key} of {self.header.path} is {shown(seen)}, expected {expected}. The file is "
+            "damaged or of a kind that is not supported: get it again, or convert the model again."
         )
 
     def has(self, key: str) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import IncompatibleHeadError, Model, ModelLoadError
+from pyllama_mtp.cli import main
 from pyllama_mtp.gguf import Entry, read_header
 from support.gguf_edit import edit_tensor, rewrite
 from support.tiny_pairs import SHAPES, TinyPair, write_tiny_pair
@@ -302,3 +303,33 @@ def test_every_file_of_a_split_model_is_checked(pair: TinyPair, tmp_path: Path):
 def test_a_file_without_an_architecture_is_no_model(e2b: TinyPair, tmp_path: Path):
     with pytest.raises(ModelLoadError, match="names no general.architecture"):
         load(rewrite(e2b.target, tmp_path / "t.gguf", {"general.architecture": None}))
+
+
+NASTY = "x\n\x1b[31m" * 5000
+STEERING = {
+    "architecture": {"general.architecture": Entry("string", NASTY)},
+    "hyper-parameter": {"gemma4.rope.scaling.type": Entry("string", NASTY)},
+    "array for a token": {"tokenizer.ggml.eos_token_id": Entry("[i32]", list(range(900)))},
+    "array for the alignment": {"general.alignment": Entry("[f32]", [0.5] * 900)},
+    "byte token": {
+        "tokenizer.ggml.tokens": Entry("[string]", [NASTY, *map(str, range(287))]),
+        "tokenizer.ggml.token_type": Entry("[i32]", [6] * 288),
+    },
+}
+
+
+@pytest.mark.parametrize("change", STEERING)
+def test_what_a_file_holds_cannot_break_or_flood_a_message(e2b: TinyPair, tmp_path: Path, change: str):
+    path = rewrite(e2b.target, tmp_path / "x.gguf", STEERING[change])
+    with pytest.raises(ModelLoadError) as caught:
+        load(path)
+    assert len(str(caught.value)) < 1000 and str(caught.value).isprintable()
+    with pytest.raises((ModelLoadError, IncompatibleHeadError)) as caught:
+        load(e2b.target, path)
+    assert len(str(caught.value)) < 1000 and str(caught.value).isprintable()
+
+
+def test_the_command_tells_an_error_in_one_line(tmp_path: Path, capsys):
+    assert main(["info", str(tmp_path / "no\n\x1b[31mfile.gguf")]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("pyllama-mtp: error: ") and told.removesuffix("\n").isprintable()
