@@ -15,6 +15,8 @@ PROGRAMS = {
     "select_check": [CUDA / "select.cu"],
     "choice_check": [CUDA / "candidates.cu", CUDA / "draw.cu"]
     + [CSRC / f"{name}.cpp" for name in ("candidates", "distribution", "logits")],
+    "products_check": [CUDA / "products.cu"],
+    "row_ops_check": [CUDA / "row_ops.cu"],
     "turboquant_check": [TURBOQUANT / "cuda" / f"{name}.cu" for name in ("encode", "decode", "rotate")]
     + [TURBOQUANT / "reference.c", *EXACT],
 }
