@@ -17,6 +17,7 @@ CONTEXTS = (60, 600, 2300)  # tokens, where one-token and four-token batches are
 PROMPT = 200  # tokens, of completions that are timed
 DRAFTS = 3
 STRIDE = 4  # tokens between contexts after which drafts are counted
+BLOCK = 128  # tokens of a block, whose mean counts as one observation
 N_PLAIN = 3  # completions timed without drafts
 
 
@@ -40,16 +41,18 @@ REFERENCE = CacheTypes("f16", "f16")
 class Row:
     """What types cost. kl: of the next-token distribution from f16's, nats, mean over tokens, and its standard error;
     top_1: share of tokens whose most probable successor is the same; acceptance: share of three greedy drafts that are
-    accepted, after every fourth token of the text, acceptance_change: less that of f16 after the same tokens, and its
-    standard error, and the number of drafts (None, 0 without a head); batch_errors: at each of CONTEXTS that
-    the text is long enough for, the largest difference of a logit, over the logits' standard deviation, between
-    evaluating one token and four tokens at a time; tokens_per_second: without drafts."""
+    accepted, after every fourth token of the text, acceptance_rates: at each position, with all before it,
+    acceptance_change: less that of f16 after the same tokens, and its standard error, and the number of drafts
+    (None, 0 without a head); batch_errors: at each of CONTEXTS that the text is long enough for, the largest
+    difference of a logit, over the logits' standard deviation, between evaluating one token and four tokens at a time;
+    tokens_per_second: without drafts. Standard errors are over blocks of 128 tokens, None where there are not two."""
 
     types: CacheTypes
     kl: float
-    kl_error: float
+    kl_error: float | None
     top_1: float
     acceptance: float | None
+    acceptance_rates: tuple[float, ...]
     acceptance_change: float | None
     acceptance_change_error: float | None
     drafted: int
@@ -107,11 +110,12 @@ def compare(
             yield Row(
                 types=t,
                 kl=float(kl.mean()),
-                kl_error=float(kl.std() / np.sqrt(len(kl))),
+                kl_error=standard_error(kl, BLOCK),
                 top_1=float((log_p.argmax(axis=1) == reference.argmax(axis=1)).mean()),
                 acceptance=float(accepted.mean()) / DRAFTS if len(accepted) else None,
+                acceptance_rates=tuple(float((accepted > i).mean()) for i in range(DRAFTS)) if len(accepted) else (),
                 acceptance_change=float(change.mean()) if len(accepted) else None,
-                acceptance_change_error=float(change.std() / len(change) ** 0.5) if len(accepted) else None,
+                acceptance_change_error=standard_error(change, BLOCK // STRIDE),
                 drafted=DRAFTS * len(accepted),
                 batch_errors=tuple(_batch_error(model, ids[:n]) for n in CONTEXTS if n <= len(ids)),
                 cache_bytes=model.info.cache_bytes,
@@ -119,26 +123,40 @@ def compare(
             )
 
 
+def standard_error(values: np.ndarray, block: int) -> float | None:
+    """Of the mean of values that lie in a row and are alike to their neighbours': from the spread of the means of runs
+    of `block` or a few more, which a plain standard error would take for as many independent values."""
+    n_blocks = len(values) // block
+    if n_blocks < 2:
+        return None
+    sums = np.array([part.sum() for part in np.array_split(values - values.mean(), n_blocks)])
+    return float(np.sqrt((sums**2).sum() * n_blocks / (n_blocks - 1)) / len(values))
+
+
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
-    lines = [
-        "| K, V (sliding K, V) | KL | top-1 | acceptance | less f16's | bytes | tokens/s | 1 and 4 rows differ |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ["K, V (sliding K, V)", "KL", "top-1", "acceptance", "of draft 1/2/3", "less f16's"]
+    columns += ["bytes", "tokens/s", "1 and 4 rows differ"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for row in rows:
         drafts = row.acceptance is not None
         cells = [
             str(row.types),
-            f"{row.kl:.4f} ± {row.kl_error:.4f}",
+            f"{row.kl:.4f}{_error(row.kl_error)}",
             f"{row.top_1:.3f}",
             f"{row.acceptance:.3f}" if drafts else "",
-            f"{row.acceptance_change:+.4f} ± {row.acceptance_change_error:.4f}" if drafts else "",
+            "/".join(f"{rate:.2f}".removeprefix("0") for rate in row.acceptance_rates),
+            f"{row.acceptance_change:+.4f}{_error(row.acceptance_change_error)}" if drafts else "",
             str(row.cache_bytes),
             f"{row.tokens_per_second:.1f}",
             ", ".join(f"{e:.4f}" for e in row.batch_errors),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f" ± {error:.4f}"
 
 
 def _log_probabilities(model: Model, ids: list[int]) -> np.ndarray:

@@ -189,6 +189,8 @@ def test_kv_compares_cache_types(demo, tmp_path: Path, capsys: pytest.CaptureFix
     assert mixed["cache_bytes"] == f16["cache_bytes"] * 3.75 / 16
     assert len(two["batch_errors"]) == 2 and two["drafted"] == 3 * 175
     assert f16["acceptance_change"] == 0 and abs(mixed["acceptance_change"]) < 0.08
+    assert sum(two["acceptance_rates"]) == pytest.approx(3 * two["acceptance"])
+    assert sorted(two["acceptance_rates"], reverse=True) == two["acceptance_rates"]
     assert "turbo2, turbo2 (f16, q8_0)" in capsys.readouterr().out
 
 
