@@ -1,6 +1,7 @@
-"""Coverage-guided fuzzing of the two readers that meet untrusted bytes first: GGUF headers and safetensors headers.
+"""Coverage-guided fuzzing of the readers that meet untrusted bytes first, GGUF headers and safetensors headers, and of
+the checks of what a target or head says (checks.py).
 
-    python tests/fuzz/headers.py gguf|safetensors [libFuzzer options]
+    python tests/fuzz/headers.py gguf|safetensors|checks [libFuzzer options]
     python tests/fuzz/headers.py gguf -max_total_time=30
     python tests/fuzz/headers.py gguf crash-0123abcd        # one input again
 
@@ -18,14 +19,14 @@ import sys
 import tempfile
 import types
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import atheris
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-MAX_BYTES = 4096
-LIMITS = ("-timeout=10", "-rss_limit_mb=1024", f"-max_len={MAX_BYTES}")
+LIMITS = ("-timeout=10", "-rss_limit_mb=1024")
 
 
 def _package(name: str, folder: Path) -> None:
@@ -41,6 +42,9 @@ with atheris.instrument_imports(include=["pyllama_mtp"]):
     from pyllama_mtp import gguf
     from pyllama_mtp.convert import checkpoint
     from pyllama_mtp.errors import ConversionError, ModelLoadError
+
+    sys.path.append(str(PROJECT / "tests"))  # for support
+    import checks
 
 
 def read_gguf(path: Path) -> None:
@@ -128,41 +132,47 @@ def mutate_safetensors(data: bytearray, choose: random.Random) -> None:
     data[:] = safetensors_bytes(header, choose.choice((0, 24, 32, 40, len(data) % 64)))
 
 
-Target = tuple[str, Callable[[Path], None], Callable[[], Iterable[bytes]], Callable[[bytearray, random.Random], None]]
-TARGETS: dict[str, Target] = {
-    "gguf": ("model.gguf", read_gguf, gguf_seeds, mutate_gguf),
-    "safetensors": ("model.safetensors", read_safetensors, safetensors_seeds, mutate_safetensors),
+@dataclass(frozen=True, slots=True)
+class Target:
+    name: str  # of the file that holds an input
+    read: Callable[[Path], None]
+    seeds: Callable[[], Iterable[bytes]]
+    mutate: Callable[[bytearray, random.Random], None]
+    max_bytes: int = 4096
+
+
+TARGETS = {
+    "gguf": Target("model.gguf", read_gguf, gguf_seeds, mutate_gguf),
+    "safetensors": Target("model.safetensors", read_safetensors, safetensors_seeds, mutate_safetensors),
+    "checks": Target(
+        "model.gguf", checks.read_checks, checks.checks_seeds, checks.mutate_checks(mutate_gguf), checks.MAX_BYTES
+    ),
 }
 
 
-def fuzz(
-    name: str,
-    read: Callable[[Path], None],
-    seeds: Callable[[], Iterable[bytes]],
-    mutate: Callable[[bytearray, random.Random], None],
-    folder: Path,
-) -> None:
-    """Runs libFuzzer with the options of the command line and does not return. Inputs go to `name` in `folder`."""
-    corpus, path = folder / "corpus", folder / name
+def fuzz(target: Target, folder: Path) -> None:
+    """Runs libFuzzer with the options of the command line and does not return. Inputs go to a file in `folder`."""
+    corpus, path = folder / "corpus", folder / target.name
     corpus.mkdir()
-    for i, seed in enumerate(seeds()):
+    for i, seed in enumerate(target.seeds()):
+        assert len(seed) <= target.max_bytes, len(seed)
         (corpus / str(i)).write_bytes(seed)
 
     def test_one(data: bytes) -> None:
         path.write_bytes(data)
-        read(path)
+        target.read(path)
 
     def custom_mutator(data: bytes, max_size: int, seed: int) -> bytes:
         choose = random.Random(seed)
         if choose.random() < 0.5:
             return atheris.Mutate(data, max_size)
         changed = bytearray(data)
-        mutate(changed, choose)
+        target.mutate(changed, choose)
         return bytes(changed[:max_size])
 
     inputs = [a for a in sys.argv[2:] if not a.startswith("-")]
     options = [a for a in sys.argv[2:] if a.startswith("-")]
-    command = [sys.argv[0], *LIMITS, *options, *(inputs or [str(corpus)])]
+    command = [sys.argv[0], *LIMITS, f"-max_len={target.max_bytes}", *options, *(inputs or [str(corpus)])]
     atheris.Setup(command, test_one, custom_mutator=custom_mutator)
     atheris.Fuzz()
 
@@ -174,7 +184,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory) as folder:
         child = os.fork()  # libFuzzer ends its process, which could not tidy up then
         if child == 0:
-            fuzz(*TARGETS[sys.argv[1]], Path(folder))
+            fuzz(TARGETS[sys.argv[1]], Path(folder))
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
