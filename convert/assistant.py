@@ -22,8 +22,9 @@ MIXTURES = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_l", "q3_k_m", 
 OUTTYPES = PLAIN_OUTTYPES + MIXTURES
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}  # general.file_type of llama.cpp
 _VALUES_AT_ONCE = 1 << 22  # quantised at a time
-# The largest magnitude that each type holds; block types by their f16 scale.
+# The largest magnitude that each type holds; block types by their f16 scale, mixtures by f16, which they may contain.
 _LARGEST = {"bf16": 3.3895313e38, "f16": 65504.0, "q8_0": 127 * 65504.0, "q4_0": 8 * 65504.0}
+_LARGEST |= dict.fromkeys(MIXTURES, 65504.0)
 
 logger = logging.getLogger("pyllama_mtp")
 
@@ -67,9 +68,10 @@ def convert_assistant(
     types = {name: _type_of(name, spec, plain) for name, spec in specs.items()}
     declared = [("rope_freqs.weight", (config.head_size // 2,), "f32")]
     declared += [(spec.gguf_name, spec.shape[::-1], types[name]) for name, spec in specs.items()]
-    data = _data(config, stored, specs, types, progress)
-    if outtype in MIXTURES:
-        write_mixture(out, outtype, metadata, declared, data)
+    mixture = outtype if outtype in MIXTURES else None
+    data = _data(config, stored, specs, types, mixture, progress)
+    if mixture:
+        write_mixture(out, mixture, metadata, declared, data)
     else:
         write_gguf(out, metadata, declared, data)
     return out
@@ -124,16 +126,17 @@ def _type_of(name: str, spec: TensorSpec, outtype: str) -> str:
     return outtype
 
 
-def _encoded(name: str, values: np.ndarray, type_name: str) -> Iterator[np.ndarray]:
-    """The tensor's bytes, a few rows at a time."""
+def _encoded(name: str, values: np.ndarray, type_name: str, mixture: str | None) -> Iterator[np.ndarray]:
+    """The tensor's bytes, a few rows at a time. mixture: what they are to become."""
     rows = _finite(name, values).reshape(-1, values.shape[-1])
     step = max(1, _VALUES_AT_ONCE // rows.shape[1])
-    limit = _LARGEST.get(type_name, np.inf)
+    limit = _LARGEST.get(mixture or type_name, np.inf)
     for begin in range(0, len(rows), step):
         part = rows[begin : begin + step]
         if np.abs(part).max(initial=0) > limit:
             raise ConversionError(
-                f"tensor {name} holds values beyond {limit:g}, which {type_name} cannot hold: use --outtype bf16 or f32"
+                f"tensor {name} holds values beyond {limit:g}, which {mixture or type_name} cannot hold: "
+                "use --outtype bf16 or f32"
             )
         yield encode(part, type_name)
 
@@ -143,12 +146,13 @@ def _data(
     stored: dict[str, StoredTensor],
     specs: dict[str, TensorSpec],
     types: dict[str, str],
+    mixture: str | None,
     progress: bool,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Each tensor's name and bytes, in the order of the file."""
     yield "rope_freqs.weight", encode(np.array(config.rope_factors(), np.float32), "f32")
     for index, (name, spec) in enumerate(specs.items()):
-        parts = _encoded(name, stored[name].read(), types[name])
+        parts = _encoded(name, stored[name].read(), types[name], mixture if spec.kind != "vector" else None)
         yield spec.gguf_name, np.concatenate([np.ascontiguousarray(p).view(np.uint8).reshape(-1) for p in parts])
         if progress:
             _draw_progress(index + 1, len(specs))

@@ -1,6 +1,7 @@
 """Where a converted file goes: checked before anything is read, then written whole or not at all."""
 
 import contextlib
+import logging
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +12,11 @@ import numpy as np
 from pyllama_mtp.errors import ConversionError, ModelLoadError
 from pyllama_mtp.gguf import Entry, Writer, read_header
 from pyllama_mtp.part_files import replacing, scratch
+from pyllama_mtp.quantize import DECODED_TYPES, decode
+
+logger = logging.getLogger("pyllama_mtp")
+
+_LARGEST_ERROR = 0.05  # squared, over the values squared: q4_k has .006, other values than those 1 and more
 
 
 def check_destination(out: Path, inputs: Iterable[Path]) -> None:
@@ -55,9 +61,8 @@ def write_mixture(
     declared: Sequence[tuple[str, tuple[int, ...], str]],
     tensors: Iterable[tuple[str, np.ndarray]],
 ) -> None:
-    """write_gguf() for one of llama.cpp's mixtures: its quantiser turns a scratch file with the tensors into `out`.
-
-    Raises ConversionError likewise.
+    """write_gguf() for one of llama.cpp's mixtures: its quantiser turns a scratch file with the tensors, in f32, into
+    `out`. Raises ConversionError likewise.
     """
     from pyllama_mtp import _native  # the other types do not need the library
 
@@ -68,11 +73,13 @@ def write_mixture(
         plain.flush()
         try:
             _native.quantize(Path(plain.name), Path(file.name), mixture, os.cpu_count() or 1)
-            written = read_header(Path(file.name)).tensors
         except ModelLoadError as error:
-            raise ConversionError(f"cannot write {out}: {error}") from error
-        if {name: tensor.shape for name, tensor in written.items()} != {name: shape for name, shape, _ in declared}:
-            raise ConversionError(f"llama.cpp's quantiser wrote other tensors than it was given for {out}")
+            reason = str(error).replace(file.name, str(out)).replace(plain.name, "the scratch file")
+            raise ConversionError(
+                f"cannot write {out}: {reason}; name a file in a writable folder that has room for it and for the "
+                "unquantised tensors, or another --outtype"
+            ) from error
+        _compare(Path(plain.name), Path(file.name))
 
 
 @contextlib.contextmanager
@@ -98,3 +105,27 @@ def _verify(path: Path, checksums: dict[str, int]) -> None:
             file.seek(tensors[name].offset)
             if zlib.crc32(file.read(tensors[name].n_bytes)) != checksum:
                 raise ConversionError(f"tensor {name} reads back differently from what was written: check the disk")
+
+
+def _compare(plain: Path, mixture: Path) -> None:
+    """Reads both files back, a tensor at a time: what stayed f32 is equal, and what became another type is near."""
+    try:
+        given, written = read_header(plain).tensors, read_header(mixture).tensors
+    except ModelLoadError as error:
+        raise ConversionError(f"what was written cannot be read back: {error}") from error
+    if {name: t.shape for name, t in written.items()} != {name: t.shape for name, t in given.items()}:
+        raise ConversionError("llama.cpp's quantiser wrote other tensors than it was given")
+    for name, tensor in written.items():
+        if tensor.type not in DECODED_TYPES:
+            continue
+        x, y = (
+            decode(np.fromfile(t.path, np.uint8, t.n_bytes, offset=t.offset), t.type) for t in (given[name], tensor)
+        )
+        largest = 0.0 if tensor.type == "f32" else _LARGEST_ERROR * float(np.square(x, dtype=np.float64).sum())
+        if not np.square(x - y, dtype=np.float64).sum() <= largest:  # NaN too
+            raise ConversionError(f"tensor {name} in {tensor.type} is not what was given to llama.cpp's quantiser")
+    if coarse := {t.type for t in written.values() if len(t.shape) == 2 and t.shape[0] % 256}:
+        n = sum(len(t.shape) == 2 and t.shape[0] % 256 != 0 for t in written.values())
+        logger.warning(
+            "%d matrices have rows that are not whole blocks of 256, and became %s", n, ", ".join(sorted(coarse))
+        )

@@ -277,8 +277,9 @@ pmtp_status pmtp_quantize(const char * path, const char * out_path, const char *
         llama_model_quantize_params params = llama_model_quantize_default_params();
         params.ftype = mixture(type);
         params.nthread = n_threads;
+        const pmtp::ErrorLines errors;
         if (llama_model_quantize(path, out_path, &params) != 0) {
-            throw Error(PMTP_ERROR_MODEL_LOAD, format("llama.cpp could not quantise %s to %s: see the log", path, out_path));
+            throw Error(PMTP_ERROR_MODEL_LOAD, format("llama.cpp could not quantise %s to %s: %s", path, out_path, errors.text().c_str()));
         }
     });
 }

@@ -270,7 +270,7 @@ void pmtp_generation_free(pmtp_generation *generation);
 /* Writes the tensors of a GGUF file (f32, f16 or bf16 matrices) in fewer bits to another file, by llama.cpp's own quantiser; metadata
  * stays. type: "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m" or "q6_k", llama.cpp's mixtures, which give some
  * tensors more bits. n_threads: 1 or more. `out_path` is overwritten; after a failure its content is unspecified. Any thread. Fails with
- * INVALID_ARGUMENT (no such type) or MODEL_LOAD (see the log: the file cannot be read or is damaged, or the other cannot be written). */
+ * INVALID_ARGUMENT (no such type) or MODEL_LOAD (the file cannot be read or is damaged, or the other cannot be written: the message has llama.cpp's reason). */
 pmtp_status pmtp_quantize(const char *path, const char *out_path, const char *type, int32_t n_threads);
 
 /* cffi: end */

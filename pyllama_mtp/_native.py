@@ -108,6 +108,7 @@ _ffi, _lib = _load()
 class _ThreadState(threading.local):
     log_line = ""
     log_level = logging.INFO
+    held_back = False  # lines go nowhere: an exception tells what matters of them
     interrupted = False  # Ctrl-C arrived inside the log callback, which cannot raise it
 
 
@@ -127,7 +128,7 @@ def _on_log(level: int, text: Any, _user: object) -> None:
     *lines, rest = (_thread.log_line + _ffi.string(text).decode("utf-8", "replace")).split("\n")
     _thread.log_line = rest
     for line in lines:
-        if line.strip():
+        if line.strip() and not _thread.held_back:
             logger.log(_thread.log_level, "%s", line.rstrip())
 
 
@@ -319,8 +320,14 @@ class NativeModel:
 
 
 def quantize(path: Path, out: Path, mixture: str, n_threads: int) -> None:
-    """Writes `path` with llama.cpp's own quantiser to `out`. Raises InvalidRequestError, ModelLoadError."""
-    _check(_lib.pmtp_quantize(os.fsencode(path), os.fsencode(out), mixture.encode(), n_threads))
+    """Writes `path` with llama.cpp's own quantiser to `out`. Its log, a line a tensor, is held back. Raises
+    InvalidRequestError, ModelLoadError.
+    """
+    _thread.held_back = True
+    try:
+        _check(_lib.pmtp_quantize(os.fsencode(path), os.fsencode(out), mixture.encode(), n_threads))
+    finally:
+        _thread.held_back = False
 
 
 class NativeGeneration:

@@ -23,8 +23,8 @@ def checkpoint(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path / "assistant", config, random_tensors(config))
 
 
-def command(checkpoint: Path, out: Path) -> list[str]:
-    return [sys.executable, "-P", "-m", "pyllama_mtp.convert.cli", str(checkpoint), str(out)]
+def command(checkpoint: Path, out: Path, outtype: str = "f16") -> list[str]:
+    return [sys.executable, "-P", "-m", "pyllama_mtp.convert.cli", str(checkpoint), str(out), "--outtype", outtype]
 
 
 def remains(folder: Path) -> list[str]:
@@ -37,13 +37,16 @@ def wait_for_part(process: subprocess.Popen, folder: Path) -> None:
         time.sleep(0.0002)
 
 
-def test_a_killed_conversion_leaves_the_previous_file_or_the_whole_new_one(checkpoint: Path, tmp_path: Path):
+@pytest.mark.parametrize("outtype", ["f16", "q4_k_m"])
+def test_a_killed_conversion_leaves_the_previous_file_or_the_whole_new_one(
+    checkpoint: Path, tmp_path: Path, outtype: str
+):
     """Half of the kills fall anywhere in the run, most of which is imports; the other half where it writes."""
     folder = tmp_path / "out"
     folder.mkdir()
     out = folder / "assistant.gguf"
     begin = time.monotonic()
-    process = subprocess.Popen(command(checkpoint, out), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(checkpoint, out, outtype), stdout=subprocess.DEVNULL)
     wait_for_part(process, folder)
     begin_writing = time.monotonic()
     while process.poll() is None and remains(folder):
@@ -59,7 +62,9 @@ def test_a_killed_conversion_leaves_the_previous_file_or_the_whole_new_one(check
         out.unlink(missing_ok=True)
         if before is not None:
             out.write_bytes(before)
-        process = subprocess.Popen(command(checkpoint, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(checkpoint, out, outtype), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         if kill % 2:
             wait_for_part(process, folder)
         time.sleep(delays.uniform(0, writing if kill % 2 else whole_run))
@@ -73,14 +78,14 @@ def test_a_killed_conversion_leaves_the_previous_file_or_the_whole_new_one(check
         assert sorted(os.listdir(folder)) == sorted(left + [out.name] * (after is not None))
     print(f"{KILLS} kills in a run of {whole_run:.2f} s, {writing:.3f} s of it writing: {seen}")
     (folder / f".{out.name}.00000000.{process.pid}.part").write_bytes(b"GGUF")  # should no kill have come in time
-    assert subprocess.run(command(checkpoint, out), stdout=subprocess.DEVNULL, timeout=60).returncode == 0
+    assert subprocess.run(command(checkpoint, out, outtype), stdout=subprocess.DEVNULL, timeout=60).returncode == 0
     assert os.listdir(folder) == [out.name]
     assert out.read_bytes() == whole
 
 
-def refuse(checkpoint: Path, out: Path, tmp_path: Path, message: str, **options) -> None:
+def refuse(checkpoint: Path, out: Path, tmp_path: Path, message: str, outtype: str = "f16", **options: object) -> None:
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
-    done = subprocess.run(command(checkpoint, out), capture_output=True, text=True, timeout=60, **options)
+    done = subprocess.run(command(checkpoint, out, outtype), capture_output=True, text=True, timeout=60, **options)
     assert (done.returncode, done.stdout) == (1, "")
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith(
         f"convert-assistant: error: cannot write {out}"
@@ -89,8 +94,9 @@ def refuse(checkpoint: Path, out: Path, tmp_path: Path, message: str, **options)
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
+@pytest.mark.parametrize("outtype", ["f16", "q4_k_m"])
 @pytest.mark.parametrize("size", [0, 100, 20_000, 200_000])
-def test_a_full_disk_is_told_in_one_line(checkpoint: Path, tmp_path: Path, size: int):
+def test_a_full_disk_is_told_in_one_line(checkpoint: Path, tmp_path: Path, size: int, outtype: str):
     """A limit on the size of files ends the writing where a full disk would: in the header, in the tensors."""
     out = tmp_path / "out.gguf"
     out.write_bytes(PREVIOUS)
@@ -99,7 +105,7 @@ def test_a_full_disk_is_told_in_one_line(checkpoint: Path, tmp_path: Path, size:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
-    refuse(checkpoint, out, tmp_path, "room for it", preexec_fn=limit, env=environment)
+    refuse(checkpoint, out, tmp_path, "room for it", outtype, preexec_fn=limit, env=environment)
     assert out.read_bytes() == PREVIOUS
 
 
