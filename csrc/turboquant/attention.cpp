@@ -7,6 +7,7 @@
 #include "ggml.h"
 
 #include <cstring>
+#include <memory>
 
 namespace {
 
@@ -81,7 +82,7 @@ size_t pmtp_turbo_attention_work_size(const ggml_tensor * op, int n_threads) {
         return 0;
     }
     const Task t = task(op);
-    return Plan(t).work_size(n_threads);
+    return Plan(t).work_size(n_threads) + kAlignment;
 }
 
 bool pmtp_turbo_attention(const ggml_compute_params * params, ggml_tensor * op) {
@@ -90,7 +91,9 @@ bool pmtp_turbo_attention(const ggml_compute_params * params, ggml_tensor * op) 
     }
     const Task t = task(op);
     const Plan plan(t);
-    if (params->wsize < plan.work_size(params->nth)) {
+    void * work = params->wdata;
+    size_t size = params->wsize;
+    if (std::align(kAlignment, plan.work_size(params->nth), work, size) == nullptr) {
         return false;
     }
     if (params->ith == 0) {
@@ -98,14 +101,14 @@ bool pmtp_turbo_attention(const ggml_compute_params * params, ggml_tensor * op) 
     }
     ggml_barrier(params->threadpool);
     for (int64_t item = params->ith; item < plan.n_items(); item = ggml_threadpool_chunk_add(params->threadpool, 1)) {
-        plan.run_item(item, params->ith, params->wdata);
+        plan.run_item(item, params->ith, work);
     }
     if (plan.n_merges() == 0) {
         return true;
     }
     ggml_barrier(params->threadpool);
     for (int64_t index = params->ith; index < plan.n_merges(); index += params->nth) {
-        plan.merge(index, params->wdata);
+        plan.merge(index, work);
     }
     return true;
 }

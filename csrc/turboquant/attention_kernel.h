@@ -44,6 +44,8 @@ struct Task {
     float scale, softcap;  // logits: scale * q.k, then softcap * tanh(. / softcap) unless it is 0
 };
 
+constexpr size_t kAlignment = 64;  // bytes, of work memory
+
 // How a task is cut; the same for every thread of one run.
 class Plan {
   public:
