@@ -1,7 +1,7 @@
 """`pyllama-mtp bench`: what it parses, what it writes, what it refuses; speed itself is not tested."""
 
-import argparse
 import json
+import optparse
 import statistics
 from pathlib import Path
 
@@ -195,14 +195,17 @@ def test_kv_compares_cache_types(demo, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_turboquant_loses_few_drafts(demo):
-    """After the same 500 contexts, whose standard error is above a point; docs/turboquant.md has more."""
-    text = Path(argparse.__file__).read_text()
-    types = kv.parse_cache_types("turbo4,turbo4/turbo3")
+    """After the same 500 contexts, of a module that Python's versions hardly change. The run is deterministic: turbo4
+    gains .5 points there, turbo4/turbo3 loses .2 and with sliding layers in q8_0 gains 1.1, and the bounds leave two
+    standard errors for other processors' rounding. docs/turboquant.md tells the losses over 20,480 tokens."""
+    least = {"turbo4": -0.01, "turbo4/turbo3": -0.02, "turbo4/turbo3/q8_0/q8_0": -0.01}
+    types = kv.parse_cache_types(",".join(least))
+    text = Path(optparse.__file__).read_text()
     f16, *rows = kv.compare(demo.target, demo.head, types, [text], 2000, n_threads=1)
-    assert f16.drafted == 3 * 500 and f16.acceptance > 0.4
-    for row in rows:
-        assert abs(row.acceptance_change) < 0.04, row
-        assert 0 < row.acceptance_change_error < 0.02, row
+    assert f16.drafted == 3 * 500 and f16.acceptance > 0.5
+    for row, bound in zip(rows, least.values(), strict=True):
+        assert row.acceptance_change > bound, row
+        assert 0 < row.acceptance_change_error < 0.015, row
 
 
 @pytest.mark.parametrize(
