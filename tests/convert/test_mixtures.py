@@ -1,5 +1,6 @@
 """--outtype q4_k_m and the like: llama.cpp's own quantiser over what the converter writes."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import InvalidRequestError, Model, ModelLoadError, _native
-from pyllama_mtp.convert import convert_assistant
+from pyllama_mtp.convert import cli, convert_assistant
 from pyllama_mtp.convert.assistant import MIXTURES
 from pyllama_mtp.errors import ConversionError
 from pyllama_mtp.gemma4_layout import SHAPES
@@ -71,6 +72,30 @@ def test_a_weight_that_is_too_large_is_told_in_one_line(tmp_path: Path):
         "use --outtype bf16 or f32\n"
     )
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.9, 0.9999])
+def test_a_disk_that_fills_up_in_the_quantiser_is_told_in_one_line(
+    checkpoint: Path, tmp_path: Path, monkeypatch, capfd, share: float
+):
+    """The limit holds only where llama.cpp writes: the unquantised tensors before it take more room than its file."""
+    whole = convert_assistant(checkpoint, tmp_path / "whole.gguf", outtype="q4_k_m")
+    size = int(share * whole.stat().st_size)
+    capfd.readouterr()
+    quantize, limits = _native.quantize, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(*args) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            quantize(*args)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(_native, "quantize", limited)
+    assert cli.main([str(checkpoint), str(tmp_path / "out.gguf"), "--outtype", "q4_k_m"]) == 1
+    stderr = capfd.readouterr().err
+    assert len(stderr.splitlines()) == 1 and "room for it" in stderr and ".part" not in stderr
+    assert list(tmp_path.iterdir()) == [whole]
 
 
 @pytest.mark.parametrize("damage", ["a norm", "a matrix", "nothing"])
