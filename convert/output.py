@@ -107,6 +107,7 @@ def _verify(path: Path, checksums: dict[str, int]) -> None:
                 raise ConversionError(f"tensor {name} reads back differently from what was written: check the disk")
 
 
+@np.errstate(invalid="ignore", over="ignore")  # of damaged data: they are found below
 def _compare(plain: Path, mixture: Path) -> None:
     """Reads both files back, a tensor at a time: what stayed f32 is equal, and what became another type is near."""
     try:

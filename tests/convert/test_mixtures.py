@@ -98,6 +98,7 @@ def test_a_disk_that_fills_up_in_the_quantiser_is_told_in_one_line(
     assert list(tmp_path.iterdir()) == [whole]
 
 
+@pytest.mark.filterwarnings("error")  # numpy prints them beside the one line
 @pytest.mark.parametrize("damage", ["a norm", "a matrix", "nothing"])
 def test_what_the_quantiser_wrote_is_read_back_and_compared(checkpoint: Path, tmp_path: Path, monkeypatch, damage: str):
     quantize = _native.quantize
