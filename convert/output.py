@@ -125,8 +125,6 @@ def _compare(plain: Path, mixture: Path) -> None:
         largest = 0.0 if tensor.type == "f32" else _LARGEST_ERROR * float(np.square(x, dtype=np.float64).sum())
         if not np.square(x - y, dtype=np.float64).sum() <= largest:  # NaN too
             raise ConversionError(f"tensor {name} in {tensor.type} is not what was given to llama.cpp's quantiser")
-    if coarse := {t.type for t in written.values() if len(t.shape) == 2 and t.shape[0] % 256}:
-        n = sum(len(t.shape) == 2 and t.shape[0] % 256 != 0 for t in written.values())
-        logger.warning(
-            "%d matrices have rows that are not whole blocks of 256, and became %s", n, ", ".join(sorted(coarse))
-        )
+    if odd := [t.type for t in written.values() if len(t.shape) == 2 and t.shape[0] % 256]:
+        types = ", ".join(sorted(set(odd)))
+        logger.warning("%d matrices have rows that are not whole blocks of 256, and became %s", len(odd), types)
