@@ -15,11 +15,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from pyllama_mtp import Model, _native
+from pyllama_mtp.bench.kv import accepted_after
 from pyllama_mtp.convert.assistant import MIXTURES
-from support.devices import accepted_after, run
+from support.devices import run
 from support.prompts import PROMPTS
 
 DRAFTS = 3
+STRIDE = 3
 TOKENS = 400
 
 
@@ -37,7 +39,7 @@ def main() -> None:
                 path = Path(folder) / f"{mixture}.gguf"
                 _native.quantize(head, path, mixture, 1)
             with Model(target, mtp_head=path, n_ctx=1024) as model:
-                rates = accepted_after(model, texts, DRAFTS, stride=3) / DRAFTS
+                rates = accepted_after(model, texts, DRAFTS, STRIDE) / DRAFTS
             plain = rates if plain is None else plain
             error = np.std(rates - plain) / len(rates) ** 0.5
             less = f"{np.mean(rates - plain):+.3f} ± {error:.3f}" if mixture != "f16" else ""

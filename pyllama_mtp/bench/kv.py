@@ -101,10 +101,11 @@ def compare(
             ids = model.tokenize("\n".join(texts))[:n_tokens]
             if len(ids) < n_tokens:
                 raise BenchmarkError(f"the text has {len(ids)} tokens, expected {n_tokens}: name more files")
-            log_p = _log_probabilities(model, ids)
+            pieces = [ids[i : i + PIECE] for i in range(0, n_tokens, PIECE)]
+            log_p = _log_probabilities(model, pieces)
             reference = log_p if reference is None else reference
             kl = (np.exp(reference) * (reference - log_p)).sum(axis=1)
-            accepted = _accepted(model, ids) if head is not None else np.zeros(0)
+            accepted = accepted_after(model, pieces, DRAFTS, STRIDE) if head is not None else np.zeros(0)
             reference_accepted = accepted if reference_accepted is None else reference_accepted
             change = (accepted - reference_accepted) / DRAFTS
             yield Row(
@@ -121,6 +122,19 @@ def compare(
                 cache_bytes=model.info.cache_bytes,
                 tokens_per_second=_plain_speed(model, texts),
             )
+
+
+def accepted_after(model: Model, texts: Sequence[list[int]], drafts: int, stride: int) -> np.ndarray:
+    """int [n]: of `drafts` greedy drafts after every stride-th token of the texts, the accepted ones. The texts are
+    given, so models and caches can be compared context by context."""
+    accepted = []
+    options = {"num_speculative_tokens": drafts, "temperature": 0, "ignore_eos": True, "trace": True}
+    for ids in texts:
+        for end in range(stride, len(ids) + 1, stride):
+            stream = model.generate(ids[:end], max_tokens=drafts + 2, **options)
+            stream.text()
+            accepted.append(stream.rounds[0].accepted)
+    return np.array(accepted)
 
 
 def standard_error(values: np.ndarray, block: int) -> float | None:
@@ -159,23 +173,11 @@ def _error(error: float | None) -> str:
     return "" if error is None else f" ± {error:.4f}"
 
 
-def _log_probabilities(model: Model, ids: list[int]) -> np.ndarray:
-    """float64 [len(ids), n_vocab]: of the next token, each piece on its own."""
-    x = np.concatenate([model.logits(ids[i : i + PIECE]) for i in range(0, len(ids), PIECE)]).astype(np.float64)
+def _log_probabilities(model: Model, pieces: Sequence[list[int]]) -> np.ndarray:
+    """float64 [tokens of all pieces, n_vocab]: of the next token, each piece on its own."""
+    x = np.concatenate([model.logits(ids) for ids in pieces]).astype(np.float64)
     x -= x.max(axis=1, keepdims=True)
     return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
-
-
-def _accepted(model: Model, ids: list[int]) -> np.ndarray:
-    """int [n]: drafts accepted after every STRIDE-th token. Contexts are the text's own, so all types meet the same."""
-    accepted = []
-    options = {"num_speculative_tokens": DRAFTS, "temperature": 0, "ignore_eos": True, "trace": True}
-    for begin in range(0, len(ids), PIECE):
-        for end in range(begin + STRIDE, min(begin + PIECE, len(ids)) + 1, STRIDE):
-            stream = model.generate(ids[begin:end], max_tokens=DRAFTS + 2, **options)
-            stream.text()
-            accepted.append(stream.rounds[0].accepted)
-    return np.array(accepted)
 
 
 def _plain_speed(model: Model, texts: Sequence[str]) -> float:

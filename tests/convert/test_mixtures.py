@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import InvalidRequestError, Model, ModelLoadError, _native
+from pyllama_mtp.bench.kv import accepted_after
 from pyllama_mtp.convert import cli, convert_assistant
 from pyllama_mtp.convert.assistant import MIXTURES
 from pyllama_mtp.errors import ConversionError
@@ -16,7 +17,7 @@ from pyllama_mtp.gemma4_layout import SHAPES
 from pyllama_mtp.gguf import read_header
 from pyllama_mtp.random_weights import write_assistant
 from support.checkpoints import config_json, random_tensors, write_checkpoint
-from support.devices import accepted_after, run
+from support.devices import run
 from support.llama_cpp_peer import complete
 from support.prompts import PROMPTS
 
@@ -141,7 +142,7 @@ def test_what_quantising_the_head_costs_in_drafts(demo, demo_model, tmp_path: Pa
     _native.quantize(demo.head, head, mixture, 1)
     with Model(demo.target, mtp_head=head, n_ctx=512, n_threads=1) as model:
         texts = [model.tokenize(p) + run(model, p, 0, n=100)[0] for p in PROMPTS]
-        rates = [accepted_after(m, texts).mean() / 3 for m in (demo_model, model)]
+        rates = [accepted_after(m, texts, 3, 4).mean() / 3 for m in (demo_model, model)]
     print(f"{mixture}: {rates[1]:.3f}, unquantised {rates[0]:.3f}")
     assert rates[1] > rates[0] - loss
     theirs = [complete(demo.target, h, texts[:3], max_tokens=48, n_ctx=256) for h in (demo.head, head)]

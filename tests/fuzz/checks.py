@@ -17,6 +17,7 @@ import numpy as np
 
 from pyllama_mtp import gguf, gguf_checks
 from pyllama_mtp.errors import IncompatibleHeadError, ModelLoadError
+from pyllama_mtp.gemma4_checks import ROPE_FACTORS
 from support.gguf_damage import MEANING
 from support.gguf_edit import Parts, Tensor
 from support.old_layouts import KEYS, in_old_layout
@@ -28,7 +29,6 @@ MAX_BYTES = 16384
 MAX_MESSAGE = 1000  # characters
 N_VOCAB = 32  # of the seeds
 N_CENTROIDS = 2
-FACTORS = "rope_freqs.weight"
 _METADATA = [
     *("value", "hyper-parameter", "two hyper-parameters", "tokenizer", "value of another type"),
     *("added hyper-parameter", "added key", "missing key", "other architecture"),
@@ -51,7 +51,7 @@ def read_checks(path: Path) -> None:
     except (ModelLoadError, IncompatibleHeadError) as error:
         return _promises_of_a_message(error)
     assert header.architecture in gguf_checks.HEAD_ARCHITECTURES
-    if header.architecture == "gemma4-assistant" or FACTORS in header.tensors:
+    if header.architecture == "gemma4-assistant" or ROPE_FACTORS in header.tensors:
         _promises_of_factors(header)
 
 
@@ -90,7 +90,7 @@ def _promises_of_a_target(header: gguf.GGUFFile) -> None:
 
 
 def _promises_of_factors(header: gguf.GGUFFile) -> None:
-    tensor = header.tensors[FACTORS]
+    tensor = header.tensors[ROPE_FACTORS]
     assert (
         tensor.type == "f32" and tensor.shape[0] == header.metadata[f"{header.architecture}.attention.key_length"] // 2
     )
@@ -151,7 +151,7 @@ def checks_seeds() -> Iterable[bytes]:
     shape = replace(SHAPES["moe"], n_vocab=N_VOCAB)
     tokenizer = {key: entry for key, entry in target.metadata.items() if key.startswith("tokenizer.")}
     factors = np.array(shape.rope_factors(), "<f4").tobytes()
-    tensors: dict[str, Tensor] = {FACTORS: (FACTORS, (len(factors) // 4,), "f32", factors)}
+    tensors: dict[str, Tensor] = {ROPE_FACTORS: (ROPE_FACTORS, (len(factors) // 4,), "f32", factors)}
     tensors |= {t.name: (t.name, t.shape, "f32", b"") for t in shape.tensors()}
     yield _to_bytes(Parts(shape.metadata() | tokenizer, tensors))
 
@@ -168,7 +168,7 @@ def _change_tensor(choose: random.Random, parts: Parts) -> None:
             type_name = choose.choice(list(gguf.TENSOR_TYPES))
         case 2:
             name = choose.choice(
-                (name[:-1], name.replace("blk.0", "blk.7"), name.replace("attn_q", "attn_qkv"), FACTORS)
+                (name[:-1], name.replace("blk.0", "blk.7"), name.replace("attn_q", "attn_qkv"), ROPE_FACTORS)
             )
         case 3:
             return

@@ -8,33 +8,28 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import Model, _native
-from pyllama_mtp.gguf import Entry, Writer, read_header
 from pyllama_mtp.quantize import decode, encode
 from support.devices import acceptance_over_equal_texts
+from support.gguf_edit import Parts, rewrite
 
 
-def rewrite(source: Path, out: Path, weights: str) -> Path:
+def with_matrices(weights: str, source: Path, out: Path) -> Path:
     """The model with its matrices in another type."""
-    header = read_header(source)
-    types = {name: weights if tensor.type == "q8_0" else tensor.type for name, tensor in header.tensors.items()}
-    metadata = {key: Entry(header.types[key], value) for key, value in header.metadata.items()}
-    with open(out, "wb") as file:
-        writer = Writer(file, metadata, [(name, tensor.shape, types[name]) for name, tensor in header.tensors.items()])
-        for name, tensor in header.tensors.items():
-            data = np.fromfile(source, np.uint8, tensor.n_bytes, offset=tensor.offset)
-            if tensor.type == "q8_0":
-                data = encode(decode(data, tensor.type).reshape(tensor.shape[::-1]), weights)
-            writer.write_tensor(name, data)
-    return out
+    changed = {}
+    for name, shape, kind, data in Parts.read(source).tensors.values():
+        if kind == "q8_0":
+            values = decode(np.frombuffer(data, np.uint8), kind).reshape(shape[::-1])
+            changed[name] = (name, shape, weights, encode(values, weights))
+    return rewrite(source, out, tensors=changed)
 
 
 @pytest.fixture(scope="module", params=["q4_0", "q4_k_m", "q6_k"])
 def target(request, demo, device, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     if request.param == "q4_0":
-        return rewrite(demo.target, folder / "target.gguf", "q4_0")
+        return with_matrices("q4_0", demo.target, folder / "target.gguf")
     out = folder / "target.gguf"
-    _native.quantize(rewrite(demo.target, folder / "f16.gguf", "f16"), out, request.param, 2)
+    _native.quantize(with_matrices("f16", demo.target, folder / "f16.gguf"), out, request.param, 2)
     return out
 
 

@@ -5,7 +5,8 @@ import pytest
 
 import pyllama_mtp
 from pyllama_mtp import Model
-from support.devices import accepted_after, run
+from pyllama_mtp.bench.kv import accepted_after
+from support.devices import run
 from support.near_ties import devices_tie
 from support.prompts import PROMPTS
 from support.repeats import check_texts_repeat
@@ -68,7 +69,7 @@ def test_greedy_text_and_acceptance_are_the_cpus(load, cache, n_gpu_layers):
         ids = cpu.tokenize(prompt)
         assert same == len(a) or devices_tie(cpu, device, ids + a[:same], a[same], b[same], largest=1.0), f"{a} and {b}"
         texts.append(ids + a)
-    ours, theirs = (accepted_after(model, texts) / 3 for model in (cpu, device))
+    ours, theirs = (accepted_after(model, texts, 3, 4) / 3 for model in (cpu, device))
     error = np.std(theirs - ours) / len(ours) ** 0.5
     assert abs(np.mean(theirs - ours)) < 0.01 + 2 * error < 0.04
 

@@ -34,17 +34,3 @@ def acceptance_over_equal_texts(cpu: Model, gpu: Model, k: int) -> tuple[float, 
             assert near_tie(cpu, gpu, prompt, a[0], b[0]), f"{prompt!r}: {a[0]} and {b[0]}"
     assert equal >= 2, "too few equal texts to compare"
     return tuple(totals[:, 1] / totals[:, 0])
-
-
-def accepted_after(model: Model, texts: list[list[int]], k: int = 3, stride: int = 4) -> np.ndarray:
-    """int [n]: of k greedy drafts after every stride-th token of the texts, the accepted ones. Given texts make models
-    comparable, draft by draft.
-    """
-    options = {"max_tokens": k + 2, "num_speculative_tokens": k, "temperature": 0, "ignore_eos": True, "trace": True}
-    accepted = []
-    for ids in texts:
-        for end in range(stride, len(ids) + 1, stride):
-            stream = model.generate(ids[:end], **options)
-            stream.text()
-            accepted.append(stream.rounds[0].accepted)
-    return np.array(accepted)
