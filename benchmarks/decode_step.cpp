@@ -2,7 +2,7 @@
 //     decode_step TARGET.gguf THREADS ROWS CELLS[,CELLS ...] K,V [K,V ...]
 // The cells hold random rows: no time of llama.cpp's depends on their values, and a prefill of 32768 tokens would take many minutes for every
 // pair of types. Prints medians over rounds that take the pairs in turn. How to build it: README.md.
-#include "llama_internal.h"
+#include "llama/internal.h"
 
 #include "ggml-cpu.h"
 

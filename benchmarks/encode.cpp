@@ -1,5 +1,5 @@
 // Time to encode one value of a TurboQuant cache, keys and values, beside the plain C reference; the four take turns. See README.md.
-#include "turboquant.h"
+#include "turboquant/turboquant.h"
 
 #include <algorithm>
 #include <chrono>

@@ -317,7 +317,7 @@ def format_row(row: dict[str, object]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--archive", type=Path, required=True, help="the pinned source distribution, see csrc/llama.cpp.lock"
+        "--archive", type=Path, required=True, help="the pinned source distribution, see csrc/llama/llama.cpp.lock"
     )
     parser.add_argument("--folder", type=Path, required=True, help="for builds and models; what is there is used again")
     parser.add_argument("--shapes", default="e2b,e4b,26b-a4b")

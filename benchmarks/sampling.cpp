@@ -1,8 +1,8 @@
 // What choosing a token costs on one core, in milliseconds, with 262144 logits of three kinds.
 //
-//   g++ -std=c++17 -O3 -march=native -I csrc benchmarks/sampling.cpp csrc/distribution.cpp csrc/logits.cpp -o /tmp/sampling && /tmp/sampling
+//   g++ -std=c++17 -O3 -march=native -I csrc benchmarks/sampling.cpp csrc/sampling/distribution.cpp csrc/sampling/logits.cpp -o /tmp/sampling && /tmp/sampling
 
-#include "distribution.h"
+#include "sampling/distribution.h"
 
 #include <chrono>
 #include <cmath>

@@ -2,13 +2,14 @@
 
     python cmake/bump_llama_cpp.py VERSION [--archive FILE] [--skip-tests]
 
-VERSION is one of the package that csrc/llama.cpp.lock names; its last number is llama.cpp's build number. In turn:
+VERSION is one of the package that csrc/llama/llama.cpp.lock names; its last number is llama.cpp's build number. In
+turn:
 
 1. source: downloads both source distributions and unpacks them below build/bump/;
-2. patches: applies csrc/patches to the new one. If a hunk does not fit nothing is changed: correct the patch against
-   the unpacked tree and run again;
-3. review: lists the licences and the internal headers (csrc/llama_internal.h) that differ between the two;
-4. lock: writes csrc/llama.cpp.lock, and the version in the files that name it;
+2. patches: applies csrc/llama/patches to the new one. If a hunk does not fit nothing is changed: correct the patch
+   against the unpacked tree and run again;
+3. review: lists the licences and the internal headers (csrc/llama/internal.h) that differ between the two;
+4. lock: writes csrc/llama/llama.cpp.lock, and the version in the files that name it;
 5. build and tests: `pip install '.[test]'` with the running interpreter, which should be one of a new virtual
    environment, and `pytest`.
 

@@ -2,9 +2,9 @@
 
     python llama_cpp_source.py DESTINATION [--archive FILE | --source-dir DIR]
 
-With neither, the source distribution that csrc/llama.cpp.lock names is downloaded by `unearth`. Only what the build
-needs is taken. A file whose content is already right is not touched, so a changed patch rebuilds only what it changes.
-Failures end with exit status 1 and a message that names the command which fixes them.
+With neither, the source distribution that csrc/llama/llama.cpp.lock names is downloaded by `unearth`. Only what the
+build needs is taken. A file whose content is already right is not touched, so a changed patch rebuilds only what it
+changes. Failures end with exit status 1 and a message that names the command which fixes them.
 """
 
 import argparse
@@ -18,8 +18,8 @@ import tomllib
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-LOCK = PROJECT / "csrc" / "llama.cpp.lock"
-PATCHES = PROJECT / "csrc" / "patches"
+LOCK = PROJECT / "csrc" / "llama" / "llama.cpp.lock"
+PATCHES = PROJECT / "csrc" / "llama" / "patches"
 TAKEN = ("CMakeLists.txt", "LICENSE", "cmake", "ggml", "include", "licenses", "src", "vendor")
 
 sys.path.insert(0, str(PATCHES))
@@ -111,7 +111,7 @@ def unpack(archive: Path, folder: Path, lock: dict) -> Path:
         members = (m for m in tar if m.name in prefixes or m.name.startswith(tuple(p + "/" for p in prefixes)))
         tar.extractall(folder, members=members, filter="data")
     if not (folder / lock["folder"] / "CMakeLists.txt").is_file():
-        raise SourceError(f"{archive} holds no {lock['folder']}/CMakeLists.txt: correct csrc/llama.cpp.lock")
+        raise SourceError(f"{archive} holds no {lock['folder']}/CMakeLists.txt: correct csrc/llama/llama.cpp.lock")
     return folder / lock["folder"]
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from pyllama_mtp.convert.checkpoint import StoredTensor, open_checkpoint, read_json
-from pyllama_mtp.convert.layout import CENTROIDS, LM_HEAD, PREFIX, TOKEN_ORDERING, AssistantConfig, TensorSpec
 from pyllama_mtp.convert.output import check_destination, write_gguf, write_mixture
 from pyllama_mtp.convert.tokenizer import tokenizer_metadata
 from pyllama_mtp.errors import ConversionError
-from pyllama_mtp.gguf import TENSOR_TYPES, Entry
-from pyllama_mtp.quantize import encode
+from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry
+from pyllama_mtp.gguf.gemma4_assistant import CENTROIDS, LM_HEAD, PREFIX, TOKEN_ORDERING, AssistantConfig, TensorSpec
+from pyllama_mtp.gguf.quantize import encode
 
 PLAIN_OUTTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")  # one type for all matrices
 # llama.cpp's mixtures, made by its own quantiser

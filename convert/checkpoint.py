@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pyllama_mtp.errors import ConversionError
-from pyllama_mtp.quantize import from_bf16
+from pyllama_mtp.gguf.quantize import from_bf16
 
 MAX_HEADER_BYTES = 100 << 20
 MAX_JSON_BYTES = 256 << 20  # the tokenizer.json of 2^18 tokens has 32 MiB

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from pyllama_mtp.errors import ConversionError, ModelLoadError
-from pyllama_mtp.gguf import Entry, Writer, read_header
+from pyllama_mtp.gguf.format import Entry, Writer, read_header
+from pyllama_mtp.gguf.quantize import DECODED_TYPES, decode
 from pyllama_mtp.part_files import replacing, scratch
-from pyllama_mtp.quantize import DECODED_TYPES, decode
 
 logger = logging.getLogger("pyllama_mtp")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pyllama_mtp.convert.checkpoint import is_there, read_file, read_json
 from pyllama_mtp.errors import ConversionError
-from pyllama_mtp.gguf import Entry
+from pyllama_mtp.gguf.format import Entry
 
 NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6
 SCORE = -1000.0  # BPE needs no scores, llama.cpp wants some

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pyllama_mtp import gemma4_checks
-from pyllama_mtp.convert.layout import PREFIX, AssistantConfig, Layer
 from pyllama_mtp.convert.output import check_destination, write_gguf
 from pyllama_mtp.errors import ConversionError, ModelLoadError, shown
-from pyllama_mtp.gemma4_checks import MAX_HEAD_SIZE, MAX_HEADS, MAX_LENGTH, MAX_WIDTH, ROPE_FACTORS, WEIGHT_TYPES
-from pyllama_mtp.gemma4_layout import ROTATED_SHARE
-from pyllama_mtp.gguf import TENSOR_TYPES, Entry, GGUFFile, TensorInfo, read_header
-from pyllama_mtp.hyperparameters import HyperParameters
-from pyllama_mtp.quantize import DECODED_TYPES, decode
+from pyllama_mtp.gguf import gemma4_checks
+from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry, GGUFFile, TensorInfo, read_header
+from pyllama_mtp.gguf.gemma4 import ROTATED_SHARE
+from pyllama_mtp.gguf.gemma4_assistant import PREFIX, AssistantConfig, Layer
+from pyllama_mtp.gguf.gemma4_checks import MAX_HEAD_SIZE, MAX_HEADS, MAX_LENGTH, MAX_WIDTH, ROPE_FACTORS, WEIGHT_TYPES
+from pyllama_mtp.gguf.hyperparameters import HyperParameters
+from pyllama_mtp.gguf.quantize import DECODED_TYPES, decode
 
 _ORDERED = "use_ordered_embeddings"  # the flag of both: the centroid head is there
 

@@ -1,10 +1,10 @@
 // The C entry points: argument checks, exceptions -> status and message. No algorithm.
 #include "pyllama_mtp.h"
 
-#include "error.h"
-#include "log.h"
-#include "model.h"
-#include "speculate.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "engine/model.h"
+#include "engine/speculate.h"
 
 #include <algorithm>
 #include <cmath>

@@ -14,8 +14,8 @@ from pyllama_mtp.errors import (
     InvalidRequestError,
     ModelClosedError,
 )
-from pyllama_mtp.gguf import GGUFFile
-from pyllama_mtp.gguf_checks import check_head, check_target
+from pyllama_mtp.gguf.checks import check_head, check_target
+from pyllama_mtp.gguf.format import GGUFFile
 from pyllama_mtp.options import ACCEPTANCE_RULES, ModelOptions, SamplingOptions, available_cpus
 from pyllama_mtp.stream import Stream
 

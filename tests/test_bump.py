@@ -21,16 +21,16 @@ PATCH = "--- a/src/hook.cpp\n+++ b/src/hook.cpp\n@@ -2 +2 @@\n-// two\n+// hooke
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with this one's lock and files that name versions, one patch, and one header that it includes."""
-    for name in (*bump.NAMING, "csrc/llama.cpp.lock"):
+    for name in (*bump.NAMING, "csrc/llama/llama.cpp.lock"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((PROJECT / name).read_text())
     (tmp_path / "csrc" / "internal.h").write_text('#include "llama-ext.h"\n')
-    patches = tmp_path / "csrc" / "patches"
+    patches = tmp_path / "csrc" / "llama" / "patches"
     patches.mkdir()
     (patches / "series").write_text("hook.patch\n")
     (patches / "hook.patch").write_text(PATCH)
     monkeypatch.setattr(bump, "PROJECT", tmp_path)
-    monkeypatch.setattr(bump, "LOCK", tmp_path / "csrc" / "llama.cpp.lock")
+    monkeypatch.setattr(bump, "LOCK", tmp_path / "csrc" / "llama" / "llama.cpp.lock")
     monkeypatch.setattr(bump, "PATCHES", patches)
     monkeypatch.setattr(bump, "download", lambda folder, lock: archive(tmp_path, lock["version"]))
     return tmp_path
@@ -53,13 +53,13 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 def contents(project: Path) -> dict[str, str]:
-    return {name: (project / name).read_text() for name in (*bump.NAMING, "csrc/llama.cpp.lock")}
+    return {name: (project / name).read_text() for name in (*bump.NAMING, "csrc/llama/llama.cpp.lock")}
 
 
 def test_a_bump_writes_lock_and_names_and_says_what_to_review(project, monkeypatch, capsys):
     before = contents(project)
     run(monkeypatch, VERSION)
-    lock = tomllib.loads((project / "csrc" / "llama.cpp.lock").read_text())
+    lock = tomllib.loads((project / "csrc" / "llama" / "llama.cpp.lock").read_text())
     assert lock["version"] == VERSION and lock["build"] == 12000 and lock["folder"].startswith(f"xllamacpp-{VERSION}/")
     assert lock["sha256"] == bump.checksum(project / f"xllamacpp-{VERSION}.tar.gz")
     assert f'"xllamacpp=={VERSION}"' in (project / "pyproject.toml").read_text()
@@ -76,7 +76,7 @@ def test_every_place_that_pins_the_version_is_known():
     files = [path for folder in folders for path in (PROJECT / folder).rglob("*") if path.is_file()]
     files += [path for path in PROJECT.iterdir() if path.suffix in (".md", ".txt", ".toml")]
     naming = {path.relative_to(PROJECT).as_posix() for path in files if LOCK["version"].encode() in path.read_bytes()}
-    assert naming <= {*bump.NAMING, "csrc/llama.cpp.lock"}
+    assert naming <= {*bump.NAMING, "csrc/llama/llama.cpp.lock"}
 
 
 @pytest.mark.parametrize("version, hook, reason", [(VERSION, b"// one\n", "hook.patch"), ("12000", HEADER, "12000")])

@@ -17,7 +17,7 @@ def test_cuda_source_compiles(portable_build: Path, tmp_path: Path, source: Path
         pytest.skip("needs nvcc, of the CUDA toolkit")
     ggml = portable_build / "llama.cpp" / "ggml"
     csrc = PROJECT / "csrc"
-    include = [f"-I{folder}" for folder in (ggml / "include", ggml / "src", csrc, csrc / "cuda")]
+    include = [f"-I{folder}" for folder in (ggml / "include", ggml / "src", csrc)]
     options = ["-std=c++17", "-arch=sm_80", "-use_fast_math", "-Werror=all-warnings"]
     command = ["nvcc", *options, *include, "-c", source, "-o", tmp_path / "out.o"]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -25,5 +25,5 @@ def test_cuda_source_compiles(portable_build: Path, tmp_path: Path, source: Path
 
 
 def test_every_cuda_source_is_in_the_build():
-    lists = (PROJECT / "CMakeLists.txt").read_text()
+    lists = "".join(path.read_text() for path in (PROJECT / "csrc").rglob("CMakeLists.txt"))
     assert SOURCES and [path.name for path in SOURCES if f"/{path.name}" not in lists] == []

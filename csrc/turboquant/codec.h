@@ -2,8 +2,8 @@
 // every sum, so that both give the same bits; the files that include this must be compiled with -ffp-contract=off.
 #pragma once
 
-#include "codebook.h"
-#include "turboquant.h"
+#include "turboquant/codebook.h"
+#include "turboquant/turboquant.h"
 
 #include <math.h>
 #include <string.h>

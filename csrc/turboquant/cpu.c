@@ -1,8 +1,8 @@
 // Row functions with the CPU's vector instructions; the same bytes and floats as reference.c.
-#include "codec.h"
+#include "turboquant/codec.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
-#include "encode_simd.h"
+#include "turboquant/encode_simd.h"
 #define TURBO_ENCODE_ROWS turbo_encode_rows_simd
 #else
 #define TURBO_ENCODE_ROWS turbo_encode_rows

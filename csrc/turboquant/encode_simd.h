@@ -2,7 +2,7 @@
 // tried side by side, one in every lane, so that a lane adds its products as codec.h's loops do.
 #pragma once
 
-#include "codec.h"
+#include "turboquant/codec.h"
 
 #include <immintrin.h>
 

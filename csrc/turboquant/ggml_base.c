@@ -1,5 +1,5 @@
 // The decoder and the reference encoder under ggml's signatures.
-#include "ggml_types.h"
+#include "turboquant/ggml_types.h"
 
 #define TURBO_DEFINE(bits)                                                                                                        \
     void turbo##bits##_to_float(const void * blocks, float * x, int64_t n) { turbo_decode(bits, blocks, x, n); }                  \

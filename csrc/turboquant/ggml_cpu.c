@@ -1,5 +1,5 @@
 // The CPU's functions under ggml's signatures.
-#include "ggml_types.h"
+#include "turboquant/ggml_types.h"
 
 #include "ggml.h"
 

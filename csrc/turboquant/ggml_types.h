@@ -1,7 +1,7 @@
 // What ggml's type tables and the KV cache's hooks need of the TurboQuant formats.
 #pragma once
 
-#include "turboquant.h"
+#include "turboquant/turboquant.h"
 
 #include <stddef.h>
 

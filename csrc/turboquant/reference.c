@@ -1,4 +1,4 @@
-#include "codec.h"
+#include "turboquant/codec.h"
 
 void turbo_encode_ref(int bits, turbo_role role, const float * x, void * blocks, int64_t n) {
 #define ENCODE(bits) turbo_encode_rows(bits, role, x, blocks, n)

@@ -11,7 +11,7 @@ from pyllama_mtp.bench.environment import environment
 from pyllama_mtp.bench.settings import PROMPT_KINDS, Settings, make_settings, parse_draft_lengths, parse_numbers
 from pyllama_mtp.bench.shapes import WEIGHTS, cache_folder, random_pair
 from pyllama_mtp.errors import BenchmarkError, InvalidRequestError
-from pyllama_mtp.gemma4_layout import SHAPES
+from pyllama_mtp.gguf.gemma4 import SHAPES
 from pyllama_mtp.options import ACCEPTANCE_RULES
 
 DESCRIPTION = """Measures a target with and without its MTP head: load time, prefill, tokens/s, what a round's time goes

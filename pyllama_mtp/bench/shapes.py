@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from pyllama_mtp.errors import BenchmarkError
-from pyllama_mtp.gemma4_layout import SHAPES
+from pyllama_mtp.gguf.gemma4 import SHAPES
+from pyllama_mtp.gguf.random_weights import Progress, write_assistant, write_target
 from pyllama_mtp.part_files import remove_remains
-from pyllama_mtp.random_weights import Progress, write_assistant, write_target
 
 WEIGHTS = ("q4_0", "q4_k", "q6_k", "q8_0", "f16")
 _GENERATION = "random-weights-1"  # files of another generation are not used: count up when the bytes change

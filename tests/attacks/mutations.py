@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pyllama_mtp import Model, PyllamaMtpError
 from pyllama_mtp.convert import convert_assistant
-from pyllama_mtp.gguf import read_header
+from pyllama_mtp.gguf.format import read_header
 from support.checkpoint_damage import damage
 from support.checkpoints import config_json, random_tensors, write_checkpoint, write_tokenizer
 from support.gguf_damage import Original, damaged, fields

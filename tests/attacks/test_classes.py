@@ -16,8 +16,8 @@ import pytest
 
 from pyllama_mtp import ConversionError, IncompatibleHeadError, Model, ModelLoadError
 from pyllama_mtp.convert import convert_assistant
-from pyllama_mtp.gguf import Entry, read_header
-from pyllama_mtp.random_weights import write_assistant
+from pyllama_mtp.gguf.format import Entry, read_header
+from pyllama_mtp.gguf.random_weights import write_assistant
 from support.checkpoints import config_json, random_tensors, write_checkpoint
 from support.gguf_edit import rewrite
 from support.tiny_pairs import SHAPES, TinyPair, write_tiny_pair
@@ -141,7 +141,7 @@ def test_a_pickle_that_runs_code(checkpoint: Path, tmp_path: Path, name: str):
 
 
 def test_a_head_of_another_model(pair: TinyPair, tmp_path: Path):
-    """csrc/head.cpp: the head's sizes are those of the target whose hidden states and KV cache it reads."""
+    """csrc/drafters/gemma4/mtp_head.cpp: its sizes are those of the target whose hidden states and cache it reads."""
     shape = replace(SHAPES["e2b"], n_embd=64)
     with pytest.raises(IncompatibleHeadError):
         Model(pair.target, mtp_head=write_assistant(tmp_path / "head.gguf", shape, weights="q8_0"))
@@ -162,7 +162,7 @@ def with_nan_scale(path: Path, out: Path, name: str) -> Path:
 
 
 def test_nan_scales_in_a_head(pair: TinyPair, tmp_path: Path):
-    """csrc/head.cpp: every value of the head is a finite number."""
+    """csrc/drafters/gemma4/mtp_head.cpp: every value of the head is a finite number."""
     name = next(n for n, t in read_header(pair.head).tensors.items() if t.type == "q8_0")
     with pytest.raises(ModelLoadError, match="not finite"):
         Model(pair.target, mtp_head=with_nan_scale(pair.head, tmp_path / "head.gguf", name))

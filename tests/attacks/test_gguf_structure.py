@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyllama_mtp import Model, ModelLoadError
-from pyllama_mtp.gguf import read_header
+from pyllama_mtp.gguf.format import read_header
 from support.gguf_damage import fields
 from support.tiny_pairs import TinyPair, write_tiny_pair
 

@@ -13,9 +13,9 @@ from pyllama_mtp import ConversionError
 from pyllama_mtp.convert import convert_assistant
 from pyllama_mtp.convert.assistant import PLAIN_OUTTYPES
 from pyllama_mtp.convert.cli import main
-from pyllama_mtp.convert.layout import CENTROIDS, TOKEN_ORDERING, AssistantConfig
-from pyllama_mtp.gguf import read_header
-from pyllama_mtp.quantize import from_bf16, to_bf16
+from pyllama_mtp.gguf.format import read_header
+from pyllama_mtp.gguf.gemma4_assistant import CENTROIDS, TOKEN_ORDERING, AssistantConfig
+from pyllama_mtp.gguf.quantize import from_bf16, to_bf16
 from support.checkpoints import N_VOCAB, config_json, random_tensors, safetensors_bytes, write_checkpoint
 
 KEYS = """general.architecture general.type general.name general.file_type general.quantization_version

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import ModelLoadError
-from pyllama_mtp.gguf import MAX_STRINGS, Entry, Writer, read_header
-from pyllama_mtp.random_weights import synthetic_tokenizer
+from pyllama_mtp.gguf.format import MAX_STRINGS, Entry, Writer, read_header
+from pyllama_mtp.gguf.random_weights import synthetic_tokenizer
 
 METADATA = {
     "general.architecture": Entry("string", "test"),

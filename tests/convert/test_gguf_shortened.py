@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyllama_mtp import ModelLoadError
-from pyllama_mtp.gguf import MAX_HEADER_BYTES, Entry, Writer, read_header
+from pyllama_mtp.gguf.format import MAX_HEADER_BYTES, Entry, Writer, read_header
 
 
 def write(path: Path, n_tokens: int) -> Path:
@@ -22,7 +22,8 @@ def test_a_file_cut_short_while_it_is_read_is_refused(tmp_path: Path):
     path = write(tmp_path / "file.gguf", 100_000)
     script = f"""
 import os
-from pyllama_mtp import ModelLoadError, gguf
+from pyllama_mtp import ModelLoadError
+from pyllama_mtp.gguf import format as gguf
 strings = gguf._Reader.strings
 def cut_first(reader, key):
     os.truncate({str(path)!r}, 4096)

@@ -13,9 +13,9 @@ from pyllama_mtp.bench.kv import accepted_after
 from pyllama_mtp.convert import cli, convert_assistant
 from pyllama_mtp.convert.assistant import MIXTURES
 from pyllama_mtp.errors import ConversionError
-from pyllama_mtp.gemma4_layout import SHAPES
-from pyllama_mtp.gguf import read_header
-from pyllama_mtp.random_weights import write_assistant
+from pyllama_mtp.gguf.format import read_header
+from pyllama_mtp.gguf.gemma4 import SHAPES
+from pyllama_mtp.gguf.random_weights import write_assistant
 from support.checkpoints import config_json, random_tensors, write_checkpoint
 from support.devices import run
 from support.llama_cpp_peer import complete

@@ -12,8 +12,8 @@ from pyllama_mtp import ConversionError, Model
 from pyllama_mtp.convert import convert_assistant, upgrade_assistant
 from pyllama_mtp.convert.assistant import PLAIN_OUTTYPES
 from pyllama_mtp.convert.cli import main
-from pyllama_mtp.gguf import TENSOR_TYPES, Entry, read_header
-from pyllama_mtp.quantize import DECODED_TYPES, decode, encode
+from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry, read_header
+from pyllama_mtp.gguf.quantize import DECODED_TYPES, decode, encode
 from support.checkpoints import config_json, random_tensors, write_checkpoint
 from support.gguf_edit import Parts
 from support.llama_cpp_peer import complete

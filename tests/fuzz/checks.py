@@ -1,4 +1,4 @@
-"""The target of headers.py behind the headers: what gguf_checks and gemma4_checks say of a whole target or head.
+"""The target of headers.py behind the headers: what gguf/checks.py and gemma4_checks say of a whole target or head.
 
 An input is a header and the data of its first tensor. The file is made longer, by a hole: its tensors end inside it.
 """
@@ -15,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pyllama_mtp import gguf, gguf_checks
 from pyllama_mtp.errors import IncompatibleHeadError, ModelLoadError
-from pyllama_mtp.gemma4_checks import ROPE_FACTORS
+from pyllama_mtp.gguf import checks as gguf_checks
+from pyllama_mtp.gguf import format as gguf
+from pyllama_mtp.gguf.gemma4_checks import ROPE_FACTORS
 from support.gguf_damage import MEANING
 from support.gguf_edit import Parts, Tensor
 from support.old_layouts import KEYS, in_old_layout
 from support.tiny_pairs import SHAPES
 
-DEMO = Path(gguf.__file__).with_name("demo")
+DEMO = Path(gguf.__file__).parent.with_name("demo")
 FILE_BYTES = 8 << 20
 MAX_BYTES = 16384
 MAX_MESSAGE = 1000  # characters
@@ -36,7 +37,7 @@ _METADATA = [
 
 
 def read_checks(path: Path) -> None:
-    """A file is refused with the documented exceptions, or is what llama.cpp and csrc/head.cpp rely on."""
+    """A file is refused with the documented exceptions, or is what llama.cpp and mtp_head.cpp rely on."""
     os.truncate(path, FILE_BYTES)
     try:
         header = gguf_checks.check_target(path)

@@ -39,9 +39,9 @@ def _package(name: str, folder: Path) -> None:
 _package("pyllama_mtp", PROJECT / "pyllama_mtp")
 _package("pyllama_mtp.convert", PROJECT / "convert")
 with atheris.instrument_imports(include=["pyllama_mtp"]):
-    from pyllama_mtp import gguf
     from pyllama_mtp.convert import checkpoint
     from pyllama_mtp.errors import ConversionError, ModelLoadError
+    from pyllama_mtp.gguf import format as gguf
 
     sys.path.append(str(PROJECT / "tests"))  # for support
     import checks

@@ -1,9 +1,9 @@
-// Compares the kernels of csrc/cuda/candidates.cu and draw.cu with plain loops and with the library's own distributions. Built and run by
+// Compares the kernels of csrc/kernels/choice/cuda/candidates.cu and draw.cu with plain loops and with the library's own distributions. Built and run by
 // test_kernels.py.
-#include "candidates.cuh"
+#include "kernels/choice/cuda/candidates.cuh"
 #include "device.cuh"
-#include "distribution.h"
-#include "draw.cuh"
+#include "sampling/distribution.h"
+#include "kernels/choice/cuda/draw.cuh"
 
 #include <algorithm>
 #include <cmath>

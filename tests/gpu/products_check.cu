@@ -1,6 +1,6 @@
-// Compares the kernels of csrc/cuda/products.cu with sums in double precision over the same quantised values. Built and run by test_kernels.py.
+// Compares the kernels of csrc/kernels/products/cuda/products.cu with sums in double precision over the same quantised values. Built and run by test_kernels.py.
 #include "device.cuh"
-#include "products.cuh"
+#include "kernels/products/cuda/products.cuh"
 #include "quantised.cuh"
 
 #include <cstring>

@@ -1,7 +1,7 @@
 // What quantised activations must be.
 #pragma once
 
-#include "quantise.cuh"
+#include "kernels/rows/cuda/quantise.cuh"
 
 #include <cmath>
 #include <cstdio>

@@ -1,8 +1,8 @@
-// Compares the kernels of csrc/cuda/row_ops.cu with loops in double precision, also where results take the place of what was read. Built and run by
+// Compares the kernels of csrc/kernels/rows/cuda/row_ops.cu with loops in double precision, also where results take the place of what was read. Built and run by
 // test_kernels.py.
 #include "device.cuh"
 #include "quantised.cuh"
-#include "row_ops.cuh"
+#include "kernels/rows/cuda/row_ops.cuh"
 
 #include <cstring>
 #include <random>

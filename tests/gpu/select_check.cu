@@ -1,6 +1,6 @@
-// Compares the kernels of csrc/cuda/select.cu with plain loops, on values with ties, infinities and NaNs. Built and run by test_select.py.
+// Compares the kernels of csrc/kernels/choice/cuda/select.cu with plain loops, on values with ties, infinities and NaNs. Built and run by test_select.py.
 #include "device.cuh"
-#include "select.cuh"
+#include "kernels/choice/cuda/select.cuh"
 
 #include <algorithm>
 #include <cmath>

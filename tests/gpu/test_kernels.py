@@ -8,15 +8,16 @@ import pytest
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
-CUDA = CSRC / "cuda"
+KERNELS = CSRC / "kernels"
+CHOICE = KERNELS / "choice" / "cuda"
 TURBOQUANT = CSRC / "turboquant"
 EXACT = ["-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-Xcompiler=-ffp-contract=off"]
 PROGRAMS = {
-    "select_check": [CUDA / "select.cu"],
-    "choice_check": [CUDA / "candidates.cu", CUDA / "draw.cu"]
-    + [CSRC / f"{name}.cpp" for name in ("candidates", "distribution", "logits")],
-    "products_check": [CUDA / "products.cu"],
-    "row_ops_check": [CUDA / "row_ops.cu"],
+    "select_check": [CHOICE / "select.cu"],
+    "choice_check": [CHOICE / "candidates.cu", CHOICE / "draw.cu"]
+    + [CSRC / "sampling" / f"{name}.cpp" for name in ("candidates", "distribution", "logits")],
+    "products_check": [KERNELS / "products" / "cuda" / "products.cu"],
+    "row_ops_check": [KERNELS / "rows" / "cuda" / "row_ops.cu"],
     "turboquant_check": [TURBOQUANT / "cuda" / f"{name}.cu" for name in ("encode", "decode", "rotate")]
     + [TURBOQUANT / "reference.c", *EXACT],
 }
@@ -28,7 +29,7 @@ def program(request, device, tmp_path_factory) -> Path:
         pytest.skip("needs nvcc to build the check")
     out = tmp_path_factory.mktemp("kernels") / request.param
     # as ggml-cuda is compiled
-    command = ["nvcc", "-std=c++17", "-O3", "-arch=native", "-use_fast_math", f"-I{CUDA}", f"-I{CSRC}"]
+    command = ["nvcc", "-std=c++17", "-O3", "-arch=native", "-use_fast_math", f"-I{CSRC}"]
     subprocess.run([*command, *PROGRAMS[request.param], HERE / f"{request.param}.cu", "-o", out], check=True)
     return out
 

@@ -4,7 +4,7 @@
 // Output lines: "case RULE HEAD WARP LENGTH ACCEPTED DRAFTED", then for it "A B C D COUNT" lines.
 // The chain, the head and the options are those of test_acceptance.py.
 
-#include "acceptance.h"
+#include "sampling/acceptance.h"
 
 #include <array>
 #include <cmath>

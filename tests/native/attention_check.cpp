@@ -1,6 +1,6 @@
 // The attention kernel as a C function, for test_turboquant_attention.py. Threads are played one after the other.
-#include "attention_decode.h"
-#include "attention_kernel.h"
+#include "kernels/attention/cpu/decode.h"
+#include "kernels/attention/plan.h"
 
 #include <cstdlib>
 

@@ -1,7 +1,7 @@
 // Chooses tokens from the candidates of rows of logits and from the whole rows, and compares. Run by test_candidates.py, which reads the lines:
 // name, rows, rows whose candidates were enough, of those the ones that differ in any draw, probability or total.
-#include "candidates.h"
-#include "distribution.h"
+#include "sampling/candidates.h"
+#include "sampling/distribution.h"
 
 #include <cmath>
 #include <cstdio>

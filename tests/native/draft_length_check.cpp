@@ -7,8 +7,8 @@
 //   changes of k and lone tries of the head, both in 1000 rounds and after the first 200,
 //   rounds until a changed text is followed, from good to bad and from bad to good.
 
-#include "draft_length.h"
-#include "noise.h"
+#include "drafters/draft_length.h"
+#include "sampling/noise.h"
 
 #include <algorithm>
 #include <array>

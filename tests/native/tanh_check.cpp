@@ -1,7 +1,7 @@
 // Prints the largest error of tanh_values relative to float64 over all magnitudes, and whether the specials and every place in a vector are
 // right; exits with 77 without kernels.
-#include "kernels.h"
-#include "simd.h"
+#include "kernels/products/cpu/kernels.h"
+#include "kernels/cpu/simd.h"
 
 #include <algorithm>
 #include <cmath>

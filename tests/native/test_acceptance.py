@@ -56,7 +56,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], tup
     if compiler is None:
         pytest.skip("no C++ compiler")
     program = tmp_path_factory.mktemp("acceptance") / "check"
-    sources = [CSRC / f"{name}.cpp" for name in ("acceptance", "sampling", "distribution", "logits")]
+    sources = [CSRC / "sampling" / f"{name}.cpp" for name in ("acceptance", "sampler", "distribution", "logits")]
     command = [compiler, "-std=c++17", "-O2", "-I", CSRC, HERE / "acceptance_check.cpp", *sources, "-o", program]
     subprocess.run(command, check=True)
     lines = subprocess.run([program, str(SAMPLES)], capture_output=True, text=True, check=True).stdout.splitlines()

@@ -12,7 +12,7 @@ from pyllama_mtp.bench import kv, plot, shapes
 from pyllama_mtp.bench.settings import extended_rates, make_settings, parse_draft_lengths
 from pyllama_mtp.bench.summary import spread
 from pyllama_mtp.cli import main
-from pyllama_mtp.gguf import read_header
+from pyllama_mtp.gguf.format import read_header
 
 FIELDS = {
     "mode",

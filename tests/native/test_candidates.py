@@ -17,7 +17,7 @@ def results(tmp_path_factory) -> dict[str, tuple[int, int, int]]:
     if compiler is None:
         pytest.skip("no C++ compiler")
     program = tmp_path_factory.mktemp("candidates") / "check"
-    sources = [CSRC / f"{name}.cpp" for name in ("candidates", "distribution", "logits")]
+    sources = [CSRC / "sampling" / f"{name}.cpp" for name in ("candidates", "distribution", "logits")]
     command = [compiler, "-std=c++17", "-O2", "-I", CSRC, HERE / "candidates_check.cpp", *sources, "-o", program]
     subprocess.run(command, check=True)
     lines = subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()

@@ -43,7 +43,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, s
         pytest.skip("no C++ compiler")
     program = tmp_path_factory.mktemp("draft_length") / "check"
     names = ("draft_length.cpp", "acceptance_rates.cpp", "round_costs.cpp")
-    sources = [HERE / "draft_length_check.cpp", *(CSRC / name for name in names)]
+    sources = [HERE / "draft_length_check.cpp", *(CSRC / "drafters" / name for name in names)]
     subprocess.run([compiler, "-std=c++17", "-O2", "-I", CSRC, *sources, "-o", program], check=True)
     runs = [subprocess.run([program], capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert runs[0] == runs[1]  # the choice follows from outcomes and times alone

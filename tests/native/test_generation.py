@@ -365,7 +365,7 @@ class TestFailures:
             Model(demo.target, mtp_head=demo.target)
 
     def test_head_of_another_model(self, demo, tmp_path: Path):
-        from pyllama_mtp.random_weights import write_assistant
+        from pyllama_mtp.gguf.random_weights import write_assistant
         from support.random_pairs import KINDS
 
         head = write_assistant(tmp_path / "other.gguf", KINDS["dense"], weights="f32")

@@ -9,7 +9,7 @@ import pytest
 
 from pyllama_mtp import IncompatibleHeadError, Model, ModelLoadError
 from pyllama_mtp.cli import main
-from pyllama_mtp.gguf import Entry, read_header
+from pyllama_mtp.gguf.format import Entry, read_header
 from support.gguf_edit import edit_tensor, rewrite
 from support.tiny_pairs import SHAPES, TinyPair, write_tiny_pair
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import Model, ModelLoadError
-from pyllama_mtp.gguf import Entry
+from pyllama_mtp.gguf.format import Entry
 from support.gguf_edit import Parts, edit_tensor, rewrite
 from support.old_layouts import KEYS, TENSORS, in_old_layout, with_numbers_of_centroids
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import Model
-from pyllama_mtp.gemma4_layout import SHAPES
-from pyllama_mtp.gguf import read_header
-from pyllama_mtp.random_weights import WEIGHT_TYPES, write_assistant, write_target
+from pyllama_mtp.gguf.format import read_header
+from pyllama_mtp.gguf.gemma4 import SHAPES
+from pyllama_mtp.gguf.random_weights import WEIGHT_TYPES, write_assistant, write_target
 from support.llama_cpp_peer import complete
 from support.random_pairs import KINDS, N_VOCAB
 

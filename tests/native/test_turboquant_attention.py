@@ -11,7 +11,7 @@ import pytest
 from pyllama_mtp import Model
 
 HERE = Path(__file__).resolve().parent
-TURBOQUANT = HERE.parent.parent / "csrc" / "turboquant"
+CSRC = HERE.parent.parent / "csrc"
 BYTES64 = {2: 18, 3: 26, 4: 34, 8: 68, 16: 128}
 POINTER = ctypes.c_void_p
 
@@ -25,12 +25,20 @@ def kernel(request, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if target == "x86-64-v3" and "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this CPU has no AVX2")
     folder = tmp_path_factory.mktemp("attention")
-    flags = [f"-march={target}", "-O2", "-w", "-fPIC", "-I", TURBOQUANT]
+    flags = [f"-march={target}", "-O2", "-w", "-fPIC", "-I", CSRC]
     codec, library = [folder / "cpu.o", folder / "reference.o"], folder / "attention.so"
     for source in codec:
-        command = [compilers[0], *flags, "-ffp-contract=off", "-c", TURBOQUANT / f"{source.stem}.c", "-o", source]
+        command = [
+            compilers[0],
+            *flags,
+            "-ffp-contract=off",
+            "-c",
+            CSRC / "turboquant" / f"{source.stem}.c",
+            "-o",
+            source,
+        ]
         subprocess.run(command, check=True)
-    sources = [HERE / "attention_check.cpp", TURBOQUANT / "attention_kernel.cpp", *codec]
+    sources = [HERE / "attention_check.cpp", CSRC / "kernels" / "attention" / "cpu" / "attend.cpp", *codec]
     subprocess.run([compilers[1], "-std=c++17", *flags, "-shared", *sources, "-o", library], check=True)
     lib = ctypes.CDLL(str(library))
     integer, real = ctypes.c_int, ctypes.c_float

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import InvalidRequestError, Model, ModelLoadError
-from pyllama_mtp.gguf import read_header
+from pyllama_mtp.gguf.format import read_header
 from support import statistics
 from support.near_ties import TieCounter
 from support.repeats import check_texts_repeat

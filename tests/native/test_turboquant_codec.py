@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-TURBOQUANT = Path(__file__).resolve().parent.parent.parent / "csrc" / "turboquant"
+CSRC = Path(__file__).resolve().parent.parent.parent / "csrc"
+TURBOQUANT = CSRC / "turboquant"
 BLOCK = 64
 BYTES = {4: 34, 3: 26, 2: 18}
 KEY, VALUE = 0, 1

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pyllama_mtp.convert.layout import CENTROIDS, TOKEN_ORDERING, AssistantConfig
-from pyllama_mtp.quantize import to_bf16
-from pyllama_mtp.random_weights import synthetic_tokenizer
+from pyllama_mtp.gguf.gemma4_assistant import CENTROIDS, TOKEN_ORDERING, AssistantConfig
+from pyllama_mtp.gguf.quantize import to_bf16
+from pyllama_mtp.gguf.random_weights import synthetic_tokenizer
 
 N_VOCAB = 512
 DTYPES = {

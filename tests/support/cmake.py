@@ -9,7 +9,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 SOURCE_SCRIPT = PROJECT / "cmake" / "llama_cpp_source.py"
-LOCK = tomllib.loads((PROJECT / "csrc" / "llama.cpp.lock").read_text())
+LOCK = tomllib.loads((PROJECT / "csrc" / "llama" / "llama.cpp.lock").read_text())
 VERSION = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
 
 # The caller's own choice of source must not reach the builds configured here.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pyllama_mtp.gemma4_layout import Gemma4Shape
-from pyllama_mtp.gguf import read_header
-from pyllama_mtp.random_weights import write_target
+from pyllama_mtp.gguf.format import read_header
+from pyllama_mtp.gguf.gemma4 import Gemma4Shape
+from pyllama_mtp.gguf.random_weights import write_target
 
 SHAPE = Gemma4Shape(
     n_layer=4,

@@ -12,7 +12,7 @@ from random import Random
 
 import numpy as np
 
-from pyllama_mtp.gguf import TENSOR_TYPES, Entry, tensor_bytes
+from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry, tensor_bytes
 from support.gguf_edit import Parts
 
 EDGES = sorted({max(0, (1 << bits) + d) for bits in (0, 3, 8, 16, 20, 30, 31, 32, 62, 63, 64) for d in (-1, 0, 1)})

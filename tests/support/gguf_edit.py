@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyllama_mtp.gguf import Entry, Writer, read_header
+from pyllama_mtp.gguf.format import Entry, Writer, read_header
 
 Tensor = tuple[str, tuple[int, ...], str, bytes]  # name, shape, type, data
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyllama_mtp.gguf import Entry
+from pyllama_mtp.gguf.format import Entry
 from support.gguf_edit import Parts
 
 PRESENT = "gemma4-assistant"

@@ -17,7 +17,7 @@ from transformers import (
     Gemma4TextConfig,
 )
 
-from pyllama_mtp.gemma4_layout import Gemma4Shape
+from pyllama_mtp.gguf.gemma4 import Gemma4Shape
 from support.checkpoints import write_tokenizer
 
 N_VOCAB = 512

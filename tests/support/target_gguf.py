@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyllama_mtp.gemma4_layout import Gemma4Shape
-from pyllama_mtp.gguf import Writer
-from pyllama_mtp.random_weights import synthetic_tokenizer
+from pyllama_mtp.gguf.format import Writer
+from pyllama_mtp.gguf.gemma4 import Gemma4Shape
+from pyllama_mtp.gguf.random_weights import synthetic_tokenizer
 
 
 def write_target_gguf(path: Path, shape: Gemma4Shape, model: torch.nn.Module) -> Path:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyllama_mtp.gemma4_layout import Gemma4Shape
-from pyllama_mtp.random_weights import write_assistant, write_target
+from pyllama_mtp.gguf.gemma4 import Gemma4Shape
+from pyllama_mtp.gguf.random_weights import write_assistant, write_target
 
 _COMMON = {
     "n_embd": 32,

@@ -1,9 +1,9 @@
 // What the kernels share: where a block is, and its codebook.
 #pragma once
 
-#include "kernels.cuh"
+#include "turboquant/cuda/kernels.cuh"
 
-#include "../codebook.h"
+#include "turboquant/codebook.h"
 
 #include <type_traits>
 

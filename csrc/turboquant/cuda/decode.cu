@@ -1,5 +1,5 @@
 // Blocks to floats, eight values a thread.
-#include "blocks.cuh"
+#include "turboquant/cuda/blocks.cuh"
 
 #include <cuda_fp16.h>
 

@@ -1,6 +1,6 @@
 // The encoder of codec.h, a warp to a block. Every sum has the order that codec.h gives it: over 16 lanes, each of which adds its four values, and
 // then over the lanes one after another.
-#include "blocks.cuh"
+#include "turboquant/cuda/blocks.cuh"
 
 #include <cuda_fp16.h>
 

@@ -1,6 +1,6 @@
-#include "ggml_ops.cuh"
+#include "turboquant/cuda/ggml_ops.cuh"
 
-#include "kernels.cuh"
+#include "turboquant/cuda/kernels.cuh"
 
 namespace {
 

@@ -12,7 +12,7 @@ bool pmtp_cuda_is_turbo(ggml_type type);
 bool pmtp_cuda_turbo_writes(const ggml_tensor * op);
 bool pmtp_cuda_turbo_write(const ggml_tensor * op, cudaStream_t stream);
 
-// MUL_MAT with a rotation that has signs (csrc/patches/*-cuda-rotation.patch marks it). Returns false likewise.
+// MUL_MAT with a rotation that has signs (csrc/llama/patches/*-cuda-rotation.patch marks it). Returns false likewise.
 bool pmtp_cuda_is_signed_rotation(const ggml_tensor * op);
 bool pmtp_cuda_rotate(const ggml_tensor * op, cudaStream_t stream);
 

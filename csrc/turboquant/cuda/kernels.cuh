@@ -2,7 +2,7 @@
 // of small numbers, and with exact division and roots (-fmad=false -ftz=false -prec-div=true -prec-sqrt=true, after ggml-cuda's -use_fast_math).
 #pragma once
 
-#include "../turboquant.h"
+#include "turboquant/turboquant.h"
 
 #include <cuda_runtime.h>
 

@@ -1,6 +1,6 @@
 // The signed rotation as a fast Walsh-Hadamard transform, a warp to a row: value 32 i + lane is register i of a lane. The order of the sums is
 // that of the CPU's transform.
-#include "blocks.cuh"
+#include "turboquant/cuda/blocks.cuh"
 
 #include <cuda_fp16.h>
 

@@ -8,7 +8,7 @@
 //
 // The linker hands every call of turbo_encode to __wrap_turbo_encode. Two blocks of turbo3 with one scale hold a block of 128 exactly, and so
 // every format is rotated, stored and attended to alike.
-#include "codec.h"
+#include "turboquant/codec.h"
 
 #include "llama.h"
 

@@ -1,0 +1,224 @@
+#include "engine/model.h"
+
+#include "llama/internal.h"
+#include "base/log.h"
+#include "drafters/gemma4/gemma4_drafter.h"
+#include "llama/hooks/cache_types.h"
+
+#include <algorithm>
+#include <array>
+
+namespace pmtp {
+
+namespace {
+
+// Types that a KV cache may have: every one that llama.cpp reads and writes there.
+constexpr std::array kCacheTypes = { GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16, GGML_TYPE_Q8_0,  GGML_TYPE_Q5_1,
+                                     GGML_TYPE_Q5_0, GGML_TYPE_Q4_1, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL, GGML_TYPE_TURBO4, GGML_TYPE_TURBO3,
+                                     GGML_TYPE_TURBO2 };
+
+struct CacheTypes {
+    ggml_type k, v, k_swa, v_swa;
+};
+
+ggml_type cache_type(const char * name) {
+    std::string known;
+    for (ggml_type type : kCacheTypes) {
+        if (name != nullptr && std::string(name) == ggml_type_name(type)) {
+            return type;
+        }
+        known += (known.empty() ? "" : ", ") + std::string(ggml_type_name(type));
+    }
+    throw Error(PMTP_ERROR_INVALID_ARGUMENT, format("KV cache type '%s' is unknown; known are %s", name ? name : "", known.c_str()));
+}
+
+CacheTypes cache_types(const pmtp_model_params & p, const llama_model * model) {
+    CacheTypes t{ cache_type(p.cache_type_k), cache_type(p.cache_type_v), {}, {} };
+    t.k_swa = p.cache_type_k_swa != nullptr ? cache_type(p.cache_type_k_swa) : t.k;
+    t.v_swa = p.cache_type_v_swa != nullptr ? cache_type(p.cache_type_v_swa) : t.v;
+    if ((t.k_swa != t.k || t.v_swa != t.v) && llama_model_n_swa(model) == 0) {
+        throw Error(PMTP_ERROR_INVALID_ARGUMENT, "cache types for the sliding layers are given, and this model has no sliding layers: leave them out");
+    }
+    if (p.flash_attention == 0 && (ggml_is_quantized(t.v) || ggml_is_quantized(t.v_swa))) {
+        throw Error(PMTP_ERROR_INVALID_ARGUMENT, "a quantised cache_type_v needs flash attention; leave it on or choose f16");
+    }
+    return t;
+}
+
+llama_context_params context_params(const pmtp_model_params & p, const CacheTypes & types, const llama_model * model) {
+    const auto require = [](bool ok, const char * what, int value, const char * range) {
+        if (!ok) {
+            throw Error(PMTP_ERROR_INVALID_ARGUMENT, format("%s is %d, expected %s", what, value, range));
+        }
+    };
+    require(p.n_ctx >= 0, "n_ctx", p.n_ctx, "0 (as trained) or more");
+    require(p.n_batch >= kMaxOutputs, "n_batch", p.n_batch, "32 or more");
+    require(p.n_threads >= 1 && p.n_threads <= GGML_MAX_N_THREADS, "n_threads", p.n_threads, "1..512");
+    require(p.flash_attention >= -1 && p.flash_attention <= 1, "flash_attention", p.flash_attention, "-1, 0 or 1");
+    llama_context_params c = llama_context_default_params();
+    c.n_ctx = p.n_ctx != 0 ? p.n_ctx : llama_model_n_ctx_train(model);
+    c.n_batch = c.n_ubatch = p.n_batch;
+    c.n_seq_max = 1;
+    c.n_threads = c.n_threads_batch = p.n_threads;
+    c.flash_attn_type = (llama_flash_attn_type) p.flash_attention;
+    if (ggml_is_quantized(types.v_swa)) {  // llama.cpp looks at the other layers' type only
+        c.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    }
+    c.type_k = types.k;
+    c.type_v = types.v;
+    c.swa_full = false;
+    return c;
+}
+
+llama_model * load_target(const std::string & path, const pmtp_model_params & params) {
+    llama_model_params m = llama_model_default_params();
+    m.n_gpu_layers = params.n_gpu_layers;
+    m.check_tensors = true;  // a scale that is no number would spread over every logit
+    const ErrorLines errors;
+    llama_model * model = llama_model_load_from_file(path.c_str(), m);
+    if (model == nullptr) {
+        throw Error(PMTP_ERROR_MODEL_LOAD, "cannot load " + path + ": " + errors.text());
+    }
+    for (const auto & [name, tensor] : llama_internal_get_tensor_map(model)) {
+        if (pmtp_is_turbo(tensor->type)) {
+            llama_model_free(model);
+            throw Error(PMTP_ERROR_MODEL_LOAD, format("cannot load %s: tensor %s has type %d, which is not a type of model files", path.c_str(),
+                                                      name.c_str(), (int) tensor->type));
+        }
+    }
+    return model;
+}
+
+// TurboQuant needs its rotation: llama.cpp leaves it out where head sizes differ within a cache or are no multiple of 64, and on request.
+void check_rotation(const llama_kv_cache & cache, ggml_type k, ggml_type v) {
+    const std::unique_ptr<ggml_context, void (*)(ggml_context *)> ctx(ggml_init({ 4 * ggml_tensor_overhead(), nullptr, /*no_alloc*/ true }), ggml_free);
+    const bool rotated_k = cache.build_input_k_rot(ctx.get()) != nullptr, rotated_v = cache.build_input_v_rot(ctx.get()) != nullptr;
+    for (const auto & [type, rotated] : { std::pair{ k, rotated_k }, std::pair{ v, rotated_v } }) {
+        if (pmtp_is_turbo(type) && !rotated) {
+            throw Error(PMTP_ERROR_MODEL_LOAD,
+                        format("KV cache type %s needs rotated heads: all heads of a cache must have one size, a multiple of 64, and LLAMA_ATTN_ROT_DISABLE "
+                               "must not be set; choose q4_0 or f16", ggml_type_name(type)));
+        }
+    }
+}
+
+void check_rotation(llama_context * context, const CacheTypes & types) {
+    llama_memory_t memory = llama_get_memory(context);
+    if (const auto * iswa = dynamic_cast<const llama_kv_cache_iswa *>(memory)) {
+        check_rotation(*iswa->get_base(), types.k, types.v);
+        check_rotation(*iswa->get_swa(), types.k_swa, types.v_swa);
+    } else if (const auto * cache = dynamic_cast<const llama_kv_cache *>(memory)) {
+        check_rotation(*cache, types.k, types.v);
+    } else if (pmtp_is_turbo(types.k) || pmtp_is_turbo(types.v)) {
+        throw Error(PMTP_ERROR_MODEL_LOAD, "TurboQuant cache types need a model with an ordinary or sliding-window KV cache; choose f16");
+    }
+}
+
+std::vector<std::pair<std::string, std::string>> read_metadata(const llama_model * model) {
+    std::vector<std::pair<std::string, std::string>> all;
+    for (int i = 0; i < llama_model_meta_count(model); i++) {
+        const auto text = [&](auto read) {
+            std::string value(std::max(0, read(model, i, nullptr, 0)), '\0');
+            read(model, i, value.data(), value.size() + 1);
+            return value;
+        };
+        all.emplace_back(text(llama_model_meta_key_by_index), text(llama_model_meta_val_str_by_index));
+    }
+    return all;
+}
+
+}  // namespace
+
+Model::Model(const std::string & target_path, const char * head_path, const pmtp_model_params & params)
+    : target_(load_target(target_path, params), llama_model_free), n_threads_(params.n_threads) {
+    metadata_ = read_metadata(target_.get());
+    if (!llama_model_has_decoder(target_.get()) || llama_model_has_encoder(target_.get())) {
+        throw Error(PMTP_ERROR_MODEL_LOAD, target_path + " is not a text generation model");
+    }
+    const CacheTypes types = cache_types(params, target_.get());
+    const llama_context_params context = context_params(params, types, target_.get());
+    {
+        const ErrorLines errors;
+        const SlidingCacheTypes sliding(types.k_swa, types.v_swa);
+        try {
+            session_ = std::make_unique<Session>(target_.get(), context, /*needs_states*/ head_path != nullptr);
+        } catch (const Error & e) {
+            throw Error(e.status, std::string(e.what()) + ": " + errors.text());
+        }
+    }
+    check_rotation(session_->context(), types);
+    for (int32_t token = 0; token < n_vocab(); token++) {
+        if (llama_vocab_is_eog(vocab(), token)) {
+            end_tokens_.push_back(token);
+        }
+    }
+    if (head_path != nullptr) {
+        load_head(head_path);
+    }
+    describe_placement();
+}
+
+void Model::load_head(const char * path) {
+    const auto * cache = dynamic_cast<const llama_kv_cache_iswa *>(llama_get_memory(session_->context()));
+    const char * architecture = metadata("general.architecture");
+    if (cache == nullptr || architecture == nullptr || std::string(architecture) != "gemma4") {
+        throw Error(PMTP_ERROR_INCOMPATIBLE_HEAD,
+                    format("the target's architecture is %s; an MTP head needs a gemma4 target", architecture ? architecture : "unknown"));
+    }
+    // The head computes where the K/V lies that it attends to.
+    const ggml_tensor * k = cache->get_base()->get_k_storage(shared_layers(*cache).full);
+    ggml_backend_dev_t device = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(k->buffer));
+    if (device == nullptr) {
+        device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    }
+    head_ = std::make_unique<Head>(path, *target_, *cache, device);
+    drafter_ = std::make_unique<MtpDrafter>(*head_, session_->context());
+    // Measured at E2B's shape: drafting at all costs about 0.1 of a round, one more row in the verify batch 0.08, on a CPU and on a GPU. A draft
+    // reads the head's weights once more.
+    draft_history_.costs = RoundCosts(0.1, 0.08 + (double) head_->bytes() / std::max<uint64_t>(1, llama_model_size(target_.get())));
+}
+
+const char * Model::metadata(const std::string & key) const {
+    for (const auto & [name, value] : metadata_) {
+        if (name == key) {
+            return value.c_str();
+        }
+    }
+    return nullptr;
+}
+
+void Model::describe_placement() {
+    for (const auto & [buft, data] : llama_get_memory_breakdown(session_->context())) {
+        placement_ += format("%s%s: weights %.1f MiB, KV cache %.1f MiB, compute %.1f MiB", placement_.empty() ? "" : "; ",
+                             ggml_backend_buft_name(buft), data.model / 1048576.0, data.context / 1048576.0, data.compute / 1048576.0);
+    }
+}
+
+pmtp_model_info Model::info() const {
+    pmtp_model_info info = {};
+    info.n_vocab = n_vocab();
+    info.n_ctx = session_->n_ctx();
+    info.n_ctx_train = llama_model_n_ctx_train(target_.get());
+    info.n_embd = llama_model_n_embd(target_.get());
+    info.n_layer = llama_model_n_layer(target_.get());
+    info.n_swa = llama_model_n_swa(target_.get());
+    info.n_threads = n_threads_;
+    info.has_head = head_ != nullptr;
+    info.head_n_centroids = head_ ? head_->n_centroids : 0;
+    info.head_top_k = head_ ? head_->top_k : 0;
+    info.flash_attention = session_->context()->get_cparams().flash_attn;
+    info.token_bos = llama_vocab_bos(vocab());
+    info.token_eos = llama_vocab_eos(vocab());
+    info.add_bos = llama_vocab_get_add_bos(vocab());
+    info.n_params = (int64_t) llama_model_n_params(target_.get());
+    info.head_bytes = head_ ? (int64_t) head_->bytes() : 0;
+    info.compute_bytes = drafter_ ? (int64_t) drafter_->compute_bytes() : 0;
+    for (const auto & [buft, data] : llama_get_memory_breakdown(session_->context())) {
+        info.target_bytes += data.model;
+        info.cache_bytes += data.context;
+        info.compute_bytes += data.compute;
+    }
+    return info;
+}
+
+}  // namespace pmtp

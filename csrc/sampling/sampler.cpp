@@ -1,0 +1,150 @@
+#include "sampling/sampler.h"
+
+#include "base/error.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace pmtp {
+
+namespace {
+
+[[noreturn]] void throw_no_choice() {
+    throw Error(PMTP_ERROR_INTERNAL, "no token can be chosen: the target's logits are not numbers, or every token is forbidden");
+}
+
+}  // namespace
+
+Sampler::Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int n_prompt)
+    : params_(std::move(params)), n_vocab_(n_vocab), n_prompt_(n_prompt), allowed_((n_vocab + 31) / 32) {
+    if (params_.repetition_penalty != 1.0) {  // the only penalty that looks at the prompt
+        for (int i = 0; i < n_prompt; i++) {
+            seen_[prompt[i]].in_prompt = true;
+        }
+    }
+}
+
+Wanted Sampler::wanted(int n_rows, const uint64_t * noise) const {
+    const Warp & warp = params_.warp;
+    Wanted wanted;
+    if (params_.n_logprobs >= 0 || params_.mask != nullptr || !params_.logit_bias.empty() || has_penalties() ||
+        (int) generated_.size() < params_.min_tokens) {
+        return wanted;
+    }
+    if (warp.greedy()) {
+        wanted.kind = Wanted::most_probable;
+        return wanted;
+    }
+    const bool noisy = noise != nullptr && !warp.truncates();
+    if (noisy || (warp.truncates() && warp.top_k <= kCandidates)) {
+        wanted.kind = Wanted::candidates;
+        for (int row = 0; row < n_rows; row++) {
+            wanted.params.push_back(warp.choice(noisy ? Noise(*noise, Purpose::token, position() + row).key() : 0, noisy));
+        }
+    }
+    return wanted;
+}
+
+void Sampler::prepare(const TargetRow & target, Row & row) {
+    float * logits = target.logits;
+    row.logits = logits;
+    row.changed.clear();
+    if (logits == nullptr && target.candidates != nullptr) {
+        if (row.p.assign(*target.candidates, params_.warp, target.noisy)) {
+            return;
+        }
+        row.logits = logits = target.fetch();
+    }
+    if (logits == nullptr) {
+        if (target.most_probable < 0) {
+            throw_no_choice();
+        }
+        row.p.assign_certain(target.most_probable);
+        return;
+    }
+    if (params_.n_logprobs >= 0) {  // of the unmodified logits, so before anything changes them
+        report_best(row);
+    }
+    if (params_.mask != nullptr) {
+        apply_mask(logits);
+    }
+    apply_bias_and_penalties(row);
+    if (!row.p.assign(logits, nullptr, n_vocab_, params_.warp)) {
+        throw_no_choice();
+    }
+}
+
+void Sampler::commit(const Row & row, int32_t token) {
+    if (params_.n_logprobs >= 0) {
+        const auto changed = std::find_if(row.changed.begin(), row.changed.end(), [&](const auto & c) { return c.index == token; });
+        const float logit = changed != row.changed.end() ? changed->logit : row.logits[token];
+        logprobs_.push_back({ token, (float) (logit - row.log_sum) });
+        logprobs_.insert(logprobs_.end(), row.best.begin(), row.best.end());
+    }
+    generated_.push_back(token);
+    seen_[token].generated++;
+}
+
+void Sampler::truncate(int n) {
+    const size_t entries = (size_t) std::max(0, 1 + params_.n_logprobs) * std::max(0, (int) generated_.size() - n);
+    logprobs_.resize(logprobs_.size() - std::min(logprobs_.size(), entries));
+    while ((int) generated_.size() > n) {
+        const auto seen = seen_.find(generated_.back());
+        if (--seen->second.generated == 0 && !seen->second.in_prompt) {
+            seen_.erase(seen);
+        }
+        generated_.pop_back();
+    }
+}
+
+void Sampler::apply_mask(float * logits) {
+    std::fill(allowed_.begin(), allowed_.end(), 0);
+    const int status = params_.mask(params_.mask_user, generated_.data(), (int32_t) generated_.size(), allowed_.data());
+    if (status != 0) {
+        throw Error(PMTP_ERROR_INTERNAL, format("the mask callback failed with status %d", status));
+    }
+    for (int i = 0; i < n_vocab_; i++) {
+        if (((allowed_[i / 32] >> (i % 32)) & 1) == 0) {
+            logits[i] = kForbidden;
+        }
+    }
+}
+
+void Sampler::apply_bias_and_penalties(Row & row) {
+    float * logits = row.logits;
+    const auto change = [&](int32_t token, float logit) {
+        row.changed.push_back({ logits[token], token });
+        logits[token] = logit;
+    };
+    for (const pmtp_logit_bias & b : params_.logit_bias) {
+        change(b.token, logits[b.token] + b.bias);
+    }
+    if (has_penalties()) {
+        for (const auto & [token, seen] : seen_) {
+            double logit = logits[token];
+            logit = logit > 0 ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
+            logit -= seen.generated * params_.frequency_penalty + (seen.generated > 0 ? params_.presence_penalty : 0.0);
+            change(token, (float) logit);
+        }
+    }
+    if ((int) generated_.size() < params_.min_tokens) {
+        for (int32_t token : params_.end_tokens) {
+            change(token, kForbidden);
+        }
+    }
+}
+
+void Sampler::report_best(Row & row) {
+    const float max = row.logits[arg_max(row.logits, n_vocab_)];
+    row.log_sum = max + std::log(exp_sum(row.logits, n_vocab_, max, 1.0f));
+    row.best.clear();
+    if (params_.n_logprobs > 0) {
+        gather_largest(row.logits, n_vocab_, params_.n_logprobs, kLowest, largest_);
+        std::sort_heap(largest_.begin(), largest_.end(), more_probable);
+        for (const Candidate & c : largest_) {
+            row.best.push_back({ c.index, (float) (c.logit - row.log_sum) });
+        }
+    }
+}
+
+}  // namespace pmtp

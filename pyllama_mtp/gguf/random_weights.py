@@ -1,0 +1,194 @@
+"""Gemma 4 pairs with random weights at exact shapes: load time, memory and speed are those of the real models, the text
+is not.
+
+The same shape, type and seed give the same bytes. Quantised matrices are written as random blocks: random codes under
+a scale that gives the matrix a variance of 1 / n_in, so that activations stay of order one. The scale has a random sign
+in each block, because codes are not centred: a matrix with a mean would send every token to the same state. Logits have
+a standard deviation of about 3, which leaves sampling a few hundred probable tokens.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pyllama_mtp.errors import InvalidRequestError
+from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry, Writer
+from pyllama_mtp.gguf.gemma4 import ROTATED_SHARE, Gemma4Shape
+from pyllama_mtp.gguf.gemma4_assistant import AssistantConfig, Layer
+from pyllama_mtp.gguf.quantize import encode
+from pyllama_mtp.part_files import replacing
+
+WEIGHT_TYPES = ("f32", "f16", "q8_0", "q6_k", "q4_k", "q4_0")
+# For blocks of uniform random bits: the deviation of their values in units of the scale, and where the block keeps its
+# halves, as (byte, share of the scale). q4_k has 6-bit factors for 4-bit codes and for an offset, whose unit is 7.5, a
+# mean code; q6_k has 8-bit factors.
+_BLOCKS = {
+    "q8_0": (255 / 12**0.5, [(0, 1)]),
+    "q6_k": (1368, [(208, 1)]),
+    "q4_k": (422, [(0, 1), (2, 7.5)]),
+    "q4_0": (16 / 12**0.5, [(0, 1)]),
+}
+_LOGIT_DEVIATION = 3.0
+_CHUNK_BYTES = 64 << 20
+
+Progress = Callable[[int, int], None]  # tensors done, tensors in all
+
+
+def write_target(
+    path: str | os.PathLike[str],
+    shape: Gemma4Shape,
+    *,
+    weights: str = "q4_0",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes a `gemma4` target. weights: the type of every matrix and embedding; norms are f32."""
+    _check_type(weights)
+    declared = [("rope_freqs.weight", (shape.head_size_full // 2,), "f32", "rope")]
+    declared += [(t.name, t.shape, _type_of(t.kind, t.shape, weights), t.kind) for t in shape.tensors()]
+    metadata = _general(shape.metadata(), weights) | synthetic_tokenizer(shape.n_vocab)
+    return _write(Path(path), metadata, declared, shape.rope_factors(), seed, progress)
+
+
+def write_assistant(
+    path: str | os.PathLike[str],
+    shape: Gemma4Shape,
+    *,
+    weights: str = "q4_0",
+    seed: int = 1,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes the assistant of `shape` in the portable layout, with a random centroid head if the shape has one."""
+    _check_type(weights)
+    config = assistant_config(shape)
+    declared = [("rope_freqs.weight", (config.head_size // 2,), "f32", "rope")]
+    for spec in config.tensors().values():
+        kind = "norm" if spec.kind == "vector" else "matrix"
+        ggml_shape = spec.shape[::-1]
+        declared.append((spec.gguf_name, ggml_shape, _type_of(kind, ggml_shape, weights), kind))
+    metadata = {"general.architecture": Entry("string", "gemma4-assistant")} | config.metadata()
+    if config.n_centroids:
+        random = np.random.default_rng(seed)
+        centroids = random.standard_normal(config.n_centroids * config.n_embd, np.float32) / config.n_embd**0.5
+        metadata |= config.centroid_metadata(centroids, random.permutation(config.n_vocab), "token_ordering")
+    metadata = _general(metadata, weights) | synthetic_tokenizer(shape.n_vocab)
+    return _write(Path(path), metadata, declared, config.rope_factors(), seed, progress)
+
+
+def assistant_config(shape: Gemma4Shape) -> AssistantConfig:
+    """The assistant that belongs to a target of this shape: three sliding layers and a full one, queries only."""
+    sliding = (True, True, True, False)
+    kv = [shape.n_head_kv if s else shape.n_head_kv_full for s in sliding]
+    return AssistantConfig(
+        n_embd=shape.assistant_n_embd,
+        n_embd_backbone=shape.n_embd,
+        n_ff=shape.assistant_n_ff,
+        n_head=shape.assistant_n_head,
+        n_head_kv=kv[0] if len(set(kv)) == 1 else kv,
+        n_vocab=shape.n_vocab,
+        context_length=shape.context_length,
+        window=shape.window,
+        rms_eps=1e-6,
+        rope_base=1e6,
+        rope_base_swa=1e4,
+        rotated_share=ROTATED_SHARE,
+        layers=tuple(Layer(s, shape.head_size if s else shape.head_size_full) for s in sliding),
+        head_size=shape.head_size_full,
+        head_size_swa=shape.head_size,
+        n_shared=4,
+        n_centroids=shape.n_centroids,
+        top_k=min(shape.centroid_top_k, shape.n_centroids),
+    )
+
+
+def synthetic_tokenizer(n_vocab: int) -> dict[str, Entry]:
+    """A `gemma4` tokenizer of llama.cpp: the special tokens, 256 bytes, words without meaning. n_vocab: 267 or more."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|turn>", "<turn|>", "<|think|>"]
+    data = [f"<0x{byte:02X}>" for byte in range(256)]
+    merged = ["\u2581", "w", "\u2581w"]
+    words = merged + [f"\u2581w{index:x}" for index in range(n_vocab - len(special + data + merged))]
+    tokens = special + data + words
+    return {
+        "tokenizer.ggml.model": Entry("string", "gemma4"),
+        "tokenizer.ggml.tokens": Entry("[string]", tokens),
+        "tokenizer.ggml.scores": Entry("[f32]", np.full(n_vocab, -1000.0)),
+        "tokenizer.ggml.token_type": Entry("[i32]", [3] * len(special) + [6] * len(data) + [1] * len(words)),
+        "tokenizer.ggml.merges": Entry("[string]", ["\u2581 w"]),
+        "tokenizer.ggml.bos_token_id": Entry("u32", 2),
+        "tokenizer.ggml.eos_token_id": Entry("u32", 1),
+        "tokenizer.ggml.unknown_token_id": Entry("u32", 3),
+        "tokenizer.ggml.padding_token_id": Entry("u32", 0),
+        "tokenizer.ggml.add_bos_token": Entry("bool", True),
+        "tokenizer.ggml.add_space_prefix": Entry("bool", False),
+    }
+
+
+def _check_type(weights: str) -> None:
+    if weights not in WEIGHT_TYPES:
+        raise InvalidRequestError(f"weights is {weights!r}, expected one of {', '.join(WEIGHT_TYPES)}")
+
+
+def _general(metadata: dict[str, Entry], weights: str) -> dict[str, Entry]:
+    file_type = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 15, "q6_k": 18}[weights]
+    return metadata | {
+        "general.name": Entry("string", "random weights"),
+        "general.file_type": Entry("u32", file_type),
+        "general.quantization_version": Entry("u32", 2),
+    }
+
+
+def _type_of(kind: str, shape: tuple[int, ...], weights: str) -> str:
+    if kind in ("norm", "router"):
+        return "f32"
+    return weights if shape[0] % TENSOR_TYPES[weights][1] == 0 else "f16"
+
+
+def _write(
+    path: Path,
+    metadata: dict[str, Entry],
+    declared: list[tuple[str, tuple[int, ...], str, str]],
+    rope_factors: list[float],
+    seed: int,
+    progress: Progress | None,
+) -> Path:
+    random = np.random.default_rng(seed)
+    with replacing(path) as file:
+        writer = Writer(file, metadata, [(name, shape, type_name) for name, shape, type_name, _ in declared])
+        for index, (name, shape, type_name, kind) in enumerate(declared):
+            if kind == "rope":
+                data = np.array(rope_factors, "<f4")
+            elif kind == "norm":
+                data = np.full(shape[0], _LOGIT_DEVIATION if name == "output_norm.weight" else 1.0, "<f4")
+            else:
+                data = _random_matrix(random, shape, type_name)
+            writer.write_tensor(name, data)
+            if progress is not None:
+                progress(index + 1, len(declared))
+    return path
+
+
+def _random_matrix(random: np.random.Generator, shape: tuple[int, ...], type_name: str) -> np.ndarray:
+    """The bytes of a tensor, uint8 [n_rows, bytes of a row]."""
+    n_in, n_rows = shape[0], math.prod(shape[1:])
+    deviation = n_in**-0.5
+    _, block_values, block_bytes = TENSOR_TYPES[type_name]
+    row_bytes = n_in // block_values * block_bytes
+    data = np.empty((n_rows, row_bytes), np.uint8)
+    step = max(1, _CHUNK_BYTES // row_bytes)
+    for begin in range(0, n_rows, step):
+        rows = data[begin : begin + step]
+        if type_name in _BLOCKS:
+            rows[:] = np.frombuffer(random.bytes(rows.size), np.uint8).reshape(rows.shape)
+            blocks = rows.reshape(-1, block_bytes)
+            code_deviation, halves = _BLOCKS[type_name]
+            for byte, share in halves:
+                scale = np.float16(share * deviation / code_deviation).view(np.uint16)
+                blocks[:, byte] = scale & 0xFF
+                blocks[:, byte + 1] = blocks[:, byte + 1] & 0x80 | scale >> 8  # keeps a random sign
+        else:
+            values = random.standard_normal((len(rows), n_in), np.float32) * np.float32(deviation)
+            rows[:] = encode(values, type_name).reshape(-1).view(np.uint8).reshape(rows.shape)
+    return data
