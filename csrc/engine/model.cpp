@@ -171,8 +171,8 @@ void Model::load_head(const char * path) {
     if (device == nullptr) {
         device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     }
-    head_ = std::make_unique<Head>(path, *target_, *cache, device);
-    drafter_ = std::make_unique<MtpDrafter>(*head_, session_->context());
+    head_ = std::make_unique<MtpHead>(path, *target_, *cache, device);
+    drafter_ = std::make_unique<Gemma4Drafter>(*head_, session_->context());
     // Measured at E2B's shape: drafting at all costs about 0.1 of a round, one more row in the verify batch 0.08, on a CPU and on a GPU. A draft
     // reads the head's weights once more.
     draft_history_.costs = RoundCosts(0.1, 0.08 + (double) head_->bytes() / std::max<uint64_t>(1, llama_model_size(target_.get())));

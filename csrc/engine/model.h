@@ -40,7 +40,7 @@ class Model {
 
     std::unique_ptr<llama_model, void (*)(llama_model *)> target_;
     std::unique_ptr<Session> session_;
-    std::unique_ptr<Head> head_;
+    std::unique_ptr<MtpHead> head_;
     std::unique_ptr<Drafter> drafter_;
     DraftHistory draft_history_;
     std::vector<int32_t> end_tokens_;

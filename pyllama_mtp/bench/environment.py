@@ -19,7 +19,7 @@ def environment() -> dict[str, object]:
         "cpus": available_cpus(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "load_average": os.getloadavg()[0],
-        "small_batch": os.environ.get("PYLLAMA_MTP_SMALL_BATCH", "1") != "0",
+        "products": os.environ.get("PYLLAMA_MTP_PRODUCTS", "1") != "0",
     }
 
 

@@ -1,4 +1,4 @@
-// Compares the small-batch kernels with float64 products of weights dequantised here, value by value, and quantised activations, and
+// Compares the product kernels with float64 products of weights dequantised here, value by value, and quantised activations, and
 // every row with the same row alone, bit for bit. Prints "type n_in columns rows error scale" a case; exits with 77 without kernels.
 #include "kernels/products/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
@@ -10,9 +10,9 @@
 #include <random>
 #include <vector>
 
-using namespace pmtp::small_batch;
+using namespace pmtp::products;
 
-#ifdef PMTP_SMALL_BATCH
+#ifdef PMTP_SIMD
 
 using Bytes = std::vector<uint8_t>;
 

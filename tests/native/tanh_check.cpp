@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <vector>
 
-#ifdef PMTP_SMALL_BATCH
+#ifdef PMTP_SIMD
 
 int main() {
     std::vector<float> x;
@@ -17,7 +17,7 @@ int main() {
         x.push_back(-magnitude);
     }
     std::vector<float> result(x.size());
-    pmtp::small_batch::tanh_values(x.data(), result.data(), (int64_t) x.size());
+    pmtp::products::tanh_values(x.data(), result.data(), (int64_t) x.size());
     double worst = 0;
     for (size_t i = 0; i < x.size(); i++) {
         const double exact = std::tanh((double) x[i]);
@@ -25,13 +25,13 @@ int main() {
         worst = std::isnan(error) ? INFINITY : std::max(worst, error);
     }
     float special[5] = { 0.0f, -0.0f, INFINITY, -INFINITY, NAN };
-    pmtp::small_batch::tanh_values(special, special, 5);
+    pmtp::products::tanh_values(special, special, 5);
     const bool specials = special[0] == 0 && !std::signbit(special[0]) && special[1] == 0 && std::signbit(special[1]) && special[2] == 1 &&
                           special[3] == -1 && std::isnan(special[4]);
     bool same = true;
     for (int n = 1; n < 19; n++) {
         std::vector<float> part(n);
-        pmtp::small_batch::tanh_values(&x[x.size() / 2], part.data(), n);
+        pmtp::products::tanh_values(&x[x.size() / 2], part.data(), n);
         same = same && std::equal(part.begin(), part.end(), &result[x.size() / 2]);
     }
     std::printf("%g %d %d\n", worst, specials, same);

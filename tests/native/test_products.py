@@ -1,4 +1,4 @@
-"""The small-batch kernels: right, independent of the number of rows, and in use."""
+"""The product kernels: right, independent of the number of rows, and in use."""
 
 import shutil
 import subprocess
@@ -91,7 +91,7 @@ def test_the_kernels_are_used_and_agree_with_those_of_llama_cpp(target: Path, tm
         pytest.skip("this CPU has no AVX2: llama.cpp's own kernels are used")
     logits = {}
     for switch in ("0", "1"):
-        monkeypatch.setenv("PYLLAMA_MTP_SMALL_BATCH", switch)
+        monkeypatch.setenv("PYLLAMA_MTP_PRODUCTS", switch)
         file = tmp_path / f"{switch}.npy"
         subprocess.run([sys.executable, "-c", ONE_TOKEN, target, file], check=True, cwd=tmp_path)
         logits[switch] = np.load(file)

@@ -66,14 +66,14 @@ ggml_tensor * embedding_rows(const llama_model & target, ggml_backend_dev_t devi
 }  // namespace
 
 // The k steps as one graph, bound to the numbers of cells that the two caches showed when it was built.
-struct MtpDrafter::Graph {
-    Graph(const Head & head, llama_context & context, int k, Draw draw, const CacheView & full, const CacheView & sliding);
+struct Gemma4Drafter::Graph {
+    Graph(const MtpHead & head, llama_context & context, int k, Draw draw, const CacheView & full, const CacheView & sliding);
 
     bool fits(uint32_t n_kv_full, uint32_t n_kv_sliding) const { return full.n_kv == n_kv_full && sliding.n_kv == n_kv_sliding; }
     void set_inputs(const DraftRequest & request);
     void read(std::vector<Draft> & drafts);
 
-    const Head & head;
+    const MtpHead & head;
     CacheView full;
     CacheView sliding;
     bool flash_attention;
@@ -110,7 +110,7 @@ struct MtpDrafter::Graph {
     std::vector<std::vector<int32_t>> tables_;
 };
 
-MtpDrafter::Graph::Graph(const Head & head, llama_context & context, int k, Draw draw, const CacheView & full_view,
+Gemma4Drafter::Graph::Graph(const MtpHead & head, llama_context & context, int k, Draw draw, const CacheView & full_view,
                          const CacheView & sliding_view)
     : head(head), full(full_view), sliding(sliding_view), flash_attention(context.get_cparams().flash_attn), draw_(draw) {
     const size_t n_nodes = (size_t) kNodesPerStep * k;
@@ -182,13 +182,13 @@ MtpDrafter::Graph::Graph(const Head & head, llama_context & context, int k, Draw
     }
 }
 
-ggml_tensor * MtpDrafter::Graph::input(ggml_type type, int64_t n, const char * name) {
+ggml_tensor * Gemma4Drafter::Graph::input(ggml_type type, int64_t n, const char * name) {
     ggml_tensor * tensor = ggml_new_tensor_1d(ctx.get(), type, n);
     ggml_set_input(tensor);
     return ggml_set_name(tensor, name);
 }
 
-void MtpDrafter::Graph::add_view_inputs(CacheView & view) {
+void Gemma4Drafter::Graph::add_view_inputs(CacheView & view) {
     view.mask = input(flash_attention ? GGML_TYPE_F16 : GGML_TYPE_F32, view.n_kv, "mask");
     view.k_rot = view.cache->build_input_k_rot(ctx.get());
     view.v_rot = view.cache->build_input_v_rot(ctx.get());
@@ -199,12 +199,12 @@ void MtpDrafter::Graph::add_view_inputs(CacheView & view) {
     }
 }
 
-ggml_tensor * MtpDrafter::Graph::norm(ggml_tensor * x, ggml_tensor * weight) const {
+ggml_tensor * Gemma4Drafter::Graph::norm(ggml_tensor * x, ggml_tensor * weight) const {
     return ggml_mul(ctx.get(), ggml_rms_norm(ctx.get(), x, head.rms_eps), weight);
 }
 
 // x: [E] -> [head_size * n_head]; the head has queries only, keys and values are the target's.
-ggml_tensor * MtpDrafter::Graph::attention(const HeadLayer & layer, ggml_tensor * x) const {
+ggml_tensor * Gemma4Drafter::Graph::attention(const HeadLayer & layer, ggml_tensor * x) const {
     ggml_context * c = ctx.get();
     const CacheView & view = layer.sliding ? sliding : full;
     const int64_t size = layer.head_size;
@@ -237,7 +237,7 @@ ggml_tensor * MtpDrafter::Graph::attention(const HeadLayer & layer, ggml_tensor 
     return view.v_rot != nullptr ? llama_mul_mat_hadamard(c, out, view.v_rot) : out;
 }
 
-ggml_tensor * MtpDrafter::Graph::decoder_layer(const HeadLayer & layer, ggml_tensor * x) const {
+ggml_tensor * Gemma4Drafter::Graph::decoder_layer(const HeadLayer & layer, ggml_tensor * x) const {
     ggml_context * c = ctx.get();
     ggml_tensor * attended = ggml_mul_mat(c, layer.attn_output, attention(layer, norm(x, layer.attn_norm)));
     x = ggml_add(c, x, norm(attended, layer.post_attention_norm));
@@ -249,17 +249,17 @@ ggml_tensor * MtpDrafter::Graph::decoder_layer(const HeadLayer & layer, ggml_ten
 }
 
 // Whether the tokens of all steps can be drawn where the logits are.
-bool MtpDrafter::Graph::device_draws(ggml_backend_dev_t device) const {
+bool Gemma4Drafter::Graph::device_draws(ggml_backend_dev_t device) const {
     return runs_custom_ops(device) && !(head.has_centroids() && n_candidates() > kMaxDrawnLogits);
 }
 
-ggml_tensor * MtpDrafter::Graph::draw_here(ggml_tensor * logits, ggml_tensor * ids, int step) {
+ggml_tensor * Gemma4Drafter::Graph::draw_here(ggml_tensor * logits, ggml_tensor * ids, int step) {
     ggml_tensor * args[] = { logits, ids };
     return ggml_custom_4d(ctx.get(), GGML_TYPE_I32, 1, 1, 1, 1, args, ids != nullptr ? 2 : 1, draw_token, /*n_tasks*/ 1, &draws_[step]);
 }
 
 // Without ids the logits are a whole vocabulary's: the draw is from the best of them.
-ggml_tensor * MtpDrafter::Graph::draw_on_device(ggml_tensor * logits, ggml_tensor * ids, int step) {
+ggml_tensor * Gemma4Drafter::Graph::draw_on_device(ggml_tensor * logits, ggml_tensor * ids, int step) {
     ggml_context * c = ctx.get();
     ggml_tensor * params = ggml_view_1d(c, choices, kChoiceWords, step * sizeof(ChoiceParams));
     if (ids == nullptr) {
@@ -278,7 +278,7 @@ ggml_tensor * MtpDrafter::Graph::draw_on_device(ggml_tensor * logits, ggml_tenso
 }
 
 // n: f32 [E], the normalised state -> i32 [1]: the token with the largest logit, or the one that is drawn.
-ggml_tensor * MtpDrafter::Graph::next_token(ggml_tensor * n, int step) {
+ggml_tensor * Gemma4Drafter::Graph::next_token(ggml_tensor * n, int step) {
     ggml_context * c = ctx.get();
     const auto draw = [&](ggml_tensor * logits, ggml_tensor * ids) {
         return choices != nullptr ? draw_on_device(logits, ids, step) : draw_here(logits, ids, step);
@@ -299,11 +299,11 @@ ggml_tensor * MtpDrafter::Graph::next_token(ggml_tensor * n, int step) {
 }
 
 // Queued before the graph on the backend that reads it; `data` must stay until the graph has run.
-void MtpDrafter::Graph::set(ggml_tensor * input, const void * data) {
+void Gemma4Drafter::Graph::set(ggml_tensor * input, const void * data) {
     ggml_backend_tensor_set_async(ggml_backend_sched_get_tensor_backend(sched.get(), input), input, data, 0, ggml_nbytes(input));
 }
 
-void MtpDrafter::Graph::set_inputs(const DraftRequest & r) {
+void Gemma4Drafter::Graph::set_inputs(const DraftRequest & r) {
     set(token, &r.token);
     set(position, &r.position);
     set(state, r.state);
@@ -325,7 +325,7 @@ void MtpDrafter::Graph::set_inputs(const DraftRequest & r) {
     }
 }
 
-void MtpDrafter::Graph::read(std::vector<Draft> & drafts) {
+void Gemma4Drafter::Graph::read(std::vector<Draft> & drafts) {
     std::vector<int32_t> tokens(ggml_nelements(drafted));
     ggml_backend_tensor_get_async(ggml_backend_sched_get_tensor_backend(sched.get(), drafted), drafted, tokens.data(), 0, ggml_nbytes(drafted));
     drafts.resize(tokens.size());
@@ -352,7 +352,7 @@ void MtpDrafter::Graph::read(std::vector<Draft> & drafts) {
 }
 
 // The distribution that a device drew from, see draw_token.
-void MtpDrafter::Graph::read_table(const std::vector<int32_t> & table, std::vector<WeightedToken> & q) {
+void Gemma4Drafter::Graph::read_table(const std::vector<int32_t> & table, std::vector<WeightedToken> & q) {
     const size_t n = (table.size() - 1) / 2;
     for (size_t i = 0; i < n; i++) {
         float p;
@@ -364,7 +364,7 @@ void MtpDrafter::Graph::read_table(const std::vector<int32_t> & table, std::vect
 }
 
 // Visibility follows the cells' positions, so the order in which a ring was filled does not matter.
-void MtpDrafter::Graph::fill_mask(CacheView & view, int32_t query) {
+void Gemma4Drafter::Graph::fill_mask(CacheView & view, int32_t query) {
     if (view.mask->buffer == nullptr) {
         return;  // no layer of this kind
     }
@@ -387,11 +387,11 @@ void MtpDrafter::Graph::fill_mask(CacheView & view, int32_t query) {
     set(view.mask, view.values.data());
 }
 
-MtpDrafter::MtpDrafter(const Head & head, llama_context * context) : head_(head), context_(context) {}
+Gemma4Drafter::Gemma4Drafter(const MtpHead & head, llama_context * context) : head_(head), context_(context) {}
 
-MtpDrafter::~MtpDrafter() = default;
+Gemma4Drafter::~Gemma4Drafter() = default;
 
-MtpDrafter::Graph & MtpDrafter::graph_for(int k, Draw draw) {
+Gemma4Drafter::Graph & Gemma4Drafter::graph_for(int k, Draw draw) {
     const auto & iswa = dynamic_cast<const llama_kv_cache_iswa &>(*llama_get_memory(context_));
     const SharedLayers shared = shared_layers(iswa);
     const CacheView full = { iswa.get_base(), shared.full, iswa.get_base()->get_n_kv(first_sequence()), 0 };
@@ -404,7 +404,7 @@ MtpDrafter::Graph & MtpDrafter::graph_for(int k, Draw draw) {
     return *graph;
 }
 
-bool MtpDrafter::draft(const DraftRequest & request, std::vector<Draft> & drafts) {
+bool Gemma4Drafter::draft(const DraftRequest & request, std::vector<Draft> & drafts) {
     Graph & graph = graph_for(request.k, request.warp.greedy() ? Draw::greedy : request.draw);
     graph.set_inputs(request);
     const ggml_status status = ggml_backend_sched_graph_compute_async(graph.sched.get(), graph.graph);
@@ -419,7 +419,7 @@ bool MtpDrafter::draft(const DraftRequest & request, std::vector<Draft> & drafts
     return true;
 }
 
-size_t MtpDrafter::compute_bytes() const {
+size_t Gemma4Drafter::compute_bytes() const {
     size_t total = 0;
     for (const auto & [key, graph] : graphs_) {
         ggml_backend_sched_t sched = graph->sched.get();

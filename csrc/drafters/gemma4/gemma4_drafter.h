@@ -10,11 +10,11 @@
 
 namespace pmtp {
 
-class MtpDrafter : public Drafter {
+class Gemma4Drafter : public Drafter {
   public:
     // All must outlive the drafter. Throws Error(INCOMPATIBLE_HEAD) if the head does not fit (see Head).
-    MtpDrafter(const Head & head, llama_context * context);
-    ~MtpDrafter() override;
+    Gemma4Drafter(const MtpHead & head, llama_context * context);
+    ~Gemma4Drafter() override;
 
     bool draft(const DraftRequest & request, std::vector<Draft> & drafts) override;
     size_t compute_bytes() const override;
@@ -24,7 +24,7 @@ class MtpDrafter : public Drafter {
 
     Graph & graph_for(int k, Draw draw);
 
-    const Head & head_;
+    const MtpHead & head_;
     llama_context * context_;
     std::map<std::pair<int, Draw>, std::unique_ptr<Graph>> graphs_;  // by k, so that graphs are reused as k varies
 };

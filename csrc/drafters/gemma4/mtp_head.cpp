@@ -53,9 +53,9 @@ SharedLayers shared_layers(const llama_kv_cache_iswa & cache) {
 }
 
 // Declares tensors with their expected shapes, gives each a buffer of the kind that its use runs fastest from, then fills them.
-class Head::Reader {
+class MtpHead::Reader {
   public:
-    Reader(const std::string & path, Head & head, ggml_backend_dev_t device)
+    Reader(const std::string & path, MtpHead & head, ggml_backend_dev_t device)
         : head_(head), device_(device), file_(fopen(path.c_str(), "rb"), fclose), gguf_(nullptr, gguf_free), infos_(nullptr, ggml_free) {
         if (!file_) {
             bad_file("cannot open " + path);
@@ -232,7 +232,7 @@ class Head::Reader {
         return ctx;
     }
 
-    Head & head_;
+    MtpHead & head_;
     ggml_backend_dev_t device_;
     std::unique_ptr<FILE, int (*)(FILE *)> file_;
     Handle<gguf_context> gguf_;
@@ -240,7 +240,7 @@ class Head::Reader {
     std::map<ggml_backend_buffer_type_t, ggml_context *> contexts_;
 };
 
-Head::Head(const std::string & path, const llama_model & target, const llama_kv_cache_iswa & cache, ggml_backend_dev_t device) {
+MtpHead::MtpHead(const std::string & path, const llama_model & target, const llama_kv_cache_iswa & cache, ggml_backend_dev_t device) {
     Reader reader(path, *this, device);
     const Metadata meta(reader.gguf());
     const Layout & layout = layout_of(path, meta.text("general.architecture"));
@@ -368,7 +368,7 @@ Head::Head(const std::string & path, const llama_model & target, const llama_kv_
     }
 }
 
-size_t Head::bytes() const {
+size_t MtpHead::bytes() const {
     size_t total = 0;
     for (const Storage & slot : storage_) {
         total += ggml_backend_buffer_get_size(slot.buffer.get());

@@ -77,7 +77,7 @@ Task task(const ggml_tensor * op) {
 
 }  // namespace
 
-size_t pmtp_turbo_attention_work_size(const ggml_tensor * op, int n_threads) {
+size_t pmtp_attention_work_size(const ggml_tensor * op, int n_threads) {
     if (!serves(op)) {
         return 0;
     }
@@ -85,7 +85,7 @@ size_t pmtp_turbo_attention_work_size(const ggml_tensor * op, int n_threads) {
     return Plan(t).work_size(n_threads) + kAlignment;
 }
 
-bool pmtp_turbo_attention(const ggml_compute_params * params, ggml_tensor * op) {
+bool pmtp_attention(const ggml_compute_params * params, ggml_tensor * op) {
     if (params->use_ref || !serves(op)) {
         return false;
     }

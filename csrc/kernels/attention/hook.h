@@ -13,10 +13,10 @@ struct ggml_tensor;
 
 // Computes a FLASH_ATTN_EXT with K or V of a turbo type (the other one turbo, f16 or q8_0), on all threads of the graph. Returns false, with
 // nothing done, for anything else, ALiBi, heads above 512 and use_ref included: ggml's own loop then runs.
-bool pmtp_turbo_attention(const struct ggml_compute_params * params, struct ggml_tensor * op);
+bool pmtp_attention(const struct ggml_compute_params * params, struct ggml_tensor * op);
 
-// Bytes of work buffer that pmtp_turbo_attention needs for the operation; 0 if it would not compute it.
-size_t pmtp_turbo_attention_work_size(const struct ggml_tensor * op, int n_threads);
+// Bytes of work buffer that pmtp_attention needs for the operation; 0 if it would not compute it.
+size_t pmtp_attention_work_size(const struct ggml_tensor * op, int n_threads);
 
 #ifdef __cplusplus
 }

@@ -1,24 +1,24 @@
-// The vector operations of the small-batch kernels, 64 bytes wide with AVX-512 VNNI and 32 with AVX2 (with or without AVX-VNNI).
+// The vector operations of the product kernels, 64 bytes wide with AVX-512 VNNI and 32 with AVX2 (with or without AVX-VNNI).
 //
-// The width is that of the build's target (GGML_NATIVE, or x86-64-v3). On any other target PMTP_SMALL_BATCH is not defined.
+// The width is that of the build's target (GGML_NATIVE, or x86-64-v3). On any other target PMTP_SIMD is not defined.
 #pragma once
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && defined(__AVX512VNNI__)
-#define PMTP_SMALL_BATCH 64
+#define PMTP_SIMD 64
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#define PMTP_SMALL_BATCH 32
+#define PMTP_SIMD 32
 #endif
 
-#ifdef PMTP_SMALL_BATCH
+#ifdef PMTP_SIMD
 
 #include <immintrin.h>
 
 #include <cstdint>
 #include <cstring>
 
-namespace pmtp::small_batch {
+namespace pmtp::products {
 
-constexpr int kBytes = PMTP_SMALL_BATCH;
+constexpr int kBytes = PMTP_SIMD;
 constexpr int kLaneRows = kBytes / 8;  // weight rows in a vector whose 64-bit lanes hold 8 values of a row each
 
 template <class T> inline T load_as(const void * p) {
@@ -36,8 +36,8 @@ template <int Size, int Ahead> inline void fetch_ahead(const void * p) {
 
 inline float half_to_float(uint16_t half) { return _cvtsh_ss(half); }
 
-#if PMTP_SMALL_BATCH == 64
-#define PMTP_SMALL_BATCH_VNNI
+#if PMTP_SIMD == 64
+#define PMTP_SIMD_VNNI
 
 using Int = __m512i;
 using Float = __m512;
@@ -108,7 +108,7 @@ inline Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
 inline Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
 inline Float fnma(Float a, Float b, Float c) { return _mm256_fnmadd_ps(a, b, c); }
 #ifdef __AVXVNNI__
-#define PMTP_SMALL_BATCH_VNNI
+#define PMTP_SIMD_VNNI
 inline Int dot(Int sum, Int u8, Int s8) { return _mm256_dpbusd_avx_epi32(sum, u8, s8); }
 #else
 // The sum of two products must fit 16 bits: |u8| <= 128 where |s8| <= 127.
@@ -144,7 +144,7 @@ inline void store_pairs(float * result, Float a) {
 #endif
 
 // The factor that add_scaled_dots() takes, from a number below 64 in each 32-bit lane.
-#ifdef PMTP_SMALL_BATCH_VNNI
+#ifdef PMTP_SIMD_VNNI
 inline Int dots_scale(Int scale) { return scale; }
 #else
 inline Int dots_scale(Int scale) { return both_halves(scale); }
@@ -152,7 +152,7 @@ inline Int dots_scale(Int scale) { return both_halves(scale); }
 
 // sum + scale times the products of 4-bit weights with 32 values, 8 of which each w[i] meets in every 64-bit lane.
 inline Int add_scaled_dots(Int sum, const Int (&w)[4], const int8_t * values, Int scale) {
-#ifdef PMTP_SMALL_BATCH_VNNI
+#ifdef PMTP_SIMD_VNNI
     Int dots = zero();
     for (int i = 0; i < 4; i++) {
         dots = dot(dots, w[i], broadcast64(values + 8 * i));
@@ -167,6 +167,6 @@ inline Int add_scaled_dots(Int sum, const Int (&w)[4], const int8_t * values, In
 #endif
 }
 
-}  // namespace pmtp::small_batch
+}  // namespace pmtp::products
 
-#endif  // PMTP_SMALL_BATCH
+#endif  // PMTP_SIMD

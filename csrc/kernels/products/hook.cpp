@@ -12,12 +12,12 @@
 
 namespace {
 
-using namespace pmtp::small_batch;
+using namespace pmtp::products;
 
 // For comparisons in one build; read once.
 bool enabled() {
     static const bool value = [] {
-        const char * text = std::getenv("PYLLAMA_MTP_SMALL_BATCH");
+        const char * text = std::getenv("PYLLAMA_MTP_PRODUCTS");
         return text == nullptr || std::strcmp(text, "0") != 0;
     }();
     return value;
@@ -34,7 +34,7 @@ Product product(const ggml_tensor * op, int columns, int interleave) {
     const ggml_tensor * weights = op->src[0];
     const ggml_tensor * x = op->src[1];
     Product found{ nullptr, Block::k32, 8 };
-#ifdef PMTP_SMALL_BATCH
+#ifdef PMTP_SIMD
     if (!enabled() || ggml_nrows(x) != x->ne[1] || x->ne[1] > kMaxRows || weights->ne[2] != 1 || weights->ne[3] != 1 ||
         x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) || op->type != GGML_TYPE_F32 ||
         weights->nb[1] != ggml_row_size(weights->type, weights->ne[0])) {
@@ -61,12 +61,12 @@ Product product(const ggml_tensor * op, int columns, int interleave) {
 
 }  // namespace
 
-size_t pmtp_small_batch_work_size(const ggml_tensor * op, int columns, int interleave) {
+size_t pmtp_multiply_work_size(const ggml_tensor * op, int columns, int interleave) {
     const Product p = product(op, columns, interleave);
     return p.kernel == nullptr ? 0 : Activations::bytes(p.block, op->src[1]->ne[0], op->src[1]->ne[1]);
 }
 
-bool pmtp_small_batch_mul_mat(const ggml_compute_params * params, ggml_tensor * op, int columns, int interleave) {
+bool pmtp_multiply(const ggml_compute_params * params, ggml_tensor * op, int columns, int interleave) {
     const Product p = product(op, columns, interleave);
     const ggml_tensor * weights = op->src[0];
     const ggml_tensor * x = op->src[1];
@@ -101,7 +101,7 @@ bool pmtp_small_batch_mul_mat(const ggml_compute_params * params, ggml_tensor * 
 }
 
 bool pmtp_tanh(const ggml_compute_params * params, ggml_tensor * op) {
-#ifdef PMTP_SMALL_BATCH
+#ifdef PMTP_SIMD
     const ggml_tensor * x = op->src[0];
     if (!enabled() || params->use_ref || x->type != GGML_TYPE_F32 || op->type != GGML_TYPE_F32 || !ggml_is_contiguous(x) ||
         !ggml_is_contiguous(op)) {

@@ -20,10 +20,10 @@ struct ggml_tensor;
 
 // Computes a MUL_MAT whose weights are repacked in groups of `columns` rows interleaved by `interleave` bytes (1 and 0: not repacked),
 // on all threads of the graph. Returns false, with nothing done, if there is no kernel for it; the caller's own path then runs.
-bool pmtp_small_batch_mul_mat(const struct ggml_compute_params * params, struct ggml_tensor * op, int columns, int interleave);
+bool pmtp_multiply(const struct ggml_compute_params * params, struct ggml_tensor * op, int columns, int interleave);
 
-// Bytes of work buffer that pmtp_small_batch_mul_mat needs for the operation; 0 if it would not compute it.
-size_t pmtp_small_batch_work_size(const struct ggml_tensor * op, int columns, int interleave);
+// Bytes of work buffer that pmtp_multiply needs for the operation; 0 if it would not compute it.
+size_t pmtp_multiply_work_size(const struct ggml_tensor * op, int columns, int interleave);
 
 // Computes a UNARY operation TANH, values divided among all threads of the graph: Gemma 4 caps its logits with one, 262144 values a row,
 // and ggml's runs through libm and gives a row to one thread. Returns false, with nothing done, if op is not contiguous f32.

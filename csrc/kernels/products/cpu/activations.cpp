@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-namespace pmtp::small_batch {
+namespace pmtp::products {
 namespace {
 
 constexpr size_t padded(size_t n) { return (n + 63) / 64 * 64; }
@@ -30,7 +30,7 @@ Row Activations::row(int64_t row, float * result) const {
              (const int16_t *) (sums + padded(n / 16 * sizeof(int16_t))), result };
 }
 
-#ifdef PMTP_SMALL_BATCH
+#ifdef PMTP_SIMD
 
 namespace {
 
@@ -99,4 +99,4 @@ void Activations::quantize(const float *, int64_t, int64_t, int64_t) const {}
 
 #endif
 
-}  // namespace pmtp::small_batch
+}  // namespace pmtp::products

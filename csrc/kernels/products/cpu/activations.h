@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace pmtp::small_batch {
+namespace pmtp::products {
 
 constexpr int kMaxRows = 9;  // k + 1 for k up to 8
 
@@ -43,4 +43,4 @@ class Activations {
     int64_t n_in_;
 };
 
-}  // namespace pmtp::small_batch
+}  // namespace pmtp::products

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-namespace pmtp::small_batch {
+namespace pmtp::products {
 
 // rows[i].result[c] = weight row c . activation row i, for c in first..last. `weights` is the start of the matrix.
 using Kernel = void (*)(const void * weights, int64_t n_in, const Row * rows, int64_t first, int64_t last);
@@ -21,4 +21,4 @@ Kernel q6_K(int n_rows);
 // result[i] = tanh(x[i]) to 2e-7 of it; result may be x. A value does not depend on its place.
 void tanh_values(const float * x, float * result, int64_t n);
 
-}  // namespace pmtp::small_batch
+}  // namespace pmtp::products

@@ -4,9 +4,9 @@
 
 #include <cstddef>
 
-#ifdef PMTP_SMALL_BATCH
+#ifdef PMTP_SIMD
 
-namespace pmtp::small_batch {
+namespace pmtp::products {
 namespace {
 
 struct BlockQ8_0 {
@@ -24,7 +24,7 @@ struct SignedWeights {
     Int start;
 };
 
-#ifdef PMTP_SMALL_BATCH_VNNI
+#ifdef PMTP_SIMD_VNNI
 inline SignedWeights signed_weights(Int w) { return { w, sub32(zero(), dot(zero(), broadcast8(0x80), w)) }; }
 inline Int signed_activations(const int8_t * x) { return xor_bits(load(x), broadcast8(0x80)); }
 inline Int signed_dot(const SignedWeights & w, Int x) { return dot(w.start, x, w.values); }
@@ -34,7 +34,7 @@ inline Int signed_activations(const int8_t * x) { return load(x); }
 inline Int signed_dot(const SignedWeights & w, Int x) { return dot(zero(), w.start, _mm256_sign_epi8(x, w.values)); }
 #endif
 
-#if PMTP_SMALL_BATCH == 64
+#if PMTP_SIMD == 64
 inline Float spread(float a, float b) { return _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(a), _mm512_set1_ps(b)); }
 inline Float spread_scales(const float * scales) { return spread(scales[0], scales[1]); }
 inline void load_q8_0(const BlockQ8_0 * block, bool whole, Int & w, Float & scale) {
@@ -111,7 +111,7 @@ constexpr int kVectors = 256 / kBytes;
 
 // Values kBytes * v .. of a block as unsigned bytes, and the scale of each lane. Of a half block (128 values), byte l of `low` holds
 // the low bits of value l and of value l + 64, and byte l % 32 of `high` the high bits of values l, l + 32, l + 64 and l + 96.
-#if PMTP_SMALL_BATCH == 64
+#if PMTP_SIMD == 64
 inline Int decode_q6_K(const BlockQ6_K & block, int v) {
     const Int low = load(block.low[v / 2]);
     const Int high = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *) block.high[v / 2]));
@@ -192,6 +192,6 @@ Kernel q6_K(int n_rows) {
     return by_rows[n_rows - 1];
 }
 
-}  // namespace pmtp::small_batch
+}  // namespace pmtp::products
 
-#endif  // PMTP_SMALL_BATCH
+#endif  // PMTP_SIMD

@@ -7,9 +7,9 @@
 
 #include <cstddef>
 
-#ifdef PMTP_SMALL_BATCH
+#ifdef PMTP_SIMD
 
-namespace pmtp::small_batch {
+namespace pmtp::products {
 namespace {
 
 constexpr int kColumns = 8;                       // weight rows in a block
@@ -188,6 +188,6 @@ Kernel q4_K_8x8(int n_rows) {
     return by_rows[n_rows - 1];
 }
 
-}  // namespace pmtp::small_batch
+}  // namespace pmtp::products
 
-#endif  // PMTP_SMALL_BATCH
+#endif  // PMTP_SIMD

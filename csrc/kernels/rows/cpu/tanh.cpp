@@ -3,9 +3,9 @@
 
 #include <algorithm>
 
-#ifdef PMTP_SMALL_BATCH
+#ifdef PMTP_SIMD
 
-namespace pmtp::small_batch {
+namespace pmtp::products {
 namespace {
 
 // tanh |x| = e / (e + 2) with e = exp(2 |x|) - 1, which keeps its relative precision near 0. With 2 |x| = n ln 2 + r, |r| <= ln 2 / 2:
@@ -44,6 +44,6 @@ void tanh_values(const float * x, float * result, int64_t n) {
     }
 }
 
-}  // namespace pmtp::small_batch
+}  // namespace pmtp::products
 
-#endif  // PMTP_SMALL_BATCH
+#endif  // PMTP_SIMD
