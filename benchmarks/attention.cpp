@@ -1,5 +1,6 @@
-// Milliseconds of one FLASH_ATTN_EXT over a full KV cache, by types. Usage: attention HEAD_SIZE HEADS KV_HEADS CELLS ROWS THREADS K,V [K,V ...]
-// Prints a line a pair, the median of rounds that take the pairs in turn. How to build it: README.md.
+// Milliseconds of one FLASH_ATTN_EXT over a full KV cache, by types. Usage: attention HEAD_SIZE HEADS KV_HEADS CELLS
+// ROWS THREADS K,V [K,V ...] Prints a line a pair, the median of rounds that take the pairs in turn. How to build it:
+// README.md.
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
@@ -66,10 +67,13 @@ int main(int argc, char ** argv) {
         const std::string name = argv[i];
         const size_t comma = name.find(',');
         std::mt19937 random(1);
-        Pair pair{ name, ggml_init({ (size_t) 4 * cells * kv_heads * size + ((size_t) 64 << 20), nullptr, false }), nullptr, {}, {}, {} };
+        Pair pair{ name,    ggml_init({ (size_t) 4 * cells * kv_heads * size + ((size_t) 64 << 20), nullptr, false }),
+                   nullptr, {},
+                   {},      {} };
         ggml_tensor * q = ggml_new_tensor_4d(pair.context, GGML_TYPE_F32, size, rows, heads, 1);
         ggml_tensor * k = ggml_new_tensor_4d(pair.context, type_named(name.substr(0, comma)), size, cells, kv_heads, 1);
-        ggml_tensor * v = ggml_new_tensor_4d(pair.context, type_named(name.substr(comma + 1)), size, cells, kv_heads, 1);
+        ggml_tensor * v =
+            ggml_new_tensor_4d(pair.context, type_named(name.substr(comma + 1)), size, cells, kv_heads, 1);
         ggml_tensor * mask = ggml_new_tensor_4d(pair.context, GGML_TYPE_F16, cells, rows, 1, 1);
         std::normal_distribution<float> normal;
         for (int64_t j = 0; j < ggml_nelements(q); j++) {
@@ -78,7 +82,8 @@ int main(int argc, char ** argv) {
         fill(k, random);
         fill(v, random);
         std::memset(mask->data, 0, ggml_nbytes(mask));
-        ggml_tensor * out = ggml_flash_attn_ext(pair.context, q, k, v, mask, 1.0f / std::sqrt((float) size), 0.0f, 0.0f);
+        ggml_tensor * out =
+            ggml_flash_attn_ext(pair.context, q, k, v, mask, 1.0f / std::sqrt((float) size), 0.0f, 0.0f);
         pair.graph = ggml_new_graph(pair.context);
         ggml_build_forward_expand(pair.graph, out);
         pair.plan = ggml_graph_plan(pair.graph, threads, pool);
@@ -89,7 +94,8 @@ int main(int argc, char ** argv) {
         pair.plan.work_data = pair.work.data();
     }
     const auto begin = std::chrono::steady_clock::now();
-    for (int round = 0; round < 4 || (round < 60 && std::chrono::steady_clock::now() - begin < std::chrono::seconds(3)); round++) {
+    for (int round = 0; round < 4 || (round < 60 && std::chrono::steady_clock::now() - begin < std::chrono::seconds(3));
+         round++) {
         for (Pair & pair : pairs) {
             const auto start = std::chrono::steady_clock::now();
             ggml_graph_compute(pair.graph, &pair.plan);

@@ -1,7 +1,9 @@
-// Milliseconds of a whole decode step behind a long context, by cache types, and how much of it the context adds. Usage:
+// Milliseconds of a whole decode step behind a long context, by cache types, and how much of it the context adds.
+// Usage:
 //     decode_step TARGET.gguf THREADS ROWS CELLS[,CELLS ...] K,V [K,V ...]
-// The cells hold random rows: no time of llama.cpp's depends on their values, and a prefill of 32768 tokens would take many minutes for every
-// pair of types. Prints medians over rounds that take the pairs in turn. How to build it: README.md.
+// The cells hold random rows: no time of llama.cpp's depends on their values, and a prefill of 32768 tokens would take
+// many minutes for every pair of types. Prints medians over rounds that take the pairs in turn. How to build it:
+// README.md.
 #include "llama/internal.h"
 
 #include "ggml-cpu.h"
@@ -161,7 +163,9 @@ int main(int argc, char ** argv) {
     for (std::string n; std::getline(list, n, ',');) {
         lengths.push_back(std::atoi(n.c_str()));
     }
-    llama_log_set([](ggml_log_level level, const char * text, void *) { level == GGML_LOG_LEVEL_ERROR ? std::fputs(text, stderr) : 0; }, nullptr);
+    llama_log_set([](ggml_log_level level, const char * text,
+                     void *) { level == GGML_LOG_LEVEL_ERROR ? std::fputs(text, stderr) : 0; },
+                  nullptr);
     llama_model * model = llama_model_load_from_file(argv[1], llama_model_default_params());
     if (model == nullptr) {
         fail(std::string("cannot load ") + argv[1]);
@@ -190,7 +194,8 @@ int main(int argc, char ** argv) {
     for (int n : lengths) {
         const std::vector<double> far = measure(cases, n, rows);
         for (size_t i = 0; i < cases.size(); i++) {
-            std::printf("%d cells, %d rows, %s: %.1f ms, %.1f more than with %d cells\n", n, rows, cases[i].name.c_str(), far[i], far[i] - near[i], kShort);
+            std::printf("%d cells, %d rows, %s: %.1f ms, %.1f more than with %d cells\n", n, rows,
+                        cases[i].name.c_str(), far[i], far[i] - near[i], kShort);
         }
     }
     for (Case & c : cases) {

@@ -1,4 +1,5 @@
-// Time to encode one value of a TurboQuant cache, keys and values, beside the plain C reference; the four take turns. See README.md.
+// Time to encode one value of a TurboQuant cache, keys and values, beside the plain C reference; the four take turns.
+// See README.md.
 #include "turboquant/turboquant.h"
 
 #include <algorithm>
@@ -13,7 +14,8 @@ constexpr int kRow = 512, kRows = 512, kRuns = 31;
 
 using Encode = void (*)(int bits, turbo_role role, const float * x, void * blocks, int64_t n);
 
-double nanoseconds_per_value(Encode encode, int bits, turbo_role role, const std::vector<float> & x, std::vector<char> & blocks) {
+double nanoseconds_per_value(Encode encode, int bits, turbo_role role, const std::vector<float> & x,
+                             std::vector<char> & blocks) {
     const auto start = std::chrono::steady_clock::now();
     for (int row = 0; row < kRows; row++) {
         encode(bits, role, x.data() + row * kRow, blocks.data(), kRow);
@@ -38,10 +40,11 @@ int main() {
         std::vector<double> times[4];
         for (int run = 0; run < kRuns; run++) {
             for (int i = 0; i < 4; i++) {
-                times[i].push_back(nanoseconds_per_value(i < 2 ? turbo_encode : turbo_encode_ref, bits, i % 2 ? TURBO_VALUE : TURBO_KEY, x, blocks));
+                times[i].push_back(nanoseconds_per_value(i < 2 ? turbo_encode : turbo_encode_ref, bits,
+                                                         i % 2 ? TURBO_VALUE : TURBO_KEY, x, blocks));
             }
         }
-        std::printf("turbo%d: key %.2f, value %.2f; reference: key %.2f, value %.2f ns\n", bits, median(times[0]), median(times[1]),
-                    median(times[2]), median(times[3]));
+        std::printf("turbo%d: key %.2f, value %.2f; reference: key %.2f, value %.2f ns\n", bits, median(times[0]),
+                    median(times[1]), median(times[2]), median(times[3]));
     }
 }

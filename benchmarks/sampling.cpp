@@ -1,6 +1,7 @@
 // What choosing a token costs on one core, in milliseconds, with 262144 logits of three kinds.
 //
-//   g++ -std=c++17 -O3 -march=native -I csrc benchmarks/sampling.cpp csrc/sampling/distribution.cpp csrc/sampling/logits.cpp -o /tmp/sampling && /tmp/sampling
+//   g++ -std=c++17 -O3 -march=native -I csrc benchmarks/sampling.cpp csrc/sampling/distribution.cpp
+//   csrc/sampling/logits.cpp -o /tmp/sampling && /tmp/sampling
 
 #include "sampling/distribution.h"
 
@@ -49,7 +50,8 @@ int main() {
                     const auto begin = std::chrono::steady_clock::now();
                     p.assign(logits.data(), nullptr, n, c.warp);
                     sum += by_ratio ? p.draw(uniform(i, Purpose::residual, 0)) : p.draw(Noise(i, Purpose::token, 5));
-                    times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
+                    times.push_back(
+                        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
                 }
                 std::sort(times.begin(), times.end());
                 milliseconds[by_ratio] = sum >= 0 ? times[repeats / 2] : 0;

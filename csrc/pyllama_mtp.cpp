@@ -18,7 +18,9 @@ struct pmtp_model : pmtp::Model {
 struct pmtp_generation {
     pmtp_generation(pmtp_model & model, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
                     std::vector<int32_t> end_tokens)
-        : model(model), loop(model.session(), model.drafter(), model.draft_history(), prompt, n_prompt, params, std::move(end_tokens), model.n_vocab()) {
+        : model(model),
+          loop(model.session(), model.drafter(), model.draft_history(), prompt, n_prompt, params, std::move(end_tokens),
+               model.n_vocab()) {
         model.busy = true;
     }
     ~pmtp_generation() { model.busy = false; }
@@ -78,7 +80,8 @@ void require_between(const char * what, double value, double low, double high) {
 void check(const pmtp_model & model, const pmtp_generation_params & p) {
     require(p.max_tokens >= 1, format("max_tokens is %d, expected 1 or more", p.max_tokens));
     require_between("min_tokens", p.min_tokens, 0, p.max_tokens);
-    require(std::isfinite(p.temperature) && p.temperature >= 0, format("temperature is %g, expected 0 or more", p.temperature));
+    require(std::isfinite(p.temperature) && p.temperature >= 0,
+            format("temperature is %g, expected 0 or more", p.temperature));
     require(p.top_p > 0 && p.top_p <= 1, format("top_p is %g, expected more than 0 and at most 1", p.top_p));
     require_between("min_p", p.min_p, 0, 1);
     require(p.top_k >= 0, format("top_k is %d, expected 1 or more, or 0 for all", p.top_k));
@@ -90,7 +93,8 @@ void check(const pmtp_model & model, const pmtp_generation_params & p) {
     require_between("n_synthetic_acceptance", p.n_synthetic_acceptance, 0, PMTP_MAX_DRAFT);
     require(p.synthetic_acceptance != nullptr || p.n_synthetic_acceptance == 0, "synthetic_acceptance: none given");
     for (int32_t i = 0; i < p.n_synthetic_acceptance; i++) {
-        require_between("synthetic_acceptance", p.synthetic_acceptance[i], 0, i == 0 ? 1 : p.synthetic_acceptance[i - 1]);
+        require_between("synthetic_acceptance", p.synthetic_acceptance[i], 0,
+                        i == 0 ? 1 : p.synthetic_acceptance[i - 1]);
     }
     require_between("n_logprobs", p.n_logprobs, -1, PMTP_MAX_LOGPROBS);
     require_between("num_speculative_tokens", p.num_speculative_tokens, PMTP_DRAFT_AUTO, PMTP_MAX_DRAFT);
@@ -99,24 +103,27 @@ void check(const pmtp_model & model, const pmtp_generation_params & p) {
     for (int32_t i = 0; i < p.n_logit_bias; i++) {
         require_tokens(model, &p.logit_bias[i].token, 1, "logit_bias");
         const float bias = p.logit_bias[i].bias;
-        require(std::isfinite(bias) || bias == -INFINITY, format("logit_bias of token %d is %g, expected a number or -inf",
-                                                                 p.logit_bias[i].token, bias));
+        require(std::isfinite(bias) || bias == -INFINITY,
+                format("logit_bias of token %d is %g, expected a number or -inf", p.logit_bias[i].token, bias));
     }
 }
 
 llama_ftype mixture(const std::string & type) {
     static const std::pair<const char *, llama_ftype> mixtures[] = {
-        { "q2_k", LLAMA_FTYPE_MOSTLY_Q2_K },     { "q3_k_s", LLAMA_FTYPE_MOSTLY_Q3_K_S }, { "q3_k_m", LLAMA_FTYPE_MOSTLY_Q3_K_M },
-        { "q3_k_l", LLAMA_FTYPE_MOSTLY_Q3_K_L }, { "q4_k_s", LLAMA_FTYPE_MOSTLY_Q4_K_S }, { "q4_k_m", LLAMA_FTYPE_MOSTLY_Q4_K_M },
-        { "q5_k_s", LLAMA_FTYPE_MOSTLY_Q5_K_S }, { "q5_k_m", LLAMA_FTYPE_MOSTLY_Q5_K_M }, { "q6_k", LLAMA_FTYPE_MOSTLY_Q6_K },
+        { "q2_k", LLAMA_FTYPE_MOSTLY_Q2_K },     { "q3_k_s", LLAMA_FTYPE_MOSTLY_Q3_K_S },
+        { "q3_k_m", LLAMA_FTYPE_MOSTLY_Q3_K_M }, { "q3_k_l", LLAMA_FTYPE_MOSTLY_Q3_K_L },
+        { "q4_k_s", LLAMA_FTYPE_MOSTLY_Q4_K_S }, { "q4_k_m", LLAMA_FTYPE_MOSTLY_Q4_K_M },
+        { "q5_k_s", LLAMA_FTYPE_MOSTLY_Q5_K_S }, { "q5_k_m", LLAMA_FTYPE_MOSTLY_Q5_K_M },
+        { "q6_k", LLAMA_FTYPE_MOSTLY_Q6_K },
     };
     for (const auto & [name, ftype] : mixtures) {
         if (type == name) {
             return ftype;
         }
     }
-    throw Error(PMTP_ERROR_INVALID_ARGUMENT, format("type is %s, expected q2_k, q3_k_s, q3_k_m, q3_k_l, q4_k_s, q4_k_m, q5_k_s, q5_k_m or q6_k",
-                                                    type.c_str()));
+    throw Error(PMTP_ERROR_INVALID_ARGUMENT,
+                format("type is %s, expected q2_k, q3_k_s, q3_k_m, q3_k_l, q4_k_s, q4_k_m, q5_k_s, q5_k_m or q6_k",
+                       type.c_str()));
 }
 
 }  // namespace
@@ -150,7 +157,8 @@ pmtp_generation_params pmtp_default_generation_params(void) {
     return p;
 }
 
-pmtp_status pmtp_model_load(const char * target_path, const char * head_path, const pmtp_model_params * params, pmtp_model ** out) {
+pmtp_status pmtp_model_load(const char * target_path, const char * head_path, const pmtp_model_params * params,
+                            pmtp_model ** out) {
     return guarded([&] {
         require(target_path != nullptr && params != nullptr && out != nullptr, "pmtp_model_load: NULL argument");
         *out = nullptr;
@@ -171,20 +179,25 @@ const char * pmtp_model_metadata(const pmtp_model * model, const char * key) {
     return model != nullptr && key != nullptr ? model->metadata(key) : nullptr;
 }
 
-const char * pmtp_model_placement(const pmtp_model * model) { return model != nullptr ? model->placement().c_str() : ""; }
+const char * pmtp_model_placement(const pmtp_model * model) {
+    return model != nullptr ? model->placement().c_str() : "";
+}
 
-pmtp_status pmtp_tokenize(const pmtp_model * model, const char * text, size_t text_size, int32_t add_special, int32_t parse_special,
-                          int32_t * tokens, int32_t capacity, int32_t * n_tokens) {
+pmtp_status pmtp_tokenize(const pmtp_model * model, const char * text, size_t text_size, int32_t add_special,
+                          int32_t parse_special, int32_t * tokens, int32_t capacity, int32_t * n_tokens) {
     return guarded([&] {
-        require(model != nullptr && text != nullptr && n_tokens != nullptr && capacity >= 0, "pmtp_tokenize: NULL argument");
+        require(model != nullptr && text != nullptr && n_tokens != nullptr && capacity >= 0,
+                "pmtp_tokenize: NULL argument");
         require(text_size <= INT32_MAX / 2, "pmtp_tokenize: the text is too long");
-        const int32_t n = llama_tokenize(model->vocab(), text, (int32_t) text_size, tokens, capacity, add_special != 0, parse_special != 0);
+        const int32_t n = llama_tokenize(model->vocab(), text, (int32_t) text_size, tokens, capacity, add_special != 0,
+                                         parse_special != 0);
         *n_tokens = n < 0 ? -n : n;
         require(n >= 0, format("pmtp_tokenize: room for %d tokens, %d needed", capacity, -n));
     });
 }
 
-pmtp_status pmtp_token_bytes(const pmtp_model * model, int32_t token, int32_t special, char * bytes, int32_t capacity, int32_t * n_bytes) {
+pmtp_status pmtp_token_bytes(const pmtp_model * model, int32_t token, int32_t special, char * bytes, int32_t capacity,
+                             int32_t * n_bytes) {
     return guarded([&] {
         require(model != nullptr && n_bytes != nullptr && capacity >= 0, "pmtp_token_bytes: NULL argument");
         require_tokens(*model, &token, 1, "pmtp_token_bytes");
@@ -208,7 +221,8 @@ pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_to
             throw Error(PMTP_ERROR_BUSY, "a generation is running on this model");
         }
         if (n_tokens > session.n_ctx()) {
-            throw Error(PMTP_ERROR_CONTEXT_OVERFLOW, format("%d tokens, the context holds %d", n_tokens, session.n_ctx()));
+            throw Error(PMTP_ERROR_CONTEXT_OVERFLOW,
+                        format("%d tokens, the context holds %d", n_tokens, session.n_ctx()));
         }
         session.abort = false;
         session.truncate(0);
@@ -216,14 +230,15 @@ pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_to
             const int n = std::min(n_batch, n_tokens - done);
             session.evaluate(tokens + done, n, n, {});
             for (int row = 0; row < n; row++) {
-                std::copy_n(session.output(row).logits, model->n_vocab(), logits + (size_t) (done + row) * model->n_vocab());
+                std::copy_n(session.output(row).logits, model->n_vocab(),
+                            logits + (size_t) (done + row) * model->n_vocab());
             }
         }
     });
 }
 
-pmtp_status pmtp_generation_start(pmtp_model * model, const int32_t * prompt, int32_t n_prompt, const pmtp_generation_params * params,
-                                  pmtp_generation ** out) {
+pmtp_status pmtp_generation_start(pmtp_model * model, const int32_t * prompt, int32_t n_prompt,
+                                  const pmtp_generation_params * params, pmtp_generation ** out) {
     return guarded([&] {
         require(model != nullptr && params != nullptr && out != nullptr, "pmtp_generation_start: NULL argument");
         *out = nullptr;
@@ -279,7 +294,8 @@ pmtp_status pmtp_quantize(const char * path, const char * out_path, const char *
         params.nthread = n_threads;
         const pmtp::ErrorLines errors;
         if (llama_model_quantize(path, out_path, &params) != 0) {
-            throw Error(PMTP_ERROR_MODEL_LOAD, format("llama.cpp could not quantise %s to %s: %s", path, out_path, errors.text().c_str()));
+            throw Error(PMTP_ERROR_MODEL_LOAD,
+                        format("llama.cpp could not quantise %s to %s: %s", path, out_path, errors.text().c_str()));
         }
     });
 }

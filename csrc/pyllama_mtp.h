@@ -1,15 +1,16 @@
 /* pyllama-mtp: run a llama.cpp target with multi-token prediction (MTP). docs/c.md has a complete example.
  *
  * The only contract of libpyllama_mtp. Conventions; a function's own comment says where it differs:
- *  - Errors. Functions that can fail return a pmtp_status; pmtp_last_error() then has a message for the calling thread. What a
- *    failing call would have written is left as it was, unless said otherwise. Any of them may fail with OUT_OF_MEMORY, or with
- *    INTERNAL for a fault of this library. A NULL that is not allowed is INVALID_ARGUMENT. No function lets a C++ exception out.
- *  - Ownership. Handles are opaque; every *_load / *_start has its *_free, and freeing NULL is allowed. Pointers that a function
- *    returns belong to the handle that they came from. Pointers that are passed in are read during the call only.
- *    Strings are UTF-8 and NUL-terminated unless a length is passed beside them.
- *  - Threads. A model holds one sequence and runs one generation at a time. Calls on one model and its generation must not
- *    overlap, from whatever threads they come; pmtp_generation_cancel() alone may be called while another one runs. Different models
- *    are independent.
+ *  - Errors. Functions that can fail return a pmtp_status; pmtp_last_error() then has a message for the calling thread.
+ *    What a failing call would have written is left as it was, unless said otherwise. Any of them may fail with
+ *    OUT_OF_MEMORY, or with INTERNAL for a fault of this library. A NULL that is not allowed is INVALID_ARGUMENT. No
+ *    function lets a C++ exception out.
+ *  - Ownership. Handles are opaque; every *_load / *_start has its *_free, and freeing NULL is allowed. Pointers that a
+ *    function returns belong to the handle that they came from. Pointers that are passed in are read during the call
+ *    only. Strings are UTF-8 and NUL-terminated unless a length is passed beside them.
+ *  - Threads. A model holds one sequence and runs one generation at a time. Calls on one model and its generation must
+ *    not overlap, from whatever threads they come; pmtp_generation_cancel() alone may be called while another one runs.
+ *    Different models are independent.
  *  - Units. Times are seconds, sizes are bytes, token ids are the target's vocabulary ids.
  *
  * The region between the two "cffi" marks has no preprocessor lines: foreign-function tools may read it as it is.
@@ -33,9 +34,9 @@ extern "C" {
 /* Constants of this header. An integer beside pmtp_abi_version() that differs means another, incompatible library. */
 enum {
     PMTP_ABI_VERSION = 3,
-    PMTP_MAX_DRAFT = 16,        /* most tokens drafted in one round */
-    PMTP_MAX_LOGPROBS = 64,     /* most alternatives reported with a token */
-    PMTP_DRAFT_AUTO = -1        /* num_speculative_tokens: chosen every round */
+    PMTP_MAX_DRAFT = 16,    /* most tokens drafted in one round */
+    PMTP_MAX_LOGPROBS = 64, /* most alternatives reported with a token */
+    PMTP_DRAFT_AUTO = -1    /* num_speculative_tokens: chosen every round */
 };
 
 typedef enum pmtp_status {
@@ -50,128 +51,131 @@ typedef enum pmtp_status {
 } pmtp_status;
 
 typedef enum pmtp_finish {
-    PMTP_FINISH_NONE = 0,       /* there is more to come */
-    PMTP_FINISH_STOP = 1,       /* an end-of-generation token or one of stop_tokens */
-    PMTP_FINISH_LENGTH = 2,     /* max_tokens, or the context is full */
+    PMTP_FINISH_NONE = 0,   /* there is more to come */
+    PMTP_FINISH_STOP = 1,   /* an end-of-generation token or one of stop_tokens */
+    PMTP_FINISH_LENGTH = 2, /* max_tokens, or the context is full */
     PMTP_FINISH_CANCELLED = 3
 } pmtp_finish;
 
-/* Which drafts are accepted. Every rule gives exactly the target's distribution; greedy text (temperature 0) is the same under all. */
+/* Which drafts are accepted. Every rule gives exactly the target's distribution; greedy text (temperature 0) is the
+ * same under all. */
 typedef enum pmtp_acceptance {
-    PMTP_ACCEPTANCE_AUTO = 0,       /* COUPLED if `reproducible`, else the rule that gives most tokens a second */
-    PMTP_ACCEPTANCE_COUPLED = 1,    /* the same seed gives the same text, drafted or not */
-    PMTP_ACCEPTANCE_REJECTION = 2,  /* by p/q, drafts drawn from the head's distribution */
-    PMTP_ACCEPTANCE_REJECTION_GREEDY = 3,   /* likewise, with the head's most probable tokens */
-    PMTP_ACCEPTANCE_BLOCK = 4       /* block verification */
+    PMTP_ACCEPTANCE_AUTO = 0,             /* COUPLED if `reproducible`, else the rule that gives most tokens a second */
+    PMTP_ACCEPTANCE_COUPLED = 1,          /* the same seed gives the same text, drafted or not */
+    PMTP_ACCEPTANCE_REJECTION = 2,        /* by p/q, drafts drawn from the head's distribution */
+    PMTP_ACCEPTANCE_REJECTION_GREEDY = 3, /* likewise, with the head's most probable tokens */
+    PMTP_ACCEPTANCE_BLOCK = 4             /* block verification */
 } pmtp_acceptance;
 
-typedef struct pmtp_model pmtp_model;            /* a target, its MTP head if it has one, and the KV cache */
-typedef struct pmtp_generation pmtp_generation;  /* one running completion */
+typedef struct pmtp_model pmtp_model;           /* a target, its MTP head if it has one, and the KV cache */
+typedef struct pmtp_generation pmtp_generation; /* one running completion */
 
 typedef struct pmtp_model_params {
-    int32_t n_ctx;              /* positions of the KV cache; 0: as trained */
-    int32_t n_batch;            /* most prompt tokens evaluated at once */
-    int32_t n_threads;          /* > 0 */
-    int32_t n_gpu_layers;       /* layers on the GPU, -1: all; without a GPU everything runs on the CPU */
-    int32_t flash_attention;    /* -1: where it is supported, 0: off, 1: on */
-    const char *cache_type_k;   /* "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "turbo4", "turbo3", "turbo2" */
-    const char *cache_type_v;
-    const char *cache_type_k_swa;   /* of the sliding layers; NULL: the same */
-    const char *cache_type_v_swa;
+    int32_t n_ctx;             /* positions of the KV cache; 0: as trained */
+    int32_t n_batch;           /* most prompt tokens evaluated at once */
+    int32_t n_threads;         /* > 0 */
+    int32_t n_gpu_layers;      /* layers on the GPU, -1: all; without a GPU everything runs on the CPU */
+    int32_t flash_attention;   /* -1: where it is supported, 0: off, 1: on */
+    const char * cache_type_k; /* "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "turbo4",
+                                  "turbo3", "turbo2" */
+    const char * cache_type_v;
+    const char * cache_type_k_swa; /* of the sliding layers; NULL: the same */
+    const char * cache_type_v_swa;
 } pmtp_model_params;
 
 typedef struct pmtp_model_info {
     int32_t n_vocab;
-    int32_t n_ctx;              /* most tokens of prompt and completion together */
+    int32_t n_ctx; /* most tokens of prompt and completion together */
     int32_t n_ctx_train;
     int32_t n_embd;
     int32_t n_layer;
-    int32_t n_swa;              /* sliding window in tokens, 0: none */
+    int32_t n_swa; /* sliding window in tokens, 0: none */
     int32_t n_threads;
-    int32_t has_head;           /* 1: an MTP head is loaded */
-    int32_t head_n_centroids;   /* clusters of the head's centroid LM head, 0: dense LM head */
-    int32_t head_top_k;         /* clusters whose logits are computed for a token */
-    int32_t flash_attention;    /* 1: in use */
-    int32_t token_bos;          /* -1: none */
-    int32_t token_eos;          /* -1: none */
-    int32_t add_bos;            /* 1: prompts of this model begin with token_bos */
+    int32_t has_head;         /* 1: an MTP head is loaded */
+    int32_t head_n_centroids; /* clusters of the head's centroid LM head, 0: dense LM head */
+    int32_t head_top_k;       /* clusters whose logits are computed for a token */
+    int32_t flash_attention;  /* 1: in use */
+    int32_t token_bos;        /* -1: none */
+    int32_t token_eos;        /* -1: none */
+    int32_t add_bos;          /* 1: prompts of this model begin with token_bos */
     int64_t n_params;
-    int64_t target_bytes;       /* weights of the target */
-    int64_t head_bytes;         /* weights of the head */
-    int64_t cache_bytes;        /* KV cache */
-    int64_t compute_bytes;      /* scratch of target and head */
+    int64_t target_bytes;  /* weights of the target */
+    int64_t head_bytes;    /* weights of the head */
+    int64_t cache_bytes;   /* KV cache */
+    int64_t compute_bytes; /* scratch of target and head */
 } pmtp_model_info;
 
 typedef struct pmtp_logit_bias {
     int32_t token;
-    float bias;                 /* added to the token's logit; -inf forbids it */
+    float bias; /* added to the token's logit; -inf forbids it */
 } pmtp_logit_bias;
 
 typedef struct pmtp_token_logprob {
     int32_t token;
-    float logprob;              /* natural logarithm of the target's unmodified probability */
+    float logprob; /* natural logarithm of the target's unmodified probability */
 } pmtp_token_logprob;
 
-/* Restricts the next token. `generated` are the n_generated completion tokens before it (drafted ones included); sets bit
- * t % 32 of allowed[t / 32] for every allowed token t. `allowed` has (n_vocab + 31) / 32 zeroed words.
- * Returns 0, or another value to stop the generation with an error. */
-typedef int (*pmtp_mask_fn)(void *user, const int32_t *generated, int32_t n_generated, uint32_t *allowed);
+/* Restricts the next token. `generated` are the n_generated completion tokens before it (drafted ones included); sets
+ * bit t % 32 of allowed[t / 32] for every allowed token t. `allowed` has (n_vocab + 31) / 32 zeroed words. Returns 0,
+ * or another value to stop the generation with an error. */
+typedef int (*pmtp_mask_fn)(void * user, const int32_t * generated, int32_t n_generated, uint32_t * allowed);
 
 /* Meanings and legal ranges are vLLM's SamplingParams. Applied in this order: mask, logit_bias, penalties, temperature,
  * min_p, top_k, top_p. */
 typedef struct pmtp_generation_params {
-    int32_t max_tokens;         /* >= 1 */
-    int32_t min_tokens;         /* no end-of-generation or stop token before that many; 0..max_tokens */
-    double temperature;         /* >= 0; 0: greedy */
-    double top_p;               /* (0, 1] */
-    double min_p;               /* [0, 1] */
-    int32_t top_k;              /* >= 1; 0: all */
+    int32_t max_tokens; /* >= 1 */
+    int32_t min_tokens; /* no end-of-generation or stop token before that many; 0..max_tokens */
+    double temperature; /* >= 0; 0: greedy */
+    double top_p;       /* (0, 1] */
+    double min_p;       /* [0, 1] */
+    int32_t top_k;      /* >= 1; 0: all */
     uint64_t seed;
-    int32_t reproducible;       /* 1: the same seed must give the same text: AUTO choices then never look at live timings */
-    int32_t acceptance;         /* pmtp_acceptance */
-    double presence_penalty;    /* [-2, 2] */
-    double frequency_penalty;   /* [-2, 2] */
-    double repetition_penalty;  /* (0, 2]; 1: none */
-    int32_t ignore_eos;         /* 1: end-of-generation tokens do not end it */
-    int32_t n_logprobs;         /* -1: none; else the emitted token's and so many best ones' */
-    int32_t num_speculative_tokens;   /* 0..PMTP_MAX_DRAFT, or PMTP_DRAFT_AUTO; without a head always 0 */
-    int32_t n_synthetic_acceptance;         /* > 0, for benchmarks: the first draft of a round is accepted with probability */
-    const double *synthetic_acceptance;     /* [0], the first two with [1] ...; not increasing. All work is done, the text is senseless */
+    int32_t reproducible; /* 1: the same seed must give the same text: AUTO choices then never look at live timings */
+    int32_t acceptance;   /* pmtp_acceptance */
+    double presence_penalty;        /* [-2, 2] */
+    double frequency_penalty;       /* [-2, 2] */
+    double repetition_penalty;      /* (0, 2]; 1: none */
+    int32_t ignore_eos;             /* 1: end-of-generation tokens do not end it */
+    int32_t n_logprobs;             /* -1: none; else the emitted token's and so many best ones' */
+    int32_t num_speculative_tokens; /* 0..PMTP_MAX_DRAFT, or PMTP_DRAFT_AUTO; without a head always 0 */
+    int32_t n_synthetic_acceptance; /* > 0, for benchmarks: the first draft of a round is accepted with probability */
+    const double * synthetic_acceptance; /* [0], the first two with [1] ...; not increasing. All work is done, the text
+                                            is senseless */
     int32_t n_stop_tokens;
-    const int32_t *stop_tokens;
+    const int32_t * stop_tokens;
     int32_t n_logit_bias;
-    const pmtp_logit_bias *logit_bias;
-    pmtp_mask_fn mask;          /* NULL: none; called until the generation is freed */
-    void *mask_user;
+    const pmtp_logit_bias * logit_bias;
+    pmtp_mask_fn mask; /* NULL: none; called until the generation is freed */
+    void * mask_user;
 } pmtp_generation_params;
 
 /* What one step brought: a part of the prefill (n_emitted 0 and finish NONE), the first token, or one round. */
 typedef struct pmtp_burst {
-    int32_t is_round;           /* 1: a draft/verify round; the first token comes from the prefill and belongs to none */
+    int32_t is_round; /* 1: a draft/verify round; the first token comes from the prefill and belongs to none */
     int32_t n_drafted;
     int32_t n_accepted;
-    int32_t n_emitted;          /* tokens committed by this step: at most n_accepted + 1 */
-    int32_t finish;             /* pmtp_finish; no step may follow one that is not NONE */
+    int32_t n_emitted; /* tokens committed by this step: at most n_accepted + 1 */
+    int32_t finish;    /* pmtp_finish; no step may follow one that is not NONE */
     int32_t drafted[16];
     int32_t emitted[17];
-    const pmtp_token_logprob *logprobs;   /* [n_emitted][1 + n_logprobs]: the token, then the best; NULL if n_logprobs < 0;
-                                           * valid until the next step */
+    const pmtp_token_logprob * logprobs; /* [n_emitted][1 + n_logprobs]: the token, then the best; NULL if n_logprobs <
+                                          * 0; valid until the next step */
 } pmtp_burst;
 
 typedef struct pmtp_stats {
     int32_t prompt_tokens;
-    int32_t cached_prompt_tokens;     /* of them already in the KV cache */
+    int32_t cached_prompt_tokens; /* of them already in the KV cache */
     int32_t completion_tokens;
-    int32_t acceptance;               /* pmtp_acceptance in use, never AUTO */
+    int32_t acceptance; /* pmtp_acceptance in use, never AUTO */
     int32_t rounds;
     int32_t drafted;
     int32_t accepted;
-    int32_t drafting_rounds;          /* rounds that drafted at least one token ... */
-    int32_t drafting_rounds_emitted;  /* ... and accepted + bonus tokens of these rounds */
+    int32_t drafting_rounds;         /* rounds that drafted at least one token ... */
+    int32_t drafting_rounds_emitted; /* ... and accepted + bonus tokens of these rounds */
     int32_t drafted_per_position[16];
     int32_t accepted_per_position[16];
-    double prompt_seconds;            /* prefill and first token */
-    double decode_seconds;            /* wall time of all rounds = draft + verify + sample + rest */
+    double prompt_seconds; /* prefill and first token */
+    double decode_seconds; /* wall time of all rounds = draft + verify + sample + rest */
     double draft_seconds;
     double verify_seconds;
     double sample_seconds;
@@ -180,98 +184,106 @@ typedef struct pmtp_stats {
 /* PMTP_ABI_VERSION of the library; compare it with the header's before anything else. Any thread. */
 int32_t pmtp_abi_version(void);
 
-/* Message of the calling thread's last failure; empty if there was none. Never NULL; valid until that thread's next failing call. */
-const char *pmtp_last_error(void);
+/* Message of the calling thread's last failure; empty if there was none. Never NULL; valid until that thread's next
+ * failing call. */
+const char * pmtp_last_error(void);
 
-/* Receives every native log line (level: 1 debug, 2 info, 3 warning, 4 error; some come in pieces, a line ends with a newline),
- * from any thread, one call at a time. `text` is valid during the call. It must not call functions of this library. */
-typedef void (*pmtp_log_fn)(int32_t level, const char *text, void *user);
+/* Receives every native log line (level: 1 debug, 2 info, 3 warning, 4 error; some come in pieces, a line ends with a
+ * newline), from any thread, one call at a time. `text` is valid during the call. It must not call functions of this
+ * library. */
+typedef void (*pmtp_log_fn)(int32_t level, const char * text, void * user);
 
-/* Sets the one receiver of the process; NULL: drop the lines (default). `log` and `user` are kept until the next call, which waits
- * for a running receiver. Any thread. */
-void pmtp_set_log(pmtp_log_fn log, void *user);
+/* Sets the one receiver of the process; NULL: drop the lines (default). `log` and `user` are kept until the next call,
+ * which waits for a running receiver. Any thread. */
+void pmtp_set_log(pmtp_log_fn log, void * user);
 
-/* Valid parameters to begin with: the trained context (n_ctx 0), batches of 512, 4 threads, all layers on a GPU if there is one, f16
- * cache. The strings are static. Any thread. */
+/* Valid parameters to begin with: the trained context (n_ctx 0), batches of 512, 4 threads, all layers on a GPU if
+ * there is one, f16 cache. The strings are static. Any thread. */
 pmtp_model_params pmtp_default_model_params(void);
 
-/* Valid parameters to begin with: sampling at temperature 1 from the whole distribution with seed 0, reproducibly, until the
- * context is full, AUTO drafts. Any thread. */
+/* Valid parameters to begin with: sampling at temperature 1 from the whole distribution with seed 0, reproducibly,
+ * until the context is full, AUTO drafts. Any thread. */
 pmtp_generation_params pmtp_default_generation_params(void);
 
-/* Loads a target and, unless head_path is NULL, its MTP head, and allocates the KV cache; the pairing is checked before anything
- * is computed. *out is the caller's, to be freed with pmtp_model_free(); a failure makes it NULL (but for a NULL argument), so pass no
- * handle that is in use. Models may be loaded from several threads. Fails with MODEL_LOAD (a file cannot be read or is damaged),
- * INCOMPATIBLE_HEAD (the head is none, or belongs to another target) or INVALID_ARGUMENT (a parameter out of its range). */
-pmtp_status pmtp_model_load(const char *target_path, const char *head_path, const pmtp_model_params *params,
-                            pmtp_model **out);
+/* Loads a target and, unless head_path is NULL, its MTP head, and allocates the KV cache; the pairing is checked before
+ * anything is computed. *out is the caller's, to be freed with pmtp_model_free(); a failure makes it NULL (but for a
+ * NULL argument), so pass no handle that is in use. Models may be loaded from several threads. Fails with MODEL_LOAD (a
+ * file cannot be read or is damaged), INCOMPATIBLE_HEAD (the head is none, or belongs to another target) or
+ * INVALID_ARGUMENT (a parameter out of its range). */
+pmtp_status pmtp_model_load(const char * target_path, const char * head_path, const pmtp_model_params * params,
+                            pmtp_model ** out);
 
 /* Frees the model and all that was allocated for it; its generation must have been freed. */
-void pmtp_model_free(pmtp_model *model);
+void pmtp_model_free(pmtp_model * model);
 
 /* Sizes, placement and memory of a loaded model. */
-pmtp_status pmtp_model_get_info(const pmtp_model *model, pmtp_model_info *out);
+pmtp_status pmtp_model_get_info(const pmtp_model * model, pmtp_model_info * out);
 
-/* A string-valued metadata entry of the target (the chat template is "tokenizer.chat_template"), or NULL if it has none or an
- * argument is NULL. Valid until the model is freed. */
-const char *pmtp_model_metadata(const pmtp_model *model, const char *key);
+/* A string-valued metadata entry of the target (the chat template is "tokenizer.chat_template"), or NULL if it has none
+ * or an argument is NULL. Valid until the model is freed. */
+const char * pmtp_model_metadata(const pmtp_model * model, const char * key);
 
-/* Device and backend that hold weights and KV cache, as one line of text; empty for NULL. Valid until the model is freed. */
-const char *pmtp_model_placement(const pmtp_model *model);
+/* Device and backend that hold weights and KV cache, as one line of text; empty for NULL. Valid until the model is
+ * freed. */
+const char * pmtp_model_placement(const pmtp_model * model);
 
-/* Splits text of text_size bytes into tokens; add_special: with the beginning-of-sequence token and the like, where the model
- * uses them; parse_special: text such as "<bos>" becomes that token. Writes at most `capacity` ids and sets *n_tokens to the number
- * needed. Fails with INVALID_ARGUMENT if the capacity is too small (*n_tokens is set, `tokens` is unspecified): a text never
- * needs more than text_size + 8. */
-pmtp_status pmtp_tokenize(const pmtp_model *model, const char *text, size_t text_size, int32_t add_special,
-                          int32_t parse_special, int32_t *tokens, int32_t capacity, int32_t *n_tokens);
+/* Splits text of text_size bytes into tokens; add_special: with the beginning-of-sequence token and the like, where the
+ * model uses them; parse_special: text such as "<bos>" becomes that token. Writes at most `capacity` ids and sets
+ * *n_tokens to the number needed. Fails with INVALID_ARGUMENT if the capacity is too small (*n_tokens is set, `tokens`
+ * is unspecified): a text never needs more than text_size + 8. */
+pmtp_status pmtp_tokenize(const pmtp_model * model, const char * text, size_t text_size, int32_t add_special,
+                          int32_t parse_special, int32_t * tokens, int32_t capacity, int32_t * n_tokens);
 
-/* The bytes of one token (not NUL-terminated, maybe a part of a character); special: also those of control tokens, which are
- * empty otherwise. Writes at most `capacity` bytes and sets *n_bytes to the number needed. Fails with INVALID_ARGUMENT if the
- * capacity is too small (*n_bytes is set) or there is no such token. */
-pmtp_status pmtp_token_bytes(const pmtp_model *model, int32_t token, int32_t special, char *bytes, int32_t capacity,
-                             int32_t *n_bytes);
+/* The bytes of one token (not NUL-terminated, maybe a part of a character); special: also those of control tokens,
+ * which are empty otherwise. Writes at most `capacity` bytes and sets *n_bytes to the number needed. Fails with
+ * INVALID_ARGUMENT if the capacity is too small (*n_bytes is set) or there is no such token. */
+pmtp_status pmtp_token_bytes(const pmtp_model * model, int32_t token, int32_t special, char * bytes, int32_t capacity,
+                             int32_t * n_bytes);
 
 /* 1 if the token ends a generation; 0 if not, if there is no such token, and for NULL. */
-int32_t pmtp_token_is_end(const pmtp_model *model, int32_t token);
+int32_t pmtp_token_is_end(const pmtp_model * model, int32_t token);
 
-/* The target's logits after each token, into the caller's `logits`: row-major float [n_tokens][n_vocab], evaluated in batches of
- * n_batch rows (1..32). The KV cache is overwritten. After a failure `logits` is unspecified. Fails with BUSY while a generation lives,
- * CONTEXT_OVERFLOW (n_tokens > n_ctx) or INVALID_ARGUMENT. */
-pmtp_status pmtp_logits(pmtp_model *model, const int32_t *tokens, int32_t n_tokens, int32_t n_batch, float *logits);
+/* The target's logits after each token, into the caller's `logits`: row-major float [n_tokens][n_vocab], evaluated in
+ * batches of n_batch rows (1..32). The KV cache is overwritten. After a failure `logits` is unspecified. Fails with
+ * BUSY while a generation lives, CONTEXT_OVERFLOW (n_tokens > n_ctx) or INVALID_ARGUMENT. */
+pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_tokens, int32_t n_batch, float * logits);
 
-/* Begins a completion; computes nothing yet. *out is the caller's, to be freed with pmtp_generation_free() before the model is; a
- * failure makes it NULL (but for a NULL argument), so pass no handle that is in use. Prompt and parameters are copied, but for
- * `mask`. The KV cache is kept between generations, and a common prefix is not evaluated again. Fails with INVALID_ARGUMENT, BUSY
- * (another generation lives) or CONTEXT_OVERFLOW (n_prompt >= n_ctx). */
-pmtp_status pmtp_generation_start(pmtp_model *model, const int32_t *prompt, int32_t n_prompt,
-                                  const pmtp_generation_params *params, pmtp_generation **out);
+/* Begins a completion; computes nothing yet. *out is the caller's, to be freed with pmtp_generation_free() before the
+ * model is; a failure makes it NULL (but for a NULL argument), so pass no handle that is in use. Prompt and parameters
+ * are copied, but for `mask`. The KV cache is kept between generations, and a common prefix is not evaluated again.
+ * Fails with INVALID_ARGUMENT, BUSY (another generation lives) or CONTEXT_OVERFLOW (n_prompt >= n_ctx). */
+pmtp_status pmtp_generation_start(pmtp_model * model, const int32_t * prompt, int32_t n_prompt,
+                                  const pmtp_generation_params * params, pmtp_generation ** out);
 
-/* Computes one batch of the prefill or one round, and describes it in *out, whose content is unspecified after a failure. Calls
- * `mask` on the calling thread. Fails with INVALID_ARGUMENT after an end, CONTEXT_OVERFLOW if llama.cpp finds no room in
- * its cache, and INTERNAL if `mask` returned an error. After a failure of the last two kinds only stats and free are left. */
-pmtp_status pmtp_generation_step(pmtp_generation *generation, pmtp_burst *out);
+/* Computes one batch of the prefill or one round, and describes it in *out, whose content is unspecified after a
+ * failure. Calls `mask` on the calling thread. Fails with INVALID_ARGUMENT after an end, CONTEXT_OVERFLOW if llama.cpp
+ * finds no room in its cache, and INTERNAL if `mask` returned an error. After a failure of the last two kinds only
+ * stats and free are left. */
+pmtp_status pmtp_generation_step(pmtp_generation * generation, pmtp_burst * out);
 
-/* Makes the running or next step end with PMTP_FINISH_CANCELLED; tokens that earlier steps emitted stay. Does not wait. From any
- * thread, also while a step runs, but not during or after pmtp_generation_free(). NULL is allowed. */
-void pmtp_generation_cancel(pmtp_generation *generation);
+/* Makes the running or next step end with PMTP_FINISH_CANCELLED; tokens that earlier steps emitted stay. Does not wait.
+ * From any thread, also while a step runs, but not during or after pmtp_generation_free(). NULL is allowed. */
+void pmtp_generation_cancel(pmtp_generation * generation);
 
-/* Takes back all but the first n_completion tokens, in the statistics and in the KV cache alike, and ends the generation: for
- * stop strings, which only the caller sees. Fails with INVALID_ARGUMENT if there are not so many tokens. */
-pmtp_status pmtp_generation_truncate(pmtp_generation *generation, int32_t n_completion);
+/* Takes back all but the first n_completion tokens, in the statistics and in the KV cache alike, and ends the
+ * generation: for stop strings, which only the caller sees. Fails with INVALID_ARGUMENT if there are not so many
+ * tokens. */
+pmtp_status pmtp_generation_truncate(pmtp_generation * generation, int32_t n_completion);
 
 /* What happened so far; between two steps or after the last one. */
-pmtp_status pmtp_generation_get_stats(const pmtp_generation *generation, pmtp_stats *out);
+pmtp_status pmtp_generation_get_stats(const pmtp_generation * generation, pmtp_stats * out);
 
-/* Frees the generation, finished or not; the model can begin another one, and what is in the KV cache is reused. No call on this
- * generation may be running: to end it from another thread cancel it, and let the thread that steps free it. */
-void pmtp_generation_free(pmtp_generation *generation);
+/* Frees the generation, finished or not; the model can begin another one, and what is in the KV cache is reused. No
+ * call on this generation may be running: to end it from another thread cancel it, and let the thread that steps free
+ * it. */
+void pmtp_generation_free(pmtp_generation * generation);
 
-/* Writes the tensors of a GGUF file (f32, f16 or bf16 matrices) in fewer bits to another file, by llama.cpp's own quantiser; metadata
- * stays. type: "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m" or "q6_k", llama.cpp's mixtures, which give some
- * tensors more bits. n_threads: 1 or more. `out_path` is overwritten; after a failure its content is unspecified. Any thread. Fails with
- * INVALID_ARGUMENT (no such type) or MODEL_LOAD (the file cannot be read or is damaged, or the other cannot be written: the message has llama.cpp's reason). */
-pmtp_status pmtp_quantize(const char *path, const char *out_path, const char *type, int32_t n_threads);
+/* Writes the tensors of a GGUF file (f32, f16 or bf16 matrices) in fewer bits to another file, by llama.cpp's own
+ * quantiser; metadata stays. type: "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m" or
+ * "q6_k", llama.cpp's mixtures, which give some tensors more bits. n_threads: 1 or more. `out_path` is overwritten;
+ * after a failure its content is unspecified. Any thread. Fails with INVALID_ARGUMENT (no such type) or MODEL_LOAD (the
+ * file cannot be read or is damaged, or the other cannot be written: the message has llama.cpp's reason). */
+pmtp_status pmtp_quantize(const char * path, const char * out_path, const char * type, int32_t n_threads);
 
 /* cffi: end */
 

@@ -1,6 +1,7 @@
 /* Streams a completion, drafted by an MTP head, from plain C.
  *
- *     cc stream.c $(pkg-config --cflags --libs pyllama_mtp) -Wl,-rpath,$(pkg-config --variable=libdir pyllama_mtp) -o stream
+ *     cc -o stream stream.c $(pkg-config --cflags --libs pyllama_mtp) \
+ *         -Wl,-rpath,$(pkg-config --variable=libdir pyllama_mtp)
  *     ./stream target.gguf assistant.gguf "def main():" 64
  *
  * Pass "" instead of the assistant to decode without drafting. The text goes to stdout, figures and errors to stderr.
@@ -11,16 +12,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int failed(const char *what) {
+static int failed(const char * what) {
     fprintf(stderr, "%s: %s\n", what, pmtp_last_error());
     return 1;
 }
 
-/* Tokens of `text`, n of them, to be freed; NULL on failure. A text has no more tokens than bytes, but for special ones. */
-static int32_t *tokenize(const pmtp_model *model, const char *text, int32_t *n) {
+/* Tokens of `text`, n of them, to be freed; NULL on failure. A text has no more tokens than bytes, but for special
+ * ones. */
+static int32_t * tokenize(const pmtp_model * model, const char * text, int32_t * n) {
     const size_t size = strlen(text);
-    const int32_t capacity = (int32_t)size + 8;
-    int32_t *tokens = malloc((size_t)capacity * sizeof *tokens);
+    const int32_t capacity = (int32_t) size + 8;
+    int32_t * tokens = malloc((size_t) capacity * sizeof *tokens);
     if (tokens != NULL && pmtp_tokenize(model, text, size, 1, 1, tokens, capacity, n) != PMTP_OK) {
         free(tokens);
         tokens = NULL;
@@ -28,18 +30,18 @@ static int32_t *tokenize(const pmtp_model *model, const char *text, int32_t *n) 
     return tokens;
 }
 
-static int print_token(const pmtp_model *model, int32_t token) {
+static int print_token(const pmtp_model * model, int32_t token) {
     char bytes[256];
     int32_t n = 0;
     if (pmtp_token_bytes(model, token, 0, bytes, sizeof bytes, &n) != PMTP_OK) {
         return failed("pmtp_token_bytes");
     }
-    fwrite(bytes, 1, (size_t)n, stdout); /* maybe a part of a character: the next token has the rest */
+    fwrite(bytes, 1, (size_t) n, stdout); /* maybe a part of a character: the next token has the rest */
     fflush(stdout);
     return 0;
 }
 
-static int stream(const pmtp_model *model, pmtp_generation *generation) {
+static int stream(const pmtp_model * model, pmtp_generation * generation) {
     pmtp_burst burst;
     pmtp_stats stats;
     do { /* a part of the prefill, the first token, then one round of drafted and verified tokens after the other */
@@ -55,14 +57,15 @@ static int stream(const pmtp_model *model, pmtp_generation *generation) {
     if (pmtp_generation_get_stats(generation, &stats) != PMTP_OK) {
         return failed("pmtp_generation_get_stats");
     }
-    fprintf(stderr, "\n%d tokens in %d rounds, %d of %d drafts accepted, %.0f tokens/s\n", stats.completion_tokens, stats.rounds,
-            stats.accepted, stats.drafted, stats.decode_seconds > 0 ? (stats.completion_tokens - 1) / stats.decode_seconds : 0.0);
+    fprintf(stderr, "\n%d tokens in %d rounds, %d of %d drafts accepted, %.0f tokens/s\n", stats.completion_tokens,
+            stats.rounds, stats.accepted, stats.drafted,
+            stats.decode_seconds > 0 ? (stats.completion_tokens - 1) / stats.decode_seconds : 0.0);
     return 0;
 }
 
-static int complete(pmtp_model *model, const char *prompt, int32_t max_tokens) {
+static int complete(pmtp_model * model, const char * prompt, int32_t max_tokens) {
     int32_t n_prompt = 0;
-    int32_t *tokens = tokenize(model, prompt, &n_prompt);
+    int32_t * tokens = tokenize(model, prompt, &n_prompt);
     if (tokens == NULL) {
         return failed("pmtp_tokenize");
     }
@@ -72,7 +75,7 @@ static int complete(pmtp_model *model, const char *prompt, int32_t max_tokens) {
     params.top_p = 0.95;
     params.seed = 7;
     params.num_speculative_tokens = 3;
-    pmtp_generation *generation = NULL;
+    pmtp_generation * generation = NULL;
     const pmtp_status status = pmtp_generation_start(model, tokens, n_prompt, &params, &generation);
     free(tokens);
     const int result = status == PMTP_OK ? stream(model, generation) : failed("pmtp_generation_start");
@@ -80,19 +83,20 @@ static int complete(pmtp_model *model, const char *prompt, int32_t max_tokens) {
     return result;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char ** argv) {
     if (argc != 5 || atoi(argv[4]) < 1) {
         fprintf(stderr, "usage: %s TARGET.gguf ASSISTANT.gguf|\"\" PROMPT MAX_TOKENS\n", argv[0]);
         return 2;
     }
     if (pmtp_abi_version() != PMTP_ABI_VERSION) {
-        fprintf(stderr, "libpyllama_mtp has ABI version %d, this program was compiled for %d\n", pmtp_abi_version(), PMTP_ABI_VERSION);
+        fprintf(stderr, "libpyllama_mtp has ABI version %d, this program was compiled for %d\n", pmtp_abi_version(),
+                PMTP_ABI_VERSION);
         return 1;
     }
     pmtp_model_params params = pmtp_default_model_params();
     params.n_ctx = 1024;
     params.n_threads = 1;
-    pmtp_model *model = NULL;
+    pmtp_model * model = NULL;
     if (pmtp_model_load(argv[1], argv[2][0] != '\0' ? argv[2] : NULL, &params, &model) != PMTP_OK) {
         return failed("pmtp_model_load");
     }

@@ -9,7 +9,8 @@ namespace pmtp {
 
 void set_log(pmtp_log_fn log, void * user);
 
-// Collects the error lines that llama.cpp logs on this thread while it lives: its loaders report causes in no other way.
+// Collects the error lines that llama.cpp logs on this thread while it lives: its loaders report causes in no other
+// way.
 class ErrorLines {
   public:
     ErrorLines();

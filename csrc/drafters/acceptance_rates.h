@@ -1,8 +1,8 @@
 // How often the head's drafts are accepted, position by position, and whether that has changed.
 //
-// Outcomes are remembered for long, so that the rates are steady. That the text has changed is found by Page's test ("Continuous Inspection
-// Schemes", 1954): the likelihood ratio of much better rates, and of much worse ones, begun anew whenever it speaks against them. At an alarm only the
-// outcomes since that beginning count.
+// Outcomes are remembered for long, so that the rates are steady. That the text has changed is found by Page's test
+// ("Continuous Inspection Schemes", 1954): the likelihood ratio of much better rates, and of much worse ones, begun
+// anew whenever it speaks against them. At an alarm only the outcomes since that beginning count.
 #pragma once
 
 #include "drafters/round_costs.h"
@@ -30,9 +30,9 @@ class AcceptanceRates {
         void add(int drafted, int n_accepted);
     };
     struct Change {
-        double odds;        // of acceptance after it, in units of those before
+        double odds;  // of acceptance after it, in units of those before
         double score = 0;
-        Outcomes since{};   // the score was 0
+        Outcomes since{};  // the score was 0
     };
 
     void update(Change & change, int drafted, int accepted) const;

@@ -7,24 +7,28 @@ namespace pmtp {
 
 namespace {
 
-constexpr double kMargin = 0.015;      // advantage that another k must have, so that noise does not make k oscillate
-constexpr double kPlain = 2.0;         // standard deviations that a cost may be lower than believed: plain decoding's, whose speed is promised,
+constexpr double kMargin = 0.015;  // advantage that another k must have, so that noise does not make k oscillate
+constexpr double kPlain =
+    2.0;  // standard deviations that a cost may be lower than believed: plain decoding's, whose speed is promised,
 constexpr double kOther = 1.0;         // and another k's
 constexpr double kUrgent = 0.1;        // advantage that is not kept waiting
 constexpr int kKnown = 3;              // times that a cost must have been measured
 constexpr int kShortest = kKnown + 1;  // rounds of a trial; the first one is not measured
 constexpr int kLongest = 100;
-constexpr double kProbeShare = 0.01;   // of the time may go into trying a head that does not pay,
-constexpr int kSoonest = 16;           // after so many rounds without drafts at least
-constexpr int kLatest = 100;           // and at most, if a try is cheap
-constexpr int kPatience = 4;           // till then after this part of the time that it has not paid
-constexpr double kPromise = 0.5;       // of the tries, that calls for another one at once
+constexpr double kProbeShare = 0.01;  // of the time may go into trying a head that does not pay,
+constexpr int kSoonest = 16;          // after so many rounds without drafts at least
+constexpr int kLatest = 100;          // and at most, if a try is cheap
+constexpr int kPatience = 4;          // till then after this part of the time that it has not paid
+constexpr double kPromise = 0.5;      // of the tries, that calls for another one at once
 constexpr int kAtOnce = 1 << 20;
 
 }  // namespace
 
 DraftLength::DraftLength(int fixed, DraftHistory & history, bool learns)
-    : fixed_(fixed), history_(history), learns_(learns), undrafted_(kAtOnce) {  // a new text may be another kind of text
+    : fixed_(fixed),
+      history_(history),
+      learns_(learns),
+      undrafted_(kAtOnce) {  // a new text may be another kind of text
     if (fixed_ == PMTP_DRAFT_AUTO) {
         history_.rates = history_.rates.faded();
     }
@@ -113,8 +117,8 @@ void DraftLength::begin_trial(int k) {
     since_decision_ = 0;
 }
 
-// Whether to draft a token although drafting does not pay: without drafts nothing is learnt about the head. The longer it has not paid, the longer
-// it is left alone; where even a head that is always right would not pay, always.
+// Whether to draft a token although drafting does not pay: without drafts nothing is learnt about the head. The longer
+// it has not paid, the longer it is left alone; where even a head that is always right would not pay, always.
 bool DraftLength::tries_head() const {
     if (history_.current != 0) {
         return false;

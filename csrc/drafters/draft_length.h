@@ -1,7 +1,7 @@
 // How many tokens to draft: fixed, or chosen every round to maximise the expected tokens per second.
 //
-// With acceptance rates a_1, a_2, ... of the draft positions (each given that the ones before it were accepted) a round of k
-// drafts yields 1 + a_1 + a_1 a_2 + ... tokens and costs draft(k) + verify(k + 1) seconds.
+// With acceptance rates a_1, a_2, ... of the draft positions (each given that the ones before it were accepted) a round
+// of k drafts yields 1 + a_1 + a_1 a_2 + ... tokens and costs draft(k) + verify(k + 1) seconds.
 #pragma once
 
 #include "drafters/acceptance_rates.h"
@@ -20,8 +20,8 @@ struct DraftHistory {
 
 class DraftLength {
   public:
-    // fixed: 0..PMTP_MAX_DRAFT, or PMTP_DRAFT_AUTO, which goes on with `history`. learns: whether measured times count; if not, the choice
-    // follows from the history and the outcomes alone, so that it repeats.
+    // fixed: 0..PMTP_MAX_DRAFT, or PMTP_DRAFT_AUTO, which goes on with `history`. learns: whether measured times count;
+    // if not, the choice follows from the history and the outcomes alone, so that it repeats.
     DraftLength(int fixed, DraftHistory & history, bool learns);
 
     // The k of the next round, at most `limit`.
@@ -42,11 +42,11 @@ class DraftLength {
     int fixed_;
     DraftHistory & history_;
     bool learns_;
-    int trial_ = -1;         // a k that may be better than the current one and is used to find out; -1: none
-    int trial_length_ = 0;   // rounds, of the last trial
+    int trial_ = -1;          // a k that may be better than the current one and is used to find out; -1: none
+    int trial_length_ = 0;    // rounds, of the last trial
     int since_decision_ = 0;  // rounds
-    int last_ = -1;          // drafts of the last round
-    int undrafted_;          // rounds in a row without drafts
+    int last_ = -1;           // drafts of the last round
+    int undrafted_;           // rounds in a row without drafts
 };
 
 }  // namespace pmtp

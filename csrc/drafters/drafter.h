@@ -11,8 +11,8 @@ namespace pmtp {
 
 // How drafts are drawn from the head's distribution.
 enum class Draw {
-    greedy,       // the most probable token
-    coupled,      // under the noise that the target draws its own token with, so that the two agree as often as they can
+    greedy,   // the most probable token
+    coupled,  // under the noise that the target draws its own token with, so that the two agree as often as they can
     independent,  // under noise of their own; the distribution is returned with the draft
 };
 
@@ -22,9 +22,9 @@ struct DraftRequest {
     const float * state;  // f32[n_embd], the target's post-norm state at position-1
     int k;                // tokens to draft, >= 1
     Draw draw;
-    Warp warp;            // of the head's distribution, as of the target's
+    Warp warp;  // of the head's distribution, as of the target's
     uint64_t seed;
-    uint64_t counter;     // of independent draws: step i uses counter + i
+    uint64_t counter;  // of independent draws: step i uses counter + i
 };
 
 struct Draft {

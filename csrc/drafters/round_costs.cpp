@@ -14,10 +14,10 @@ constexpr double kFirstDoubt = 0.3;  // what drafting at all adds
 constexpr double kSlopeDoubt = 0.3;  // slope, of log(1 + k)
 constexpr double kStepDoubt = 0.07;  // each step by itself: a batch of one more row may need one more pass of a kernel
 // From one time to the next:
-constexpr double kSpread = 0.07;      // of times, before any were seen
+constexpr double kSpread = 0.07;  // of times, before any were seen
 constexpr double kLeastSpread = 0.005;
-constexpr double kLevelDrift = 0.25;  // of the machine's speed, in units of the times' spread
-constexpr double kCostDrift = 0.0005; // of each k's cost by itself: contexts grow
+constexpr double kLevelDrift = 0.25;   // of the machine's speed, in units of the times' spread
+constexpr double kCostDrift = 0.0005;  // of each k's cost by itself: contexts grow
 
 constexpr double kSpreadWeight = 0.05;  // of the newest time in the spread
 constexpr double kOutlier = 2.5;        // larger deviations, in standard deviations, are cut
@@ -29,7 +29,8 @@ RoundCosts::RoundCosts(double first, double step) : first_(first), step_(step), 
         mean_[i] = std::log(1 + (i > 0 ? first : 0) + step * i);
         for (int j = 0; j < kSize; j++) {
             covariance_[i][j] = kLevelDoubt * kLevelDoubt + (i > 0 && j > 0 ? kFirstDoubt * kFirstDoubt : 0) +
-                                kSlopeDoubt * kSlopeDoubt * std::log(1.0 + i) * std::log(1.0 + j) + kStepDoubt * kStepDoubt * std::min(i, j);
+                                kSlopeDoubt * kSlopeDoubt * std::log(1.0 + i) * std::log(1.0 + j) +
+                                kStepDoubt * kStepDoubt * std::min(i, j);
         }
     }
 }
@@ -74,7 +75,9 @@ void RoundCosts::learn(int k, double value) {
             covariance_[i][j] -= row[i] * row[j] / variance;
         }
     }
-    const double deviation = 1.25 * std::min(std::abs(error), kOutlier * spread_);  // a Gaussian's standard deviation is 1.25 mean deviations
+    const double deviation =
+        1.25 *
+        std::min(std::abs(error), kOutlier * spread_);  // a Gaussian's standard deviation is 1.25 mean deviations
     spread_ = std::max(kLeastSpread, spread_ + kSpreadWeight * (deviation - spread_));
 }
 

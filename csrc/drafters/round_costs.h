@@ -1,8 +1,9 @@
 // What rounds of k drafts cost, relative to each other, learnt from noisy times.
 //
-// A Kalman filter (Kalman, "A New Approach to Linear Filtering and Prediction Problems", 1960) over the logarithms of the costs of all k. The
-// first guess is a line, and its doubts are shared: a time measured for one k also tells of its neighbours, and more of what was not measured.
-// The machine's speed of the moment is a change that all k have in common.
+// A Kalman filter (Kalman, "A New Approach to Linear Filtering and Prediction Problems", 1960) over the logarithms of
+// the costs of all k. The first guess is a line, and its doubts are shared: a time measured for one k also tells of its
+// neighbours, and more of what was not measured. The machine's speed of the moment is a change that all k have in
+// common.
 #pragma once
 
 #include <array>
@@ -13,7 +14,8 @@ constexpr int kAutoLimit = 8;  // "auto" drafts no more: beyond this an extra dr
 
 class RoundCosts {
   public:
-    // The first guess, in units of a round without drafts: what drafting at all adds to a round, and what each draft adds.
+    // The first guess, in units of a round without drafts: what drafting at all adds to a round, and what each draft
+    // adds.
     explicit RoundCosts(double first = 0.05, double step = 0.12);
 
     // A round of k drafts took that long. Not for the first one after another k, which also builds graphs.
@@ -31,13 +33,14 @@ class RoundCosts {
 
   private:
     static constexpr int kSize = kAutoLimit + 1;
-    static constexpr int kMedian = 3;  // rounds in a row whose median is learnt: other work on the machine makes a round slow now and then
+    static constexpr int kMedian =
+        3;  // rounds in a row whose median is learnt: other work on the machine makes a round slow now and then
 
     void learn(int k, double value);
 
     double first_;
     double step_;
-    double spread_;                     // standard deviation of a median's logarithm
+    double spread_;  // standard deviation of a median's logarithm
     std::array<double, kMedian> recent_{};
     int n_recent_ = 0;
     int recent_k_ = -1;

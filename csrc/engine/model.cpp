@@ -13,9 +13,9 @@ namespace pmtp {
 namespace {
 
 // Types that a KV cache may have: every one that llama.cpp reads and writes there.
-constexpr std::array kCacheTypes = { GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16, GGML_TYPE_Q8_0,  GGML_TYPE_Q5_1,
-                                     GGML_TYPE_Q5_0, GGML_TYPE_Q4_1, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL, GGML_TYPE_TURBO4, GGML_TYPE_TURBO3,
-                                     GGML_TYPE_TURBO2 };
+constexpr std::array kCacheTypes = { GGML_TYPE_F32,    GGML_TYPE_F16,    GGML_TYPE_BF16,   GGML_TYPE_Q8_0,
+                                     GGML_TYPE_Q5_1,   GGML_TYPE_Q5_0,   GGML_TYPE_Q4_1,   GGML_TYPE_Q4_0,
+                                     GGML_TYPE_IQ4_NL, GGML_TYPE_TURBO4, GGML_TYPE_TURBO3, GGML_TYPE_TURBO2 };
 
 struct CacheTypes {
     ggml_type k, v, k_swa, v_swa;
@@ -29,7 +29,8 @@ ggml_type cache_type(const char * name) {
         }
         known += (known.empty() ? "" : ", ") + std::string(ggml_type_name(type));
     }
-    throw Error(PMTP_ERROR_INVALID_ARGUMENT, format("KV cache type '%s' is unknown; known are %s", name ? name : "", known.c_str()));
+    throw Error(PMTP_ERROR_INVALID_ARGUMENT,
+                format("KV cache type '%s' is unknown; known are %s", name ? name : "", known.c_str()));
 }
 
 CacheTypes cache_types(const pmtp_model_params & p, const llama_model * model) {
@@ -37,10 +38,13 @@ CacheTypes cache_types(const pmtp_model_params & p, const llama_model * model) {
     t.k_swa = p.cache_type_k_swa != nullptr ? cache_type(p.cache_type_k_swa) : t.k;
     t.v_swa = p.cache_type_v_swa != nullptr ? cache_type(p.cache_type_v_swa) : t.v;
     if ((t.k_swa != t.k || t.v_swa != t.v) && llama_model_n_swa(model) == 0) {
-        throw Error(PMTP_ERROR_INVALID_ARGUMENT, "cache types for the sliding layers are given, and this model has no sliding layers: leave them out");
+        throw Error(
+            PMTP_ERROR_INVALID_ARGUMENT,
+            "cache types for the sliding layers are given, and this model has no sliding layers: leave them out");
     }
     if (p.flash_attention == 0 && (ggml_is_quantized(t.v) || ggml_is_quantized(t.v_swa))) {
-        throw Error(PMTP_ERROR_INVALID_ARGUMENT, "a quantised cache_type_v needs flash attention; leave it on or choose f16");
+        throw Error(PMTP_ERROR_INVALID_ARGUMENT,
+                    "a quantised cache_type_v needs flash attention; leave it on or choose f16");
     }
     return t;
 }
@@ -82,22 +86,27 @@ llama_model * load_target(const std::string & path, const pmtp_model_params & pa
     for (const auto & [name, tensor] : llama_internal_get_tensor_map(model)) {
         if (pmtp_is_turbo(tensor->type)) {
             llama_model_free(model);
-            throw Error(PMTP_ERROR_MODEL_LOAD, format("cannot load %s: tensor %s has type %d, which is not a type of model files", path.c_str(),
-                                                      name.c_str(), (int) tensor->type));
+            throw Error(PMTP_ERROR_MODEL_LOAD,
+                        format("cannot load %s: tensor %s has type %d, which is not a type of model files",
+                               path.c_str(), name.c_str(), (int) tensor->type));
         }
     }
     return model;
 }
 
-// TurboQuant needs its rotation: llama.cpp leaves it out where head sizes differ within a cache or are no multiple of 64, and on request.
+// TurboQuant needs its rotation: llama.cpp leaves it out where head sizes differ within a cache or are no multiple of
+// 64, and on request.
 void check_rotation(const llama_kv_cache & cache, ggml_type k, ggml_type v) {
-    const std::unique_ptr<ggml_context, void (*)(ggml_context *)> ctx(ggml_init({ 4 * ggml_tensor_overhead(), nullptr, /*no_alloc*/ true }), ggml_free);
-    const bool rotated_k = cache.build_input_k_rot(ctx.get()) != nullptr, rotated_v = cache.build_input_v_rot(ctx.get()) != nullptr;
+    const std::unique_ptr<ggml_context, void (*)(ggml_context *)> ctx(
+        ggml_init({ 4 * ggml_tensor_overhead(), nullptr, /*no_alloc*/ true }), ggml_free);
+    const bool rotated_k = cache.build_input_k_rot(ctx.get()) != nullptr,
+               rotated_v = cache.build_input_v_rot(ctx.get()) != nullptr;
     for (const auto & [type, rotated] : { std::pair{ k, rotated_k }, std::pair{ v, rotated_v } }) {
         if (pmtp_is_turbo(type) && !rotated) {
-            throw Error(PMTP_ERROR_MODEL_LOAD,
-                        format("KV cache type %s needs rotated heads: all heads of a cache must have one size, a multiple of 64, and LLAMA_ATTN_ROT_DISABLE "
-                               "must not be set; choose q4_0 or f16", ggml_type_name(type)));
+            throw Error(PMTP_ERROR_MODEL_LOAD, format("KV cache type %s needs rotated heads: all heads of a cache must "
+                                                      "have one size, a multiple of 64, and LLAMA_ATTN_ROT_DISABLE "
+                                                      "must not be set; choose q4_0 or f16",
+                                                      ggml_type_name(type)));
         }
     }
 }
@@ -110,7 +119,8 @@ void check_rotation(llama_context * context, const CacheTypes & types) {
     } else if (const auto * cache = dynamic_cast<const llama_kv_cache *>(memory)) {
         check_rotation(*cache, types.k, types.v);
     } else if (pmtp_is_turbo(types.k) || pmtp_is_turbo(types.v)) {
-        throw Error(PMTP_ERROR_MODEL_LOAD, "TurboQuant cache types need a model with an ordinary or sliding-window KV cache; choose f16");
+        throw Error(PMTP_ERROR_MODEL_LOAD,
+                    "TurboQuant cache types need a model with an ordinary or sliding-window KV cache; choose f16");
     }
 }
 
@@ -130,7 +140,8 @@ std::vector<std::pair<std::string, std::string>> read_metadata(const llama_model
 }  // namespace
 
 Model::Model(const std::string & target_path, const char * head_path, const pmtp_model_params & params)
-    : target_(load_target(target_path, params), llama_model_free), n_threads_(params.n_threads) {
+    : target_(load_target(target_path, params), llama_model_free),
+      n_threads_(params.n_threads) {
     metadata_ = read_metadata(target_.get());
     if (!llama_model_has_decoder(target_.get()) || llama_model_has_encoder(target_.get())) {
         throw Error(PMTP_ERROR_MODEL_LOAD, target_path + " is not a text generation model");
@@ -163,7 +174,8 @@ void Model::load_head(const char * path) {
     const char * architecture = metadata("general.architecture");
     if (cache == nullptr || architecture == nullptr || std::string(architecture) != "gemma4") {
         throw Error(PMTP_ERROR_INCOMPATIBLE_HEAD,
-                    format("the target's architecture is %s; an MTP head needs a gemma4 target", architecture ? architecture : "unknown"));
+                    format("the target's architecture is %s; an MTP head needs a gemma4 target",
+                           architecture ? architecture : "unknown"));
     }
     // The head computes where the K/V lies that it attends to.
     const ggml_tensor * k = cache->get_base()->get_k_storage(shared_layers(*cache).full);
@@ -173,9 +185,10 @@ void Model::load_head(const char * path) {
     }
     head_ = std::make_unique<MtpHead>(path, *target_, *cache, device);
     drafter_ = std::make_unique<Gemma4Drafter>(*head_, session_->context());
-    // Measured at E2B's shape: drafting at all costs about 0.1 of a round, one more row in the verify batch 0.08, on a CPU and on a GPU. A draft
-    // reads the head's weights once more.
-    draft_history_.costs = RoundCosts(0.1, 0.08 + (double) head_->bytes() / std::max<uint64_t>(1, llama_model_size(target_.get())));
+    // Measured at E2B's shape: drafting at all costs about 0.1 of a round, one more row in the verify batch 0.08, on a
+    // CPU and on a GPU. A draft reads the head's weights once more.
+    draft_history_.costs =
+        RoundCosts(0.1, 0.08 + (double) head_->bytes() / std::max<uint64_t>(1, llama_model_size(target_.get())));
 }
 
 const char * Model::metadata(const std::string & key) const {
@@ -189,8 +202,9 @@ const char * Model::metadata(const std::string & key) const {
 
 void Model::describe_placement() {
     for (const auto & [buft, data] : llama_get_memory_breakdown(session_->context())) {
-        placement_ += format("%s%s: weights %.1f MiB, KV cache %.1f MiB, compute %.1f MiB", placement_.empty() ? "" : "; ",
-                             ggml_backend_buft_name(buft), data.model / 1048576.0, data.context / 1048576.0, data.compute / 1048576.0);
+        placement_ += format("%s%s: weights %.1f MiB, KV cache %.1f MiB, compute %.1f MiB",
+                             placement_.empty() ? "" : "; ", ggml_backend_buft_name(buft), data.model / 1048576.0,
+                             data.context / 1048576.0, data.compute / 1048576.0);
     }
 }
 

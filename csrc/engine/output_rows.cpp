@@ -30,7 +30,8 @@ struct OutputRows::Selection {
 OutputRows::Selection::Selection(ggml_backend_t backend, ggml_tensor * logits, Wanted::Kind kind) : kind(kind) {
     constexpr size_t kNodes = 8;
     const int64_t n = logits->ne[1];
-    ctx.reset(ggml_init({ kNodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(kNodes, false), nullptr, /*no_alloc*/ true }));
+    ctx.reset(ggml_init(
+        { kNodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(kNodes, false), nullptr, /*no_alloc*/ true }));
     ggml_context * c = ctx.get();
     rows = ggml_new_tensor_2d(c, GGML_TYPE_F32, logits->ne[0], n);
     rows->data = logits->data;  // so that it is not allocated
@@ -42,7 +43,8 @@ OutputRows::Selection::Selection(ggml_backend_t backend, ggml_tensor * logits, W
         n_words = kCandidatesWords;
         params = ggml_new_tensor_2d(c, GGML_TYPE_I32, kChoiceWords, n);
         ggml_tensor * args[] = { rows, params };
-        result = ggml_custom_4d(c, GGML_TYPE_I32, kCandidatesRowWords, n, 1, 1, args, 2, find_candidates, GGML_N_TASKS_MAX, nullptr);
+        result = ggml_custom_4d(c, GGML_TYPE_I32, kCandidatesRowWords, n, 1, 1, args, 2, find_candidates,
+                                GGML_N_TASKS_MAX, nullptr);
     }
     graph = ggml_new_graph_custom(c, kNodes, false);
     ggml_build_forward_expand(graph, result);

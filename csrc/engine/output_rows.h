@@ -1,5 +1,5 @@
-// The target's rows of logits, left where they were computed: rows in host memory are read in place, and where a few tokens are enough a device
-// finds them, so that bytes or kilobytes cross back instead of a megabyte a row.
+// The target's rows of logits, left where they were computed: rows in host memory are read in place, and where a few
+// tokens are enough a device finds them, so that bytes or kilobytes cross back instead of a megabyte a row.
 #pragma once
 
 #include "base/error.h"
@@ -20,7 +20,8 @@ class OutputRows {
     OutputRows();
     ~OutputRows();
 
-    // llama_decode() of a batch whose outputs all lie in one micro-batch. The rows are valid after llama_synchronize() and until the next call.
+    // llama_decode() of a batch whose outputs all lie in one micro-batch. The rows are valid after llama_synchronize()
+    // and until the next call.
     int decode(llama_context * context, const llama_batch & batch, const Wanted & wanted);
 
     // Whether the last batch's rows stayed where they were; else llama.cpp has copied them.
@@ -41,7 +42,7 @@ class OutputRows {
     ggml_tensor * kept_ = nullptr;     // f32 [n_vocab, n rows]
     Selection * selected_ = nullptr;   // what the device chose from the kept rows; nullptr: they are in host memory
     std::vector<ChoiceParams> params_;
-    std::vector<int32_t> results_;     // filled by the device
+    std::vector<int32_t> results_;  // filled by the device
     std::vector<std::vector<float>> fetched_;
     std::map<std::pair<Wanted::Kind, int64_t>, std::unique_ptr<Selection>> selections_;  // by the number of rows
 };

@@ -25,7 +25,8 @@ ggml_threadpool * new_threads(int n) {
 }  // namespace
 
 Session::Session(llama_model * model, const llama_context_params & params, bool needs_states)
-    : context_(nullptr, llama_free), threads_(new_threads(params.n_threads), ggml_threadpool_free) {
+    : context_(nullptr, llama_free),
+      threads_(new_threads(params.n_threads), ggml_threadpool_free) {
     llama_context_params p = params;
     p.n_outputs_max = kMaxOutputs;
     p.abort_callback = abort_requested;
@@ -48,8 +49,8 @@ Session::~Session() { llama_batch_free(batch_); }
 
 bool Session::evaluate(const int32_t * tokens, int n, int n_outputs, const Wanted & wanted) {
     if (n < 1 || n_outputs < 0 || n_outputs > std::min(n, kMaxOutputs) || (int) tokens_.size() + n > n_ctx_) {
-        throw Error(PMTP_ERROR_INTERNAL, format("evaluate: %d tokens, %d outputs, %zu of %d positions used", n, n_outputs,
-                                                tokens_.size(), n_ctx_));
+        throw Error(PMTP_ERROR_INTERNAL, format("evaluate: %d tokens, %d outputs, %zu of %d positions used", n,
+                                                n_outputs, tokens_.size(), n_ctx_));
     }
     const int first_output = n - n_outputs;
     for (int done = 0; done < n;) {
@@ -86,7 +87,8 @@ bool Session::evaluate(const int32_t * tokens, int n, int n_outputs, const Wante
 
 bool Session::finds_candidates() const {
     const ggml_tensor * output = context_->get_model().output;
-    return output != nullptr && runs_custom_ops(ggml_backend_buft_get_device(ggml_backend_buffer_get_type(output->buffer)));
+    return output != nullptr &&
+           runs_custom_ops(ggml_backend_buft_get_device(ggml_backend_buffer_get_type(output->buffer)));
 }
 
 TargetRow Session::output(int row) {

@@ -25,8 +25,9 @@ class Session {
     Session(const Session &) = delete;
     Session & operator=(const Session &) = delete;
 
-    // Appends n tokens to the sequence, in batches of n_batch or less; the last n_outputs of them (at most kMaxOutputs, all
-    // within the last batch) get rows of output and states. Returns false if it was aborted: tokens() then says how far it came.
+    // Appends n tokens to the sequence, in batches of n_batch or less; the last n_outputs of them (at most kMaxOutputs,
+    // all within the last batch) get rows of output and states. Returns false if it was aborted: tokens() then says how
+    // far it came.
     bool evaluate(const int32_t * tokens, int n, int n_outputs, const Wanted & wanted);
 
     // Whether the target's logits are on a device that finds the tokens that can be chosen.
@@ -38,8 +39,8 @@ class Session {
     // Forgets all but the first n tokens. If the model's memory cannot do that, forgets everything.
     void truncate(int n);
 
-    // Keeps the longest usable common prefix of the sequence and the prompt, leaving at least one prompt token to evaluate.
-    // Returns its length.
+    // Keeps the longest usable common prefix of the sequence and the prompt, leaving at least one prompt token to
+    // evaluate. Returns its length.
     int reuse_prefix(const int32_t * prompt, int n_prompt);
 
     const std::vector<int32_t> & tokens() const { return tokens_; }  // whose K/V the cache holds

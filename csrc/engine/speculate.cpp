@@ -38,8 +38,9 @@ SamplingParams sampling_params(const pmtp_generation_params & p, const std::vect
 
 }  // namespace
 
-Generation::Generation(Session & session, Drafter * drafter, DraftHistory & history, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
-                       std::vector<int32_t> end_tokens, int n_vocab)
+Generation::Generation(Session & session, Drafter * drafter, DraftHistory & history, const int32_t * prompt,
+                       int n_prompt, const pmtp_generation_params & params, std::vector<int32_t> end_tokens,
+                       int n_vocab)
     : session_(session),
       drafter_(drafter),
       prompt_(prompt, prompt + n_prompt),
@@ -47,7 +48,8 @@ Generation::Generation(Session & session, Drafter * drafter, DraftHistory & hist
       max_tokens_(std::min(params.max_tokens, session.n_ctx() - n_prompt)),
       seed_(params.seed),
       sampler_(sampling_params(params, end_tokens_), n_vocab, prompt, n_prompt),
-      acceptance_((pmtp_acceptance) params.acceptance, sampler_.params().warp, params.seed, params.reproducible != 0, session.finds_candidates(),
+      acceptance_((pmtp_acceptance) params.acceptance, sampler_.params().warp, params.seed, params.reproducible != 0,
+                  session.finds_candidates(),
                   { params.synthetic_acceptance, params.synthetic_acceptance + params.n_synthetic_acceptance }),
       table_{ history.costs.unlearned() },
       // With the coupled rule k does not change the text, so live timings may choose it.
@@ -55,9 +57,10 @@ Generation::Generation(Session & session, Drafter * drafter, DraftHistory & hist
                     acceptance_.rule() == PMTP_ACCEPTANCE_COUPLED || !params.reproducible ? history : table_,
                     acceptance_.rule() == PMTP_ACCEPTANCE_COUPLED || !params.reproducible) {
     if (n_prompt >= session.n_ctx()) {
-        throw Error(PMTP_ERROR_CONTEXT_OVERFLOW,
-                    format("the prompt has %d tokens, the context holds %d and needs room for one more: shorten the prompt or load the "
-                           "model with a larger n_ctx", n_prompt, session.n_ctx()));
+        throw Error(PMTP_ERROR_CONTEXT_OVERFLOW, format("the prompt has %d tokens, the context holds %d and needs room "
+                                                        "for one more: shorten the prompt or load the "
+                                                        "model with a larger n_ctx",
+                                                        n_prompt, session.n_ctx()));
     }
     session_.abort = false;
     stats_.prompt_tokens = n_prompt;
@@ -141,7 +144,8 @@ bool Generation::verify() {
     return session_.evaluate(batch_.data(), (int) batch_.size(), (int) batch_.size(), wanted((int) batch_.size()));
 }
 
-// Row i of the evaluated batch gives the token after draft i. The first one that is not the next draft is the bonus token.
+// Row i of the evaluated batch gives the token after draft i. The first one that is not the next draft is the bonus
+// token.
 void Generation::accept(pmtp_burst & burst) {
     burst.n_drafted = (int) drafts_.size();
     rows_.clear();
@@ -195,7 +199,9 @@ void Generation::truncate(int n) {
 
 void Generation::cancel() { session_.abort = true; }
 
-Wanted Generation::wanted(int n_rows) const { return sampler_.wanted(n_rows, acceptance_.couples() ? &seed_ : nullptr); }
+Wanted Generation::wanted(int n_rows) const {
+    return sampler_.wanted(n_rows, acceptance_.couples() ? &seed_ : nullptr);
+}
 
 int Generation::remaining() const { return max_tokens_ - stats_.completion_tokens; }
 

@@ -1,6 +1,7 @@
 // Speculative decoding: draft, verify, accept, emit. Knows tokens, never text.
 //
-// Leviathan, Kalman, Matias, "Fast Inference from Transformers via Speculative Decoding" (arXiv 2211.17192), with the rules of acceptance.h.
+// Leviathan, Kalman, Matias, "Fast Inference from Transformers via Speculative Decoding" (arXiv 2211.17192), with the
+// rules of acceptance.h.
 #pragma once
 
 #include "sampling/acceptance.h"
@@ -15,10 +16,10 @@ namespace pmtp {
 
 class Generation {
   public:
-    // drafter may be nullptr; history: the model's, updated by rounds; end_tokens end the generation. The owner of these three must outlive
-    // the generation. Throws Error(CONTEXT_OVERFLOW).
-    Generation(Session & session, Drafter * drafter, DraftHistory & history, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
-               std::vector<int32_t> end_tokens, int n_vocab);
+    // drafter may be nullptr; history: the model's, updated by rounds; end_tokens end the generation. The owner of
+    // these three must outlive the generation. Throws Error(CONTEXT_OVERFLOW).
+    Generation(Session & session, Drafter * drafter, DraftHistory & history, const int32_t * prompt, int n_prompt,
+               const pmtp_generation_params & params, std::vector<int32_t> end_tokens, int n_vocab);
 
     // One batch of the prefill or one round; see pmtp_burst.
     void step(pmtp_burst & burst);
@@ -50,16 +51,16 @@ class Generation {
     const uint64_t seed_;
     Sampler sampler_;
     Acceptance acceptance_;
-    DraftHistory table_;            // a table of costs, where live timings may not choose k
+    DraftHistory table_;  // a table of costs, where live timings may not choose k
     DraftLength draft_length_;
 
     bool started_ = false;
     pmtp_finish finish_ = PMTP_FINISH_NONE;
-    int n_base_ = 0;                // tokens in the cache when the round began
-    int state_row_ = 0;             // output row of the last evaluation whose state feeds the next draft
+    int n_base_ = 0;     // tokens in the cache when the round began
+    int state_row_ = 0;  // output row of the last evaluation whose state feeds the next draft
     std::vector<Draft> drafts_;
-    std::vector<int32_t> batch_;    // the last token and the drafts
-    std::vector<TargetRow> rows_;   // the verified batch's output
+    std::vector<int32_t> batch_;   // the last token and the drafts
+    std::vector<TargetRow> rows_;  // the verified batch's output
     pmtp_stats stats_{};
 };
 

@@ -43,7 +43,8 @@ pmtp_acceptance resolve(pmtp_acceptance rule, const Warp & warp, bool reproducib
     if (rule != PMTP_ACCEPTANCE_AUTO) {
         return rule;
     }
-    // Untruncated, the other rules need whole rows, which take longer to bring to the host than the drafts that coupling accepts less often.
+    // Untruncated, the other rules need whole rows, which take longer to bring to the host than the drafts that
+    // coupling accepts less often.
     return reproducible || (finds_candidates && !warp.truncates()) ? PMTP_ACCEPTANCE_COUPLED : PMTP_ACCEPTANCE_BLOCK;
 }
 
@@ -51,17 +52,16 @@ pmtp_acceptance resolve(pmtp_acceptance rule, const Warp & warp, bool reproducib
 
 Acceptance::Acceptance(pmtp_acceptance rule, const Warp & warp, uint64_t seed, bool reproducible, bool finds_candidates,
                        std::vector<double> synthetic)
-    : rule_(resolve(rule, warp, reproducible, finds_candidates)), seed_(seed), synthetic_(std::move(synthetic)) {}
+    : rule_(resolve(rule, warp, reproducible, finds_candidates)),
+      seed_(seed),
+      synthetic_(std::move(synthetic)) {}
 
 Draw Acceptance::draw() const {
     switch (rule_) {
         case PMTP_ACCEPTANCE_REJECTION:
-        case PMTP_ACCEPTANCE_BLOCK:
-            return Draw::independent;
-        case PMTP_ACCEPTANCE_REJECTION_GREEDY:
-            return Draw::greedy;
-        default:
-            return Draw::coupled;
+        case PMTP_ACCEPTANCE_BLOCK: return Draw::independent;
+        case PMTP_ACCEPTANCE_REJECTION_GREEDY: return Draw::greedy;
+        default: return Draw::coupled;
     }
 }
 
@@ -98,12 +98,9 @@ Choice Acceptance::choose(const Sampler & sampler, int row) {
     }
     switch (rule_) {
         case PMTP_ACCEPTANCE_REJECTION:
-        case PMTP_ACCEPTANCE_REJECTION_GREEDY:
-            return choose_by_rejection(row);
-        case PMTP_ACCEPTANCE_BLOCK:
-            return choose_of_block(row);
-        default:
-            return choose_coupled(sampler, row);
+        case PMTP_ACCEPTANCE_REJECTION_GREEDY: return choose_by_rejection(row);
+        case PMTP_ACCEPTANCE_BLOCK: return choose_of_block(row);
+        default: return choose_coupled(sampler, row);
     }
 }
 
@@ -124,7 +121,8 @@ Choice Acceptance::choose_by_rejection(int row) {
     return { draw_residual(row, 1.0), false };
 }
 
-// Every row's distribution assumes that all drafts before it were accepted, so the sampler runs ahead and is taken back.
+// Every row's distribution assumes that all drafts before it were accepted, so the sampler runs ahead and is taken
+// back.
 void Acceptance::accept_block(Sampler & sampler) {
     const int n_before = (int) sampler.generated().size();
     const int k = (int) drafts_->size();
@@ -159,7 +157,8 @@ Choice Acceptance::choose_of_block(int row) {
     if (row < n_accepted_) {
         return { (*drafts_)[row].token, true };
     }
-    return { has_draft(row) ? draw_residual(row, joint_[row]) : rows_[row].p.draw(uniform(Purpose::residual, row)), false };
+    return { has_draft(row) ? draw_residual(row, joint_[row]) : rows_[row].p.draw(uniform(Purpose::residual, row)),
+             false };
 }
 
 Choice Acceptance::choose_synthetic(const Sampler & sampler, int row) {

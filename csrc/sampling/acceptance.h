@@ -1,13 +1,18 @@
-// The acceptance rules: which drafts stay, and which token follows them. Whatever the head drafts, the completion has exactly the
-// target's distribution; docs/exactness.md says what each rule promises beyond that.
+// The acceptance rules: which drafts stay, and which token follows them. Whatever the head drafts, the completion has
+// exactly the target's distribution; docs/exactness.md says what each rule promises beyond that.
 //
-//  coupled           The token at a position is the arg-max of log p + g with Gumbel noise g keyed by (seed, position, token): exact sampling that
-//                    does not know whether anything was drafted. A draft is accepted if it is that token. (Daliri, Musco, Suresh,
-//                    "Coupling without Communication and Drafter-Invariant Speculative Decoding", arXiv 2408.07978.)
-//  rejection         A draft x drawn from q is accepted with probability min(1, p(x) / q(x)); the first rejected one is replaced by a draw from
-//                    max(p - q, 0), normalised. (Leviathan, Kalman, Matias, arXiv 2211.17192; Chen et al., arXiv 2302.01318.)
+//  coupled           The token at a position is the arg-max of log p + g with Gumbel noise g keyed by (seed, position,
+//  token): exact sampling that
+//                    does not know whether anything was drafted. A draft is accepted if it is that token. (Daliri,
+//                    Musco, Suresh, "Coupling without Communication and Drafter-Invariant Speculative Decoding", arXiv
+//                    2408.07978.)
+//  rejection         A draft x drawn from q is accepted with probability min(1, p(x) / q(x)); the first rejected one is
+//  replaced by a draw from
+//                    max(p - q, 0), normalised. (Leviathan, Kalman, Matias, arXiv 2211.17192; Chen et al., arXiv
+//                    2302.01318.)
 //  rejection_greedy  The same with greedy drafts: q is 1 at the draft.
-//  block             Accepts the longest prefix by the drafts' joint probability. (Sun et al., "Block Verification Accelerates Speculative
+//  block             Accepts the longest prefix by the drafts' joint probability. (Sun et al., "Block Verification
+//  Accelerates Speculative
 //                    Decoding", arXiv 2403.10444, algorithm 2.)
 #pragma once
 
@@ -25,9 +30,10 @@ struct Choice {
 
 class Acceptance {
   public:
-    // rule: AUTO is resolved; see pmtp_acceptance. finds_candidates: a device does for the target's rows. synthetic: forced rates (see
-    // pmtp_generation_params), or empty.
-    Acceptance(pmtp_acceptance rule, const Warp & warp, uint64_t seed, bool reproducible, bool finds_candidates, std::vector<double> synthetic);
+    // rule: AUTO is resolved; see pmtp_acceptance. finds_candidates: a device does for the target's rows. synthetic:
+    // forced rates (see pmtp_generation_params), or empty.
+    Acceptance(pmtp_acceptance rule, const Warp & warp, uint64_t seed, bool reproducible, bool finds_candidates,
+               std::vector<double> synthetic);
 
     pmtp_acceptance rule() const { return rule_; }  // never AUTO
 
@@ -65,10 +71,10 @@ class Acceptance {
     const std::vector<Draft> * drafts_ = nullptr;
     std::vector<TargetRow> target_;
     std::vector<Sampler::Row> rows_;
-    std::vector<double> joint_;           // block: the joint probability ratio after that many drafts, at most 1
+    std::vector<double> joint_;  // block: the joint probability ratio after that many drafts, at most 1
     std::vector<WeightedToken> residual_;
     int row_ = 0;
-    int n_accepted_ = 0;                  // block and synthetic: decided at the beginning
+    int n_accepted_ = 0;  // block and synthetic: decided at the beginning
 };
 
 }  // namespace pmtp

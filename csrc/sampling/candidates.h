@@ -1,5 +1,6 @@
-// The few tokens of a row of logits that can be chosen. A device finds them where the logits lie, so that kilobytes cross to the host instead of
-// a megabyte a row; whoever chooses from them notices if they do not suffice and asks for the row.
+// The few tokens of a row of logits that can be chosen. A device finds them where the logits lie, so that kilobytes
+// cross to the host instead of a megabyte a row; whoever chooses from them notices if they do not suffice and asks for
+// the row.
 #pragma once
 
 #include <cstdint>
@@ -13,23 +14,24 @@ constexpr int kCandidateBinsPerUnit = 64;
 
 // How a device chooses; read by its kernels, so it travels in a tensor.
 struct ChoiceParams {
-    uint64_t key;    // of the noise, see noise.h
-    float scale;     // 1 / temperature
-    float min_z;     // natural logarithm of min_p; -inf without
+    uint64_t key;  // of the noise, see noise.h
+    float scale;   // 1 / temperature
+    float min_z;   // natural logarithm of min_p; -inf without
     float top_p;
-    int32_t top_k;   // 0: all
-    int32_t noisy;   // candidates are ranked by logit * scale + Gumbel noise instead of by their logit
+    int32_t top_k;  // 0: all
+    int32_t noisy;  // candidates are ranked by logit * scale + Gumbel noise instead of by their logit
     int32_t padding;
 };
 constexpr int kChoiceWords = sizeof(ChoiceParams) / 4;
 static_assert(kChoiceWords == 8, "one layout on both sides");
 
-// Every token whose rank value lies less than n_bins / kCandidateBinsPerUnit below the largest one: as many bins as hold kCandidates tokens or fewer.
+// Every token whose rank value lies less than n_bins / kCandidateBinsPerUnit below the largest one: as many bins as
+// hold kCandidates tokens or fewer.
 struct Candidates {
     int32_t n;
     int32_t n_bins;
-    float max;       // rank value of the best token
-    float total;     // sum of e^((logit - max) * scale) over the whole row; unless noisy
+    float max;                   // rank value of the best token
+    float total;                 // sum of e^((logit - max) * scale) over the whole row; unless noisy
     int32_t token[kCandidates];  // ascending
     float logit[kCandidates];
 };

@@ -7,15 +7,17 @@ namespace pmtp {
 
 namespace {
 
-constexpr double kLikely = 12;      // top_p looks first at candidates of at least e^-12 times the best one's probability
+constexpr double kLikely = 12;  // top_p looks first at candidates of at least e^-12 times the best one's probability
 constexpr size_t kListLimit = 32768;  // longer supports are scanned, not listed
 constexpr size_t kSortLimit = 4096;   // and where more than that must be sorted, a histogram is faster
-constexpr double kMaxGumbel = 38;   // -log(-log(1 - 2^-53)) = 36.7
+constexpr double kMaxGumbel = 38;     // -log(-log(1 - 2^-53)) = 36.7
 constexpr double kTotalError = 1e-5;  // of a sum over the vocabulary in single precision, relative
 constexpr Candidate kEverything = { kLowest, std::numeric_limits<int32_t>::max() };
 
 // The least logit that min_p leaves.
-float floor_of(float max, const Warp & warp) { return warp.min_p > 0.0 ? (float) (max + warp.temperature * std::log(warp.min_p)) : kLowest; }
+float floor_of(float max, const Warp & warp) {
+    return warp.min_p > 0.0 ? (float) (max + warp.temperature * std::log(warp.min_p)) : kLowest;
+}
 
 }  // namespace
 
@@ -50,7 +52,8 @@ bool Distribution::assign(Candidates & c, const Warp & warp, bool noisy) {
         return false;
     }
     restart(c.logit, c.token, c.n);
-    if (noisy) {  // the device ranked in single precision; what it left out must be further from the best one than its error
+    if (noisy) {  // the device ranked in single precision; what it left out must be further from the best one than its
+                  // error
         const float error = 1e-4f * std::max(1.0f, (float) (1.0 / warp.temperature));
         warp_with({ warp.temperature });
         return c.n_bins * kBin > 2 * error;
@@ -123,8 +126,8 @@ bool Distribution::list_at_least(float floor, size_t limit) {
     return true;
 }
 
-// Keeps the smallest set of most probable tokens whose share of the support so far is top_p or more. Returns false if that is a large set, or
-// if an uncertain total leaves open which one it is.
+// Keeps the smallest set of most probable tokens whose share of the support so far is top_p or more. Returns false if
+// that is a large set, or if an uncertain total leaves open which one it is.
 bool Distribution::keep_top_p(double top_p, double uncertainty) {
     const double wanted = top_p * total();
     if (!listed_) {
@@ -151,8 +154,8 @@ bool Distribution::keep_top_p(double top_p, double uncertainty) {
     return false;
 }
 
-// The least probable token of the smallest set of most probable ones that weighs `wanted`, for flat distributions: a histogram of
-// weights finds the bucket that holds it, and only that bucket is sorted.
+// The least probable token of the smallest set of most probable ones that weighs `wanted`, for flat distributions: a
+// histogram of weights finds the bucket that holds it, and only that bucket is sorted.
 Candidate Distribution::top_p_boundary(double wanted) const {
     constexpr int kBuckets = 4096;
     constexpr float kWidth = 88.0f / kBuckets;  // weights below e^-87 are 0
@@ -250,7 +253,9 @@ void Distribution::remove(const std::vector<WeightedToken> & tokens) {
             logits_[index] = kForbidden;
         }
     }
-    list_.erase(std::remove_if(list_.begin(), list_.end(), [&](const Candidate & c) { return logits_[c.index] == kForbidden; }), list_.end());
+    list_.erase(
+        std::remove_if(list_.begin(), list_.end(), [&](const Candidate & c) { return logits_[c.index] == kForbidden; }),
+        list_.end());
     total_ = -1;
 }
 

@@ -30,12 +30,12 @@ struct WeightedToken {
 // The logits stay where they are; the support is a list of candidates, or everything down to a least candidate.
 class Distribution {
   public:
-    // logits: f32[n], which must stay until the last use and may be overwritten by remove(); ids: i32[n], the token of each logit, or
-    // nullptr where the index is the token. Returns false if no logit is a number.
+    // logits: f32[n], which must stay until the last use and may be overwritten by remove(); ids: i32[n], the token of
+    // each logit, or nullptr where the index is the token. Returns false if no logit is a number.
     bool assign(float * logits, const int32_t * ids, int n, const Warp & warp);
 
-    // The same from the candidates of a whole row. Returns false if they do not suffice: then the row is needed. noisy: they were ranked
-    // under the noise of the one draw() that may follow, and only the temperature warps.
+    // The same from the candidates of a whole row. Returns false if they do not suffice: then the row is needed. noisy:
+    // they were ranked under the noise of the one draw() that may follow, and only the temperature warps.
     bool assign(Candidates & candidates, const Warp & warp, bool noisy);
 
     // All of the probability on one token whose logit is not known. For draws only.
@@ -43,8 +43,8 @@ class Distribution {
 
     int32_t most_probable() const { return token_of(best_); }
 
-    // A token, exactly distributed: the arg-max of log p + Gumbel noise (Gumbel 1954; Yellott 1977). The least work, since p need not
-    // be normalised and noise is drawn only where it can win.
+    // A token, exactly distributed: the arg-max of log p + Gumbel noise (Gumbel 1954; Yellott 1977). The least work,
+    // since p need not be normalised and noise is drawn only where it can win.
     int32_t draw(const Noise & noise) const;
 
     // A token, exactly distributed, from one uniform number by the inverse of the cumulative distribution.
@@ -65,7 +65,9 @@ class Distribution {
   private:
     int32_t token_of(int32_t index) const { return ids_ != nullptr ? ids_[index] : index; }
     double weight(float logit) const { return exp_nonpositive((logit - max_) * scale_); }
-    bool supports(const Candidate & c) const { return c.logit > least_.logit || (c.logit == least_.logit && c.index <= least_.index); }
+    bool supports(const Candidate & c) const {
+        return c.logit > least_.logit || (c.logit == least_.logit && c.index <= least_.index);
+    }
     template <typename Visit> void for_each(Visit visit) const;
     void restart(float * logits, const int32_t * ids, int n);
     void warp_with(const Warp & warp);
@@ -79,12 +81,12 @@ class Distribution {
     int n_ = 0;
     int32_t best_ = 0;
     float max_ = 0;
-    float scale_ = 1;             // 1 / temperature
+    float scale_ = 1;  // 1 / temperature
     double temperature_ = 1;
-    Candidate least_{};           // of the support
-    bool listed_ = false;         // list_ holds the support
+    Candidate least_{};    // of the support
+    bool listed_ = false;  // list_ holds the support
     std::vector<Candidate> list_;
-    double total_ = -1;           // < 0: not known yet
+    double total_ = -1;  // < 0: not known yet
 };
 
 }  // namespace pmtp

@@ -12,16 +12,18 @@ bool runs_custom_ops(ggml_backend_dev_t device) {
         return false;
     }
     Handle<ggml_context> ctx(ggml_init({ 4 * ggml_tensor_overhead(), nullptr, /*no_alloc*/ true }), ggml_free);
-    ggml_tensor * args[] = { ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, kMaxDrawnLogits), ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, kChoiceWords) };
-    return ggml_backend_dev_supports_op(device, ggml_custom_4d(ctx.get(), GGML_TYPE_I32, 1, 1, 1, 1, args, 2, draw_token, 1, nullptr));
+    ggml_tensor * args[] = { ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, kMaxDrawnLogits),
+                             ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, kChoiceWords) };
+    return ggml_backend_dev_supports_op(
+        device, ggml_custom_4d(ctx.get(), GGML_TYPE_I32, 1, 1, 1, 1, args, 2, draw_token, 1, nullptr));
 }
 
 void find_candidates(ggml_tensor * dst, int ith, int nth, void * /*user*/) {
     const ggml_tensor * logits = dst->src[0];
     const auto * params = (const ChoiceParams *) dst->src[1]->data;
     for (int64_t row = ith; row < dst->ne[1]; row += nth) {
-        find_candidates((const float *) ((const char *) logits->data + row * logits->nb[1]), (int) logits->ne[0], params[row],
-                        ((Candidates *) dst->data)[row]);
+        find_candidates((const float *) ((const char *) logits->data + row * logits->nb[1]), (int) logits->ne[0],
+                        params[row], ((Candidates *) dst->data)[row]);
     }
 }
 
@@ -34,7 +36,8 @@ void draw_token(ggml_tensor * dst, int ith, int /*nth*/, void * user) {
     const ggml_tensor * ids = dst->src[1];
     draw.q.clear();
     int32_t & token = *(int32_t *) dst->data;
-    if (!draw.distribution.assign((float *) logits->data, ids ? (const int32_t *) ids->data : nullptr, (int) ggml_nelements(logits), draw.warp)) {
+    if (!draw.distribution.assign((float *) logits->data, ids ? (const int32_t *) ids->data : nullptr,
+                                  (int) ggml_nelements(logits), draw.warp)) {
         token = 0;  // logits that are not numbers: any token does, the target decides
         return;
     }

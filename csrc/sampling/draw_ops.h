@@ -1,4 +1,5 @@
-// Operations of our graphs that ggml does not have (GGML_OP_CUSTOM). The functions run on a CPU; csrc/cuda has kernels for the same ones.
+// Operations of our graphs that ggml does not have (GGML_OP_CUSTOM). The functions run on a CPU; csrc/cuda has kernels
+// for the same ones.
 #pragma once
 
 #include "sampling/candidates.h"
@@ -10,15 +11,16 @@ namespace pmtp {
 // Whether a device other than the CPU runs them.
 bool runs_custom_ops(ggml_backend_dev_t device);
 
-// i32 [kCandidatesRowWords, n_rows] that begins with n_rows Candidates, from f32 [n_vocab, n_rows] and i32 [kChoiceWords, n_rows], a ChoiceParams
-// for each.
+// i32 [kCandidatesRowWords, n_rows] that begins with n_rows Candidates, from f32 [n_vocab, n_rows] and i32
+// [kChoiceWords, n_rows], a ChoiceParams for each.
 void find_candidates(ggml_tensor * dst, int ith, int nth, void * user);
 
-// i32 [1 + 2 * n_table]: a token drawn from logits (f32 [n]; at most kMaxDrawnLogits on a device), whose ids are in a second tensor (i32 [n]) if
-// they are not their indices.
+// i32 [1 + 2 * n_table]: a token drawn from logits (f32 [n]; at most kMaxDrawnLogits on a device), whose ids are in a
+// second tensor (i32 [n]) if they are not their indices.
 //
-// On a CPU `user` is a StepDraw (draw.h), which gets the table. On a device the last tensor is a ChoiceParams, the first one may be a Candidates
-// instead of logits, and the table is in the result: n_table probabilities (bits of f32; 0 outside the support), then their tokens.
+// On a CPU `user` is a StepDraw (draw.h), which gets the table. On a device the last tensor is a ChoiceParams, the
+// first one may be a Candidates instead of logits, and the table is in the result: n_table probabilities (bits of f32;
+// 0 outside the support), then their tokens.
 void draw_token(ggml_tensor * dst, int ith, int nth, void * user);
 
 }  // namespace pmtp

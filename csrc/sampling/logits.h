@@ -19,10 +19,13 @@ struct Candidate {
 };
 
 // The order of candidates: by logit, equal ones by index, so that no two are equal.
-inline bool more_probable(const Candidate & a, const Candidate & b) { return a.logit != b.logit ? a.logit > b.logit : a.index < b.index; }
+inline bool more_probable(const Candidate & a, const Candidate & b) {
+    return a.logit != b.logit ? a.logit > b.logit : a.index < b.index;
+}
 
-// e^x for x <= 0 to a relative error of 2e-7, in a form that compilers turn into vector instructions: 2^n times a polynomial of
-// degree 6 for the fraction (Taylor coefficients of 2^f on [-1/2, 1/2]). Below -87 it is 0 to within 1e-38; so is a NaN.
+// e^x for x <= 0 to a relative error of 2e-7, in a form that compilers turn into vector instructions: 2^n times a
+// polynomial of degree 6 for the fraction (Taylor coefficients of 2^f on [-1/2, 1/2]). Below -87 it is 0 to within
+// 1e-38; so is a NaN.
 inline float exp_nonpositive(float x) {
     const float t = std::max(-87.0f, x) * 1.44269504f;
     const float n = (t + 12582912.0f) - 12582912.0f;  // to the nearest integer

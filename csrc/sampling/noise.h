@@ -1,7 +1,7 @@
 // Random numbers without state: every draw is a function of a key, so that it can be repeated anywhere, in any order.
 //
-// A counter-based generator: the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014) over keys
-// made of the seed, the purpose and a counter.
+// A counter-based generator: the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
+// generators", 2014) over keys made of the seed, the purpose and a counter.
 #pragma once
 
 #include <cmath>
@@ -24,10 +24,12 @@ PMTP_ANYWHERE inline uint64_t mix_bits(uint64_t z) {
 }
 
 // The random bits of a token under the key of a draw.
-PMTP_ANYWHERE inline uint64_t token_bits(uint64_t key, int32_t token) { return mix_bits(key + ((uint64_t) token + 1) * kGolden); }
+PMTP_ANYWHERE inline uint64_t token_bits(uint64_t key, int32_t token) {
+    return mix_bits(key + ((uint64_t) token + 1) * kGolden);
+}
 
-// What a draw is for. Draws of different purposes are independent: sharing them between drafting, acceptance and the residual
-// would bias what is generated.
+// What a draw is for. Draws of different purposes are independent: sharing them between drafting, acceptance and the
+// residual would bias what is generated.
 enum class Purpose : uint64_t { token = 0, draft = 1, acceptance = 2, residual = 3, synthetic = 4 };
 
 // Noise of every token at one draw.
@@ -40,13 +42,17 @@ class Noise {
     uint64_t key() const { return key_; }
     uint64_t bits(int32_t token) const { return token_bits(key_, token); }
 
-    static double uniform(uint64_t bits) { return ((double) (bits >> 12) + 0.5) * 0x1p-52; }  // (0, 1); one bit less: + 0.5 is exact
+    static double uniform(uint64_t bits) {
+        return ((double) (bits >> 12) + 0.5) * 0x1p-52;
+    }  // (0, 1); one bit less: + 0.5 is exact
     static double gumbel(uint64_t bits) { return -std::log(-std::log(uniform(bits))); }
 
   private:
     uint64_t key_;
 };
 
-inline double uniform(uint64_t seed, Purpose purpose, uint64_t counter) { return Noise::uniform(Noise(seed, purpose, counter).bits(0)); }
+inline double uniform(uint64_t seed, Purpose purpose, uint64_t counter) {
+    return Noise::uniform(Noise(seed, purpose, counter).bits(0));
+}
 
 }  // namespace pmtp

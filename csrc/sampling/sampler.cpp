@@ -10,13 +10,17 @@ namespace pmtp {
 namespace {
 
 [[noreturn]] void throw_no_choice() {
-    throw Error(PMTP_ERROR_INTERNAL, "no token can be chosen: the target's logits are not numbers, or every token is forbidden");
+    throw Error(PMTP_ERROR_INTERNAL,
+                "no token can be chosen: the target's logits are not numbers, or every token is forbidden");
 }
 
 }  // namespace
 
 Sampler::Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int n_prompt)
-    : params_(std::move(params)), n_vocab_(n_vocab), n_prompt_(n_prompt), allowed_((n_vocab + 31) / 32) {
+    : params_(std::move(params)),
+      n_vocab_(n_vocab),
+      n_prompt_(n_prompt),
+      allowed_((n_vocab + 31) / 32) {
     if (params_.repetition_penalty != 1.0) {  // the only penalty that looks at the prompt
         for (int i = 0; i < n_prompt; i++) {
             seen_[prompt[i]].in_prompt = true;
@@ -39,7 +43,8 @@ Wanted Sampler::wanted(int n_rows, const uint64_t * noise) const {
     if (noisy || (warp.truncates() && warp.top_k <= kCandidates)) {
         wanted.kind = Wanted::candidates;
         for (int row = 0; row < n_rows; row++) {
-            wanted.params.push_back(warp.choice(noisy ? Noise(*noise, Purpose::token, position() + row).key() : 0, noisy));
+            wanted.params.push_back(
+                warp.choice(noisy ? Noise(*noise, Purpose::token, position() + row).key() : 0, noisy));
         }
     }
     return wanted;
@@ -76,7 +81,8 @@ void Sampler::prepare(const TargetRow & target, Row & row) {
 
 void Sampler::commit(const Row & row, int32_t token) {
     if (params_.n_logprobs >= 0) {
-        const auto changed = std::find_if(row.changed.begin(), row.changed.end(), [&](const auto & c) { return c.index == token; });
+        const auto changed =
+            std::find_if(row.changed.begin(), row.changed.end(), [&](const auto & c) { return c.index == token; });
         const float logit = changed != row.changed.end() ? changed->logit : row.logits[token];
         logprobs_.push_back({ token, (float) (logit - row.log_sum) });
         logprobs_.insert(logprobs_.end(), row.best.begin(), row.best.end());

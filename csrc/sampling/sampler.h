@@ -1,4 +1,5 @@
-// The target's distribution of the next token: mask, logit_bias, penalties, then the warp. Keeps the completion that they look at.
+// The target's distribution of the next token: mask, logit_bias, penalties, then the warp. Keeps the completion that
+// they look at.
 #pragma once
 
 #include "sampling/distribution.h"
@@ -37,10 +38,10 @@ struct Wanted {
 
 // The target's output for one position. Where less is wanted, the logits may have stayed on their device.
 struct TargetRow {
-    float * logits;                      // f32[n_vocab] or nullptr; overwritten
-    int32_t most_probable = -1;          // if there are no logits; < 0: none of them was a number
-    Candidates * candidates = nullptr;   // if there are no logits; overwritten
-    bool noisy = false;                  // how they were ranked
+    float * logits;                       // f32[n_vocab] or nullptr; overwritten
+    int32_t most_probable = -1;           // if there are no logits; < 0: none of them was a number
+    Candidates * candidates = nullptr;    // if there are no logits; overwritten
+    bool noisy = false;                   // how they were ranked
     std::function<float *()> fetch = {};  // the logits after all, if the candidates do not suffice; throws Error
 };
 
@@ -49,20 +50,20 @@ class Sampler {
     // The next token's distribution, and what its logprobs need.
     struct Row {
         Distribution p;
-        float * logits = nullptr;                    // nullptr where candidates were enough
-        double log_sum = 0;                          // logarithm of the sum of e^logit, unmodified
-        std::vector<Candidate> changed;              // unmodified logits of the tokens that bias or penalties changed
-        std::vector<pmtp_token_logprob> best;        // the n_logprobs largest
+        float * logits = nullptr;              // nullptr where candidates were enough
+        double log_sum = 0;                    // logarithm of the sum of e^logit, unmodified
+        std::vector<Candidate> changed;        // unmodified logits of the tokens that bias or penalties changed
+        std::vector<pmtp_token_logprob> best;  // the n_logprobs largest
     };
 
     Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int n_prompt);
 
-    // What is enough to choose the next n_rows tokens. noise: the seed, where tokens are the most probable ones under noise keyed by their
-    // position (the coupled rule), else nullptr.
+    // What is enough to choose the next n_rows tokens. noise: the seed, where tokens are the most probable ones under
+    // noise keyed by their position (the coupled rule), else nullptr.
     Wanted wanted(int n_rows, const uint64_t * noise) const;
 
-    // Fills `row` for the token at index prompt + generated of the text. The target's logits are read until the row's last use.
-    // Throws Error if the mask callback fails, every token is forbidden, or the logits are not numbers.
+    // Fills `row` for the token at index prompt + generated of the text. The target's logits are read until the row's
+    // last use. Throws Error if the mask callback fails, every token is forbidden, or the logits are not numbers.
     void prepare(const TargetRow & target, Row & row);
 
     // Appends a token that was chosen from `row`.

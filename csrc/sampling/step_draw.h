@@ -10,7 +10,7 @@ namespace pmtp {
 struct StepDraw {
     Warp warp;
     Noise noise{ 0, Purpose::draft, 0 };
-    bool tabulate = false;           // independent draws: acceptance needs q
+    bool tabulate = false;  // independent draws: acceptance needs q
     Distribution distribution;
     std::vector<WeightedToken> q;
 };

@@ -1,5 +1,6 @@
-// One block's encoding and decoding, compiled twice: as the reference, and with vector instructions. The loops over 16 lanes fix the order of
-// every sum, so that both give the same bits; the files that include this must be compiled with -ffp-contract=off.
+// One block's encoding and decoding, compiled twice: as the reference, and with vector instructions. The loops over 16
+// lanes fix the order of every sum, so that both give the same bits; the files that include this must be compiled with
+// -ffp-contract=off.
 #pragma once
 
 #include "turboquant/codebook.h"
@@ -32,8 +33,12 @@ static TURBO_INLINE float turbo_sum(const float * lanes) {
     return sum;
 }
 
-static TURBO_INLINE const float * turbo_levels(int bits) { return bits == 4 ? turbo4_levels : bits == 3 ? turbo3_levels : turbo2_levels; }
-static TURBO_INLINE const float * turbo_edges(int bits) { return bits == 4 ? turbo4_edges : bits == 3 ? turbo3_edges : turbo2_edges; }
+static TURBO_INLINE const float * turbo_levels(int bits) {
+    return bits == 4 ? turbo4_levels : bits == 3 ? turbo3_levels : turbo2_levels;
+}
+static TURBO_INLINE const float * turbo_edges(int bits) {
+    return bits == 4 ? turbo4_edges : bits == 3 ? turbo3_edges : turbo2_edges;
+}
 
 // Of x [64] quantised with a scale to levels c: sum of |x| c and of c^2.
 static TURBO_INLINE void turbo_products(int bits, const float * x, float scale, float * xc, float * cc) {
@@ -62,8 +67,8 @@ static TURBO_INLINE void turbo_products(int bits, const float * x, float scale, 
     *cc = turbo_sum(sum_cc);
 }
 
-// The scale of least error: a grid around the root mean square, then fixed-point steps (assign, least squares). *unbiased: the scale that makes
-// the projection of what is stored on x equal to x, for the same assignment.
+// The scale of least error: a grid around the root mean square, then fixed-point steps (assign, least squares).
+// *unbiased: the scale that makes the projection of what is stored on x equal to x, for the same assignment.
 static TURBO_INLINE float turbo_search_scale(int bits, const float * x, float * unbiased) {
     float lanes[TURBO_LANES] = { 0 };
     for (int i = 0; i < TURBO_BLOCK; i += TURBO_LANES) {
@@ -127,7 +132,8 @@ static TURBO_INLINE void turbo_pack(int bits, uint16_t scale, const uint8_t * in
     }
     uint8_t low[16];
     for (int i = 0; i < 16; i++) {
-        low[i] = (uint8_t) ((index[i] & 3) | (index[i + 16] & 3) << 2 | (index[i + 32] & 3) << 4 | (index[i + 48] & 3) << 6);
+        low[i] =
+            (uint8_t) ((index[i] & 3) | (index[i + 16] & 3) << 2 | (index[i + 32] & 3) << 4 | (index[i + 48] & 3) << 6);
     }
     if (bits == 2) {
         block_turbo2 * b = (block_turbo2 *) block;
@@ -157,7 +163,8 @@ static TURBO_INLINE float turbo_indices(int bits, const void * block, uint8_t * 
         }
         return turbo_float(b->scale);
     }
-    const uint8_t * low = bits == 3 ? ((const block_turbo3 *) block)->low_bits : ((const block_turbo2 *) block)->low_bits;
+    const uint8_t * low =
+        bits == 3 ? ((const block_turbo3 *) block)->low_bits : ((const block_turbo2 *) block)->low_bits;
     for (int i = 0; i < TURBO_BLOCK; i++) {
         index[i] = (low[i % 16] >> (2 * (i / 16))) & 3;
     }

@@ -43,8 +43,10 @@ static TURBO_INLINE turbo_vector turbo_part(int bits, const void * block, int pa
         index = _mm_and_si128(part < 2 ? bytes : _mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
         return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(index), codebook);
     }
-    const uint8_t * low = bits == 3 ? ((const block_turbo3 *) block)->low_bits : ((const block_turbo2 *) block)->low_bits;
-    index = _mm_and_si128(_mm_srl_epi16(_mm_loadu_si128((const __m128i *) low), _mm_cvtsi32_si128(2 * part)), _mm_set1_epi8(3));
+    const uint8_t * low =
+        bits == 3 ? ((const block_turbo3 *) block)->low_bits : ((const block_turbo2 *) block)->low_bits;
+    index = _mm_and_si128(_mm_srl_epi16(_mm_loadu_si128((const __m128i *) low), _mm_cvtsi32_si128(2 * part)),
+                          _mm_set1_epi8(3));
     __m512i wide = _mm512_cvtepu8_epi32(index);
     if (bits == 3) {
         uint16_t high;
@@ -54,7 +56,9 @@ static TURBO_INLINE turbo_vector turbo_part(int bits, const void * block, int pa
     return _mm512_permutexvar_ps(wide, codebook);
 }
 
-static TURBO_INLINE turbo_vector turbo_scale(const void * block) { return _mm512_set1_ps(turbo_float(*(const uint16_t *) block)); }
+static TURBO_INLINE turbo_vector turbo_scale(const void * block) {
+    return _mm512_set1_ps(turbo_float(*(const uint16_t *) block));
+}
 static TURBO_INLINE turbo_vector turbo_times(turbo_vector a, turbo_vector b) { return _mm512_mul_ps(a, b); }
 
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -84,25 +88,32 @@ static TURBO_INLINE turbo_vector turbo_part(int bits, const void * block, int pa
     const int half = 1 << (bits - 1);
     __m256i index;
     if (bits == 4) {
-        const __m128i bytes = _mm_loadl_epi64((const __m128i *) (((const block_turbo4 *) block)->nibbles + 8 * (part % 4)));
+        const __m128i bytes =
+            _mm_loadl_epi64((const __m128i *) (((const block_turbo4 *) block)->nibbles + 8 * (part % 4)));
         index = _mm256_cvtepu8_epi32(_mm_and_si128(part < 4 ? bytes : _mm_srli_epi16(bytes, 4), _mm_set1_epi8(15)));
     } else {
-        const uint8_t * low = bits == 3 ? ((const block_turbo3 *) block)->low_bits : ((const block_turbo2 *) block)->low_bits;
+        const uint8_t * low =
+            bits == 3 ? ((const block_turbo3 *) block)->low_bits : ((const block_turbo2 *) block)->low_bits;
         const __m128i bytes = _mm_loadl_epi64((const __m128i *) (low + 8 * (part % 2)));
-        index = _mm256_cvtepu8_epi32(_mm_and_si128(_mm_srl_epi16(bytes, _mm_cvtsi32_si128(2 * (part / 2))), _mm_set1_epi8(3)));
+        index = _mm256_cvtepu8_epi32(
+            _mm_and_si128(_mm_srl_epi16(bytes, _mm_cvtsi32_si128(2 * (part / 2))), _mm_set1_epi8(3)));
         if (bits == 3) {
             const __m256i high = _mm256_set1_epi32(((const block_turbo3 *) block)->high_bit[part]);
-            const __m256i bit = _mm256_and_si256(_mm256_srlv_epi32(high, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)), _mm256_set1_epi32(1));
+            const __m256i bit = _mm256_and_si256(_mm256_srlv_epi32(high, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
+                                                 _mm256_set1_epi32(1));
             index = _mm256_or_si256(index, _mm256_slli_epi32(bit, 2));
         }
     }
     const __m256i negative = _mm256_cmpgt_epi32(_mm256_set1_epi32(half), index);
-    const __m256i level = _mm256_and_si256(_mm256_xor_si256(index, _mm256_and_si256(negative, _mm256_set1_epi32(half - 1))), _mm256_set1_epi32(half - 1));
+    const __m256i level = _mm256_and_si256(
+        _mm256_xor_si256(index, _mm256_and_si256(negative, _mm256_set1_epi32(half - 1))), _mm256_set1_epi32(half - 1));
     const __m256 sign = _mm256_castsi256_ps(_mm256_slli_epi32(negative, 31));
     return _mm256_xor_ps(_mm256_permutevar8x32_ps(codebook, level), sign);
 }
 
-static TURBO_INLINE turbo_vector turbo_scale(const void * block) { return _mm256_set1_ps(turbo_float(*(const uint16_t *) block)); }
+static TURBO_INLINE turbo_vector turbo_scale(const void * block) {
+    return _mm256_set1_ps(turbo_float(*(const uint16_t *) block));
+}
 static TURBO_INLINE turbo_vector turbo_times(turbo_vector a, turbo_vector b) { return _mm256_mul_ps(a, b); }
 
 #endif
@@ -115,7 +126,8 @@ static TURBO_INLINE void turbo_decode_rows(int bits, const void * blocks, float 
         const char * block = (const char *) blocks + i * turbo_block_bytes(bits);
         const turbo_vector scale = turbo_scale(block);
         for (int part = 0; part < TURBO_BLOCK / TURBO_WIDTH; part++) {
-            turbo_store(x + i * TURBO_BLOCK + part * TURBO_WIDTH, turbo_times(scale, turbo_part(bits, block, part, codebook)));
+            turbo_store(x + i * TURBO_BLOCK + part * TURBO_WIDTH,
+                        turbo_times(scale, turbo_part(bits, block, part, codebook)));
         }
     }
 }
@@ -127,7 +139,8 @@ static TURBO_INLINE float turbo_dot_rows(int bits, const void * blocks, const fl
         const char * block = (const char *) blocks + i * turbo_block_bytes(bits);
         turbo_vector product = turbo_zero();
         for (int part = 0; part < TURBO_BLOCK / TURBO_WIDTH; part++) {
-            product = turbo_multiply_add(turbo_part(bits, block, part, codebook), turbo_load(y + i * TURBO_BLOCK + part * TURBO_WIDTH), product);
+            product = turbo_multiply_add(turbo_part(bits, block, part, codebook),
+                                         turbo_load(y + i * TURBO_BLOCK + part * TURBO_WIDTH), product);
         }
         sum = turbo_multiply_add(turbo_scale(block), product, sum);
     }

@@ -1,5 +1,6 @@
-// codec.h's encoder with AVX-512 or AVX2. It rounds what codec.h rounds, in the same order, and so writes the same bytes: the grid's scales are
-// tried side by side, one in every lane, so that a lane adds its products as codec.h's loops do.
+// codec.h's encoder with AVX-512 or AVX2. It rounds what codec.h rounds, in the same order, and so writes the same
+// bytes: the grid's scales are tried side by side, one in every lane, so that a lane adds its products as codec.h's
+// loops do.
 #pragma once
 
 #include "turboquant/codec.h"
@@ -24,14 +25,20 @@ static TURBO_INLINE turbo_lanes turbo_above(turbo_lanes x, turbo_lanes edge, tur
 
 #else
 
-typedef struct { __m256 low, high; } turbo_lanes;
+typedef struct {
+    __m256 low, high;
+} turbo_lanes;
 
-static TURBO_INLINE turbo_lanes turbo_lanes_load(const float * p) { return (turbo_lanes) { _mm256_loadu_ps(p), _mm256_loadu_ps(p + 8) }; }
+static TURBO_INLINE turbo_lanes turbo_lanes_load(const float * p) {
+    return (turbo_lanes) { _mm256_loadu_ps(p), _mm256_loadu_ps(p + 8) };
+}
 static TURBO_INLINE void turbo_lanes_store(float * p, turbo_lanes x) {
     _mm256_storeu_ps(p, x.low);
     _mm256_storeu_ps(p + 8, x.high);
 }
-static TURBO_INLINE turbo_lanes turbo_lanes_set(float x) { return (turbo_lanes) { _mm256_set1_ps(x), _mm256_set1_ps(x) }; }
+static TURBO_INLINE turbo_lanes turbo_lanes_set(float x) {
+    return (turbo_lanes) { _mm256_set1_ps(x), _mm256_set1_ps(x) };
+}
 static TURBO_INLINE turbo_lanes turbo_lanes_add(turbo_lanes a, turbo_lanes b) {
     return (turbo_lanes) { _mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high) };
 }
@@ -58,7 +65,8 @@ static TURBO_INLINE turbo_lanes turbo_level(int bits, turbo_lanes x, const turbo
 }
 
 // turbo_products of the grid's scales, in the lanes of scale. absolute: |x|, [64].
-static TURBO_INLINE void turbo_grid_products(int bits, const float * absolute, turbo_lanes scale, turbo_lanes * xc, turbo_lanes * cc) {
+static TURBO_INLINE void turbo_grid_products(int bits, const float * absolute, turbo_lanes scale, turbo_lanes * xc,
+                                             turbo_lanes * cc) {
     turbo_lanes edge[7];
     for (int e = 0; e + 1 < 1 << (bits - 1); e++) {
         edge[e] = turbo_lanes_times(turbo_lanes_set(turbo_edges(bits)[e]), scale);
@@ -157,6 +165,7 @@ static TURBO_INLINE void turbo_encode_rows_simd(int bits, turbo_role role, const
         for (int i = 0; i < TURBO_BLOCK; i++) {
             index[i] = (uint8_t) (x[i] < 0 ? half - 1 - level[i] : half + level[i]);
         }
-        turbo_pack(bits, turbo_stored_scale(role, scale, unbiased), index, (char *) blocks + b * turbo_block_bytes(bits));
+        turbo_pack(bits, turbo_stored_scale(role, scale, unbiased), index,
+                   (char *) blocks + b * turbo_block_bytes(bits));
     }
 }

@@ -3,15 +3,20 @@
 
 #include "ggml.h"
 
-#define TURBO_DEFINE(bits)                                                                                                              \
-    void turbo##bits##_from_float(const float * x, void * blocks, int64_t n) { turbo_encode(bits, TURBO_KEY, x, blocks, n); }           \
-    static void turbo##bits##_value_from_float(const float * x, void * blocks, int64_t n) { turbo_encode(bits, TURBO_VALUE, x, blocks, n); } \
-    void turbo##bits##_vec_dot_f32(int n, float * s, size_t bs, const void * x, size_t bx, const void * y, size_t by, int nrc) {        \
-        (void) bs;                                                                                                                      \
-        (void) bx;                                                                                                                      \
-        (void) by;                                                                                                                      \
-        (void) nrc;                                                                                                                     \
-        *s = turbo_dot(bits, x, (const float *) y, n);                                                                                  \
+#define TURBO_DEFINE(bits)                                                                                            \
+    void turbo##bits##_from_float(const float * x, void * blocks, int64_t n) {                                        \
+        turbo_encode(bits, TURBO_KEY, x, blocks, n);                                                                  \
+    }                                                                                                                 \
+    static void turbo##bits##_value_from_float(const float * x, void * blocks, int64_t n) {                           \
+        turbo_encode(bits, TURBO_VALUE, x, blocks, n);                                                                \
+    }                                                                                                                 \
+    void turbo##bits##_vec_dot_f32(int n, float * s, size_t bs, const void * x, size_t bx, const void * y, size_t by, \
+                                   int nrc) {                                                                         \
+        (void) bs;                                                                                                    \
+        (void) bx;                                                                                                    \
+        (void) by;                                                                                                    \
+        (void) nrc;                                                                                                   \
+        *s = turbo_dot(bits, x, (const float *) y, n);                                                                \
     }
 TURBO_DEFINE(2)
 TURBO_DEFINE(3)

@@ -12,11 +12,12 @@ extern "C" {
 struct ggml_tensor;
 
 // ggml's signatures: to_float, from_float (a row by the rule for keys) and vec_dot (with a row of f32).
-#define TURBO_DECLARE(bits)                                                                                     \
-    void turbo##bits##_to_float(const void * blocks, float * x, int64_t n);                                     \
-    void turbo##bits##_from_float_ref(const float * x, void * blocks, int64_t n);                               \
-    void turbo##bits##_from_float(const float * x, void * blocks, int64_t n);                                   \
-    void turbo##bits##_vec_dot_f32(int n, float * s, size_t bs, const void * x, size_t bx, const void * y, size_t by, int nrc);
+#define TURBO_DECLARE(bits)                                                                                           \
+    void turbo##bits##_to_float(const void * blocks, float * x, int64_t n);                                           \
+    void turbo##bits##_from_float_ref(const float * x, void * blocks, int64_t n);                                     \
+    void turbo##bits##_from_float(const float * x, void * blocks, int64_t n);                                         \
+    void turbo##bits##_vec_dot_f32(int n, float * s, size_t bs, const void * x, size_t bx, const void * y, size_t by, \
+                                   int nrc);
 TURBO_DECLARE(2)
 TURBO_DECLARE(3)
 TURBO_DECLARE(4)

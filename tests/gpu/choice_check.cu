@@ -1,5 +1,5 @@
-// Compares the kernels of csrc/kernels/choice/cuda/candidates.cu and draw.cu with plain loops and with the library's own distributions. Built and run by
-// test_kernels.py.
+// Compares the kernels of csrc/kernels/choice/cuda/candidates.cu and draw.cu with plain loops and with the library's
+// own distributions. Built and run by test_kernels.py.
 #include "kernels/choice/cuda/candidates.cuh"
 #include "device.cuh"
 #include "sampling/distribution.h"
@@ -91,7 +91,8 @@ void check_candidates(std::mt19937 & random, bool quick) {
                     pmtp_cuda_candidates(x.get(), p.get(), out.get(), scratch.get(), n, n_rows, nullptr);
                     const std::vector<Candidates> rows = out.host();
                     char where[100];
-                    snprintf(where, sizeof(where), "candidates: n %d, rows %d, values %d, noisy %d", n, n_rows, values, noisy);
+                    snprintf(where, sizeof(where), "candidates: n %d, rows %d, values %d, noisy %d", n, n_rows, values,
+                             noisy);
                     for (int row = 0; row < n_rows; row++) {
                         check_row(rows[row], logits.data() + (size_t) row * n, n, params[row], where);
                     }
@@ -102,8 +103,8 @@ void check_candidates(std::mt19937 & random, bool quick) {
 }
 
 // How many of the draws differ from the library's.
-int check_draws(const std::vector<float> & logits, const std::vector<int32_t> & ids, const Warp & warp, bool from_candidates, int n_draws,
-                const char * where) {
+int check_draws(const std::vector<float> & logits, const std::vector<int32_t> & ids, const Warp & warp,
+                bool from_candidates, int n_draws, const char * where) {
     const int n = (int) logits.size();
     const int n_table = from_candidates ? kCandidates : n;
     const DeviceArray<float> x(logits);
@@ -119,7 +120,8 @@ int check_draws(const std::vector<float> & logits, const std::vector<int32_t> & 
             pmtp_cuda_candidates(x.get(), params.get(), candidates.get(), scratch.get(), n, 1, nullptr);
             pmtp_cuda_draw(nullptr, nullptr, 0, candidates.get(), params.get(), out.get(), n_table, nullptr);
         } else {
-            pmtp_cuda_draw(x.get(), ids.empty() ? nullptr : device_ids.get(), n, nullptr, params.get(), out.get(), n_table, nullptr);
+            pmtp_cuda_draw(x.get(), ids.empty() ? nullptr : device_ids.get(), n, nullptr, params.get(), out.get(),
+                           n_table, nullptr);
         }
         const std::vector<int32_t> result = out.host();
         std::vector<float> copy = logits;
@@ -144,8 +146,10 @@ int check_draws(const std::vector<float> & logits, const std::vector<int32_t> & 
             sum += p;
             if (p > 0) {
                 support++;
-                const auto found = std::lower_bound(table.begin(), table.end(), token, [](const auto & a, int32_t t) { return a.token < t; });
-                expect(found != table.end() && found->token == token && std::abs(found->p - p) < 2e-5 + 1e-3 * found->p, "probability", where);
+                const auto found = std::lower_bound(table.begin(), table.end(), token,
+                                                    [](const auto & a, int32_t t) { return a.token < t; });
+                expect(found != table.end() && found->token == token && std::abs(found->p - p) < 2e-5 + 1e-3 * found->p,
+                       "probability", where);
             }
         }
         expect(std::abs(sum - 1) < 1e-4, "sum of probabilities", where);
@@ -156,7 +160,9 @@ int check_draws(const std::vector<float> & logits, const std::vector<int32_t> & 
 
 void check_draw(std::mt19937 & random, bool quick) {
     const int n_draws = quick ? 2 : 100;
-    const Warp warps[] = { { 1.0 }, { 0.6, 0.95 }, { 1.0, 1.0, 0.05 }, { 1.0, 1.0, 0.0, 40 }, { 0.8, 0.9, 0.01, 64 }, { 0.01, 0.5 } };
+    const Warp warps[] = {
+        { 1.0 }, { 0.6, 0.95 }, { 1.0, 1.0, 0.05 }, { 1.0, 1.0, 0.0, 40 }, { 0.8, 0.9, 0.01, 64 }, { 0.01, 0.5 }
+    };
     for (const int n : { 4096, 1000, 7 }) {
         for (const Values values : { normal, with_odd_ones, no_numbers }) {
             for (const Warp & warp : warps) {
@@ -166,16 +172,21 @@ void check_draw(std::mt19937 & random, bool quick) {
                 }
                 std::shuffle(ids.begin(), ids.end(), random);
                 char where[100];
-                snprintf(where, sizeof(where), "draw: n %d, values %d, temperature %g, top_p %g", n, values, warp.temperature, warp.top_p);
-                const int different = check_draws(draw_logits(n, values, random), n == 1000 ? std::vector<int32_t>{} : ids, warp, false, n_draws, where);
+                snprintf(where, sizeof(where), "draw: n %d, values %d, temperature %g, top_p %g", n, values,
+                         warp.temperature, warp.top_p);
+                const int different =
+                    check_draws(draw_logits(n, values, random), n == 1000 ? std::vector<int32_t>{} : ids, warp, false,
+                                n_draws, where);
                 expect(different <= 1, "other tokens than the library draws", where);
             }
         }
     }
     // a whole vocabulary, by way of its candidates, which hold the support
     for (const Warp & warp : { Warp{ 0.3, 0.9 }, Warp{ 1.0, 1.0, 0.2 }, Warp{ 1.0, 0.9, 0.0, 64 } }) {
-        const int different = check_draws(draw_logits(quick ? 9000 : 262144, normal, random), {}, warp, true, n_draws, "draw from a vocabulary");
-        expect(different <= (warp.top_p < 1 && warp.top_k == 0 ? std::max(1, n_draws / 4) : 1), "other tokens than the library draws", "a vocabulary");
+        const int different = check_draws(draw_logits(quick ? 9000 : 262144, normal, random), {}, warp, true, n_draws,
+                                          "draw from a vocabulary");
+        expect(different <= (warp.top_p < 1 && warp.top_k == 0 ? std::max(1, n_draws / 4) : 1),
+               "other tokens than the library draws", "a vocabulary");
     }
 }
 

@@ -1,4 +1,5 @@
-// Compares the kernels of csrc/kernels/products/cuda/products.cu with sums in double precision over the same quantised values. Built and run by test_kernels.py.
+// Compares the kernels of csrc/kernels/products/cuda/products.cu with sums in double precision over the same quantised
+// values. Built and run by test_kernels.py.
 #include "device.cuh"
 #include "kernels/products/cuda/products.cuh"
 #include "quantised.cuh"
@@ -70,7 +71,14 @@ void check_product(int n_in, int n_out, int n_rows, bool gated, std::mt19937 & r
     const DeviceArray<Q4Block> device_gate(gate.empty() ? up : gate);
     const DeviceArray<PmtpQ8Block> device_x(x), quantised(pmtp_row_blocks(n_out) * n_rows);
     const DeviceArray<float> out((size_t) n_out * n_rows), one((size_t) n_out);
-    Q4Product p = { device_up.get(), gated ? device_gate.get() : nullptr, device_x.get(), out.get(), gated ? quantised.get() : nullptr, n_in, n_out, n_rows };
+    Q4Product p = { device_up.get(),
+                    gated ? device_gate.get() : nullptr,
+                    device_x.get(),
+                    out.get(),
+                    gated ? quantised.get() : nullptr,
+                    n_in,
+                    n_out,
+                    n_rows };
     if (!pmtp_cuda_has_q4_product(p)) {
         printf("refused: %d to %d\n", n_in, n_out);
         failures++;
@@ -90,8 +98,8 @@ void check_product(int n_in, int n_out, int n_rows, bool gated, std::mt19937 & r
                 expected *= by;
             }
             if (!(std::abs(found[(size_t) row * n_out + i] - expected) <= (gated ? 5e-6 : 1e-6) * size + 1e-30)) {
-                printf("%d to %d, row %d of %d%s: value %d is %g, expected %g\n", n_in, n_out, row, n_rows, gated ? ", gated" : "", i,
-                       found[(size_t) row * n_out + i], expected);
+                printf("%d to %d, row %d of %d%s: value %d is %g, expected %g\n", n_in, n_out, row, n_rows,
+                       gated ? ", gated" : "", i, found[(size_t) row * n_out + i], expected);
                 failures++;
                 return;
             }
@@ -107,7 +115,8 @@ void check_product(int n_in, int n_out, int n_rows, bool gated, std::mt19937 & r
     pmtp_cuda_multiply_q4(p, nullptr);
     check(cudaDeviceSynchronize());
     if (std::memcmp(one.host().data(), &found[(size_t) (n_rows - 1) * n_out], n_out * sizeof(float)) != 0) {
-        printf("%d to %d%s: a row alone differs from the same row of %d\n", n_in, n_out, gated ? ", gated" : "", n_rows);
+        printf("%d to %d%s: a row alone differs from the same row of %d\n", n_in, n_out, gated ? ", gated" : "",
+               n_rows);
         failures++;
     }
 }
@@ -118,7 +127,8 @@ int main(int argc, char ** argv) {
     const bool small = argc > 1 && std::strcmp(argv[1], "small") == 0;
     std::mt19937 random(3);
     for (int n_rows : small ? std::vector<int>{ 3 } : std::vector<int>{ 1, 2, 3, 4, 5, 8 }) {
-        for (int n_in : small ? std::vector<int>{ 256, 2304 } : std::vector<int>{ 256, 512, 1536, 2048, 2304, 2560, 4096, 12288 }) {
+        for (int n_in : small ? std::vector<int>{ 256, 2304 }
+                              : std::vector<int>{ 256, 512, 1536, 2048, 2304, 2560, 4096, 12288 }) {
             for (int n_out : small ? std::vector<int>{ 8, 96 } : std::vector<int>{ 8, 24, 96, 1536, 4112, 16416 }) {
                 check_product(n_in, n_out, n_rows, false, random);
                 if (n_out % 32 == 0) {
@@ -130,7 +140,8 @@ int main(int argc, char ** argv) {
     const auto refused = [](int n_in, int n_out, int n_rows, const void * gate) {
         return !pmtp_cuda_has_q4_product({ nullptr, gate, nullptr, nullptr, nullptr, n_in, n_out, n_rows });
     };
-    if (!refused(320, 64, 1, nullptr) || !refused(256, 12, 1, nullptr) || !refused(256, 24, 1, &failures) || !refused(256, 64, 9, nullptr)) {
+    if (!refused(320, 64, 1, nullptr) || !refused(256, 12, 1, nullptr) || !refused(256, 24, 1, &failures) ||
+        !refused(256, 64, 9, nullptr)) {
         printf("a shape without a kernel was taken\n");
         failures++;
     }

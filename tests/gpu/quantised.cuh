@@ -8,7 +8,8 @@
 #include <vector>
 
 // Scale and sum as halves, values to the nearest step.
-inline bool is_quantised(const char * what, int n, int n_rows, const std::vector<PmtpQ8Block> & blocks, const std::vector<float> & x) {
+inline bool is_quantised(const char * what, int n, int n_rows, const std::vector<PmtpQ8Block> & blocks,
+                         const std::vector<float> & x) {
     for (int row = 0; row < n_rows; row++) {
         for (int b = 0; b < n / 32; b++) {
             const PmtpQ8Block & block = blocks[row * pmtp_row_blocks(n) + b];

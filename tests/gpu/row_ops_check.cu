@@ -1,5 +1,5 @@
-// Compares the kernels of csrc/kernels/rows/cuda/row_ops.cu with loops in double precision, also where results take the place of what was read. Built and run by
-// test_kernels.py.
+// Compares the kernels of csrc/kernels/rows/cuda/row_ops.cu with loops in double precision, also where results take the
+// place of what was read. Built and run by test_kernels.py.
 #include "device.cuh"
 #include "quantised.cuh"
 #include "kernels/rows/cuda/row_ops.cuh"
@@ -20,7 +20,8 @@ std::vector<float> draw(size_t n, std::mt19937 & random) {
     return x;
 }
 
-void compare(const char * what, int n, int n_rows, const std::vector<float> & found, const std::vector<double> & expected) {
+void compare(const char * what, int n, int n_rows, const std::vector<float> & found,
+             const std::vector<double> & expected) {
     double worst = 0.0;
     for (size_t i = 0; i < expected.size(); i++) {
         const double error = std::abs(found[i] - expected[i]) / (1.0 + std::abs(expected[i]));
@@ -36,7 +37,8 @@ enum Place { kApart, kOnX, kOnAdd };
 
 void check_norm_chain(int n, int n_rows, bool adds, bool scales, bool chains, Place place, std::mt19937 & random) {
     const size_t size = (size_t) n * n_rows;
-    const std::vector<float> x = draw(size, random), add = draw(size, random), weight = draw(n, random), next_weight = draw(n, random);
+    const std::vector<float> x = draw(size, random), add = draw(size, random), weight = draw(n, random),
+                             next_weight = draw(n, random);
     const std::vector<float> factor = { 0.37f };
     std::vector<double> y(size), z(size);
     const float eps = 1e-3f, next_eps = 1e-5f;
@@ -58,12 +60,22 @@ void check_norm_chain(int n, int n_rows, bool adds, bool scales, bool chains, Pl
             z[at + i] = next_by * y[at + i] * next_weight[i];
         }
     }
-    const DeviceArray<float> dx(x), dadd(add), dweight(weight), dnext(next_weight), dfactor(factor), own_y(size), own_z(size);
+    const DeviceArray<float> dx(x), dadd(add), dweight(weight), dnext(next_weight), dfactor(factor), own_y(size),
+        own_z(size);
     const DeviceArray<PmtpQ8Block> blocks(pmtp_row_blocks(n) * n_rows);
     float * out_y = place == kOnX ? dx.get() : place == kOnAdd ? dadd.get() : own_y.get();
     float * out_z = place == kOnAdd ? dx.get() : own_z.get();
-    const NormChain chain = { dx.get(), dweight.get(), adds ? dadd.get() : nullptr, scales ? dfactor.get() : nullptr, out_y, chains ? dnext.get() : nullptr,
-                              chains ? out_z : nullptr, blocks.get(), eps, next_eps, n };
+    const NormChain chain = { dx.get(),
+                              dweight.get(),
+                              adds ? dadd.get() : nullptr,
+                              scales ? dfactor.get() : nullptr,
+                              out_y,
+                              chains ? dnext.get() : nullptr,
+                              chains ? out_z : nullptr,
+                              blocks.get(),
+                              eps,
+                              next_eps,
+                              n };
     pmtp_cuda_norm_chain(chain, n_rows, nullptr);
     check(cudaDeviceSynchronize());
     const std::vector<float> found_y = (place == kOnX ? dx : place == kOnAdd ? dadd : own_y).host();
@@ -80,7 +92,8 @@ void check_gelu_gate(int n, int n_rows, int stride, bool in_place, std::mt19937 
     std::vector<double> y(x.size());
     for (size_t i = 0; i < y.size(); i++) {
         const double v = x[i];
-        y[i] = 0.5 * v * (1.0 + std::tanh(0.79788456080286535588 * v * (1.0 + 0.044715 * v * v))) * gate[i / n * stride + i % n];
+        y[i] = 0.5 * v * (1.0 + std::tanh(0.79788456080286535588 * v * (1.0 + 0.044715 * v * v))) *
+               gate[i / n * stride + i % n];
     }
     const DeviceArray<float> dx(x), dgate(gate), dy(x.size());
     const DeviceArray<PmtpQ8Block> blocks(pmtp_row_blocks(n) * n_rows);
@@ -105,7 +118,8 @@ void check_quantise_rows(int n, int n_rows, std::mt19937 & random) {
 int main(int argc, char ** argv) {
     const bool small = argc > 1 && std::strcmp(argv[1], "small") == 0;
     std::mt19937 random(1);
-    const std::vector<int> widths = small ? std::vector<int>{ 96, 2816 } : std::vector<int>{ 32, 96, 256, 1024, 1536, 2560, 2816, 3840, 5376, 8192 };
+    const std::vector<int> widths = small ? std::vector<int>{ 96, 2816 }
+                                          : std::vector<int>{ 32, 96, 256, 1024, 1536, 2560, 2816, 3840, 5376, 8192 };
     for (int n : widths) {
         for (int n_rows : small ? std::vector<int>{ 2 } : std::vector<int>{ 1, 4, 8, 33 }) {
             for (int kind = 0; kind < 8; kind++) {

@@ -1,4 +1,5 @@
-// Compares the kernels of csrc/kernels/choice/cuda/select.cu with plain loops, on values with ties, infinities and NaNs. Built and run by test_select.py.
+// Compares the kernels of csrc/kernels/choice/cuda/select.cu with plain loops, on values with ties, infinities and
+// NaNs. Built and run by test_select.py.
 #include "device.cuh"
 #include "kernels/choice/cuda/select.cuh"
 
@@ -40,7 +41,8 @@ std::vector<float> draw(size_t n, int values, std::mt19937 & random) {
     return x;
 }
 
-std::vector<int32_t> run(const std::vector<float> & x, size_t n_out, bool (*launch)(const float *, int32_t *, size_t, size_t)) {
+std::vector<int32_t> run(const std::vector<float> & x, size_t n_out,
+                         bool (*launch)(const float *, int32_t *, size_t, size_t)) {
     const DeviceArray<float> device_x(x);
     const DeviceArray<int32_t> out(n_out);
     if (!launch(device_x.get(), out.get(), x.size(), n_out)) {
@@ -66,7 +68,8 @@ void check_arg_max(size_t n, size_t n_rows, int values, std::mt19937 & random) {
             }
         }
         // 0 and -0 are equal; the kernel's total order puts 0 first
-        if (out[row] != expected && !(out[row] >= 0 && expected >= 0 && x[row * n + out[row]] == x[row * n + expected])) {
+        if (out[row] != expected &&
+            !(out[row] >= 0 && expected >= 0 && x[row * n + out[row]] == x[row * n + expected])) {
             printf("arg_max of %zu, kind %d: %d, expected %d\n", n, values, out[row], expected);
             failures++;
         }
@@ -82,7 +85,8 @@ void check_top_k(size_t n, size_t k, int values, std::mt19937 & random) {
     for (size_t i = 0; i < n; i++) {
         expected[i] = (int32_t) i;
     }
-    std::stable_sort(expected.begin(), expected.end(), [&](int32_t a, int32_t b) { return order_of(x[a]) > order_of(x[b]); });
+    std::stable_sort(expected.begin(), expected.end(),
+                     [&](int32_t a, int32_t b) { return order_of(x[a]) > order_of(x[b]); });
     if (!std::equal(out.begin(), out.end(), expected.begin())) {
         printf("top_k of %zu, k %zu, kind %d differs\n", n, k, values);
         failures++;

@@ -1,5 +1,5 @@
-// Compares the kernels of csrc/turboquant/cuda with the reference codec, byte for byte, and with a rotation in float64. Built and run by
-// test_kernels.py.
+// Compares the kernels of csrc/turboquant/cuda with the reference codec, byte for byte, and with a rotation in float64.
+// Built and run by test_kernels.py.
 #include "device.cuh"
 #include "turboquant/cuda/kernels.cuh"
 
@@ -25,7 +25,8 @@ void expect(bool condition, const char * what, int bits, int role, int64_t n) {
     }
 }
 
-// Normal values of magnitudes from the smallest floats to the largest; blocks of zeros, of one value, of equal ones, and with an infinity.
+// Normal values of magnitudes from the smallest floats to the largest; blocks of zeros, of one value, of equal ones,
+// and with an infinity.
 std::vector<float> draw(int64_t n_blocks, std::mt19937 & random) {
     std::normal_distribution<float> normal;
     std::vector<float> x(n_blocks * TURBO_BLOCK);
@@ -51,9 +52,12 @@ std::vector<float> draw(int64_t n_blocks, std::mt19937 & random) {
     return x;
 }
 
-int block_bytes(int bits) { return bits == 4 ? sizeof(block_turbo4) : bits == 3 ? sizeof(block_turbo3) : sizeof(block_turbo2); }
+int block_bytes(int bits) {
+    return bits == 4 ? sizeof(block_turbo4) : bits == 3 ? sizeof(block_turbo3) : sizeof(block_turbo2);
+}
 
-// Rows of n values, 3 matrices (heads) of kRows rows. Rows of one head lie between those of the others, as in a KV cache.
+// Rows of n values, 3 matrices (heads) of kRows rows. Rows of one head lie between those of the others, as in a KV
+// cache.
 constexpr int64_t kRows = 37, kHeads = 3;
 
 void check_codec(int bits, turbo_role role, int64_t n, std::mt19937 & random) {
@@ -77,14 +81,17 @@ void check_codec(int bits, turbo_role role, int64_t n, std::mt19937 & random) {
     const std::vector<int32_t> narrow(numbers.begin(), numbers.end());
     const DeviceArray<int64_t> device_numbers(numbers);
     const DeviceArray<int32_t> device_narrow(narrow);
-    const RowNumbers either[] = { { (const char *) device_numbers.get(), true, { 8, 0, 0 } }, { (const char *) device_narrow.get(), false, { 4, 0, 0 } } };
+    const RowNumbers either[] = { { (const char *) device_numbers.get(), true, { 8, 0, 0 } },
+                                  { (const char *) device_narrow.get(), false, { 4, 0, 0 } } };
     for (const RowNumbers & to : either) {
         const DeviceArray<uint8_t> set(expected.size());
-        encode(bits, role, device_x.get(), { x_row * kHeads, 0, 0 }, set.get(), { row * kHeads, 0, 0 }, to, { n * kHeads, kRows, 1, 1 }, nullptr);
+        encode(bits, role, device_x.get(), { x_row * kHeads, 0, 0 }, set.get(), { row * kHeads, 0, 0 }, to,
+               { n * kHeads, kRows, 1, 1 }, nullptr);
         const std::vector<uint8_t> bytes = set.host();
         bool same = true;
         for (int64_t i = 0; i < kRows; i++) {
-            same = same && std::memcmp(bytes.data() + numbers[i] * row * kHeads, expected.data() + i * row * kHeads, row * kHeads) == 0;
+            same = same && std::memcmp(bytes.data() + numbers[i] * row * kHeads, expected.data() + i * row * kHeads,
+                                       row * kHeads) == 0;
         }
         expect(same, to.wide ? "rows set by i64" : "rows set by i32", bits, role, n);
     }

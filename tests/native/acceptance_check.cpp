@@ -1,5 +1,6 @@
-// Runs the acceptance rules over a small Markov chain as target, with heads that are right, wrong, constant, noisy or see a part of the
-// vocabulary only. For every case and many seeds it prints how often each beginning of four tokens was generated.
+// Runs the acceptance rules over a small Markov chain as target, with heads that are right, wrong, constant, noisy or
+// see a part of the vocabulary only. For every case and many seeds it prints how often each beginning of four tokens
+// was generated.
 //
 // Output lines: "case RULE HEAD WARP LENGTH ACCEPTED DRAFTED", then for it "A B C D COUNT" lines.
 // The chain, the head and the options are those of test_acceptance.py.
@@ -88,7 +89,8 @@ struct Run {
             for (int i = 0; i < k; i++) {
                 Belief b = believe(head, previous);
                 Distribution q;
-                q.assign(b.logits.data(), b.ids.empty() ? nullptr : b.ids.data(), (int) b.logits.size(), sampler.params().warp);
+                q.assign(b.logits.data(), b.ids.empty() ? nullptr : b.ids.data(), (int) b.logits.size(),
+                         sampler.params().warp);
                 std::vector<WeightedToken> all;
                 q.tabulate(all);
                 double best = 0;
@@ -101,7 +103,9 @@ struct Run {
                 Draft draft;
                 switch (acceptance.draw()) {
                     case Draw::greedy: draft.token = q.most_probable(); break;
-                    case Draw::coupled: draft.token = q.draw(Noise(seed, Purpose::token, sampler.position() + i)); break;
+                    case Draw::coupled:
+                        draft.token = q.draw(Noise(seed, Purpose::token, sampler.position() + i));
+                        break;
                     case Draw::independent:
                         draft.token = q.draw(Noise(seed, Purpose::draft, acceptance.draft_counter() + i));
                         draft.q = all;
@@ -152,7 +156,8 @@ int main(int, char ** argv) {
                         run.generate(rule, seed, tokens);
                         counts[tokens]++;
                     }
-                    std::printf("case %s %s %s %s %d %d\n", name.c_str(), head, warp, length, run.accepted, run.drafted);
+                    std::printf("case %s %s %s %s %d %d\n", name.c_str(), head, warp, length, run.accepted,
+                                run.drafted);
                     for (const auto & [t, count] : counts) {
                         std::printf("%d %d %d %d %d\n", t[0], t[1], t[2], t[3], count);
                     }

@@ -21,7 +21,14 @@ static void decode_q8_0(const void * row, float * x, int64_t n) {
 static Cells cells(int bits, const char * data, int size, int64_t n_cells, int n_kv_heads, size_t padding) {
     const size_t bytes64 = bits == 16 ? 128 : bits == 8 ? 68 : bits == 4 ? 34 : bits == 3 ? 26 : 18;
     const size_t stride = size / 64 * bytes64 + padding;
-    return { data, stride, stride * n_cells, stride * n_cells * n_kv_heads, bits <= 4 ? bits : 0, bits == 16 ? decode_f16 : decode_q8_0, bytes64, size };
+    return { data,
+             stride,
+             stride * n_cells,
+             stride * n_cells * n_kv_heads,
+             bits <= 4 ? bits : 0,
+             bits == 16 ? decode_f16 : decode_q8_0,
+             bytes64,
+             size };
 }
 
 extern "C" int attention_lanes() { return kLanes; }
@@ -30,9 +37,10 @@ extern "C" void exp_vector(const float * x, float * y) { store(y, exp_nonpositiv
 
 // q [batches][heads][rows][k_size], mask [mask_batches][mask_heads][rows][cells] f16 or null, sinks [heads] or null,
 // result [batches][rows][heads][v_size].
-extern "C" int attention(int k_bits, int v_bits, const char * k, const char * v, int k_size, int v_size, size_t padding, const float * q,
-                         const uint16_t * mask, int mask_heads, int mask_batches, const float * sinks, float * result, int64_t n_cells, int n_rows,
-                         int n_heads, int n_kv_heads, int n_batches, int kv_batches, float scale, float softcap, int n_threads) {
+extern "C" int attention(int k_bits, int v_bits, const char * k, const char * v, int k_size, int v_size, size_t padding,
+                         const float * q, const uint16_t * mask, int mask_heads, int mask_batches, const float * sinks,
+                         float * result, int64_t n_cells, int n_rows, int n_heads, int n_kv_heads, int n_batches,
+                         int kv_batches, float scale, float softcap, int n_threads) {
     Task task{};
     task.k = cells(k_bits, k, k_size, n_cells, n_kv_heads, padding);
     task.v = cells(v_bits, v, v_size, n_cells, n_kv_heads, padding);

@@ -1,5 +1,6 @@
-// Chooses tokens from the candidates of rows of logits and from the whole rows, and compares. Run by test_candidates.py, which reads the lines:
-// name, rows, rows whose candidates were enough, of those the ones that differ in any draw, probability or total.
+// Chooses tokens from the candidates of rows of logits and from the whole rows, and compares. Run by
+// test_candidates.py, which reads the lines: name, rows, rows whose candidates were enough, of those the ones that
+// differ in any draw, probability or total.
 #include "sampling/candidates.h"
 #include "sampling/distribution.h"
 
@@ -35,7 +36,8 @@ bool agrees(Distribution & row, Distribution & candidates, const std::vector<flo
         same = same && near(row.probability(token), candidates.probability(token));
     }
     // without the most probable token and one that is no candidate
-    const std::vector<WeightedToken> taken = { { row.most_probable(), 1.0 }, { (row.most_probable() + 1) % kVocab, 1.0 } };
+    const std::vector<WeightedToken> taken = { { row.most_probable(), 1.0 },
+                                               { (row.most_probable() + 1) % kVocab, 1.0 } };
     const double before = row.total() / candidates.total();
     row.remove(taken);
     candidates.remove(taken);
@@ -59,7 +61,8 @@ void run(const Case & c, std::mt19937 & random) {
             continue;
         }
         enough++;
-        different += !(c.noisy ? from_row.draw(noise) == from_candidates.draw(noise) : agrees(from_row, from_candidates, logits, i));
+        different += !(c.noisy ? from_row.draw(noise) == from_candidates.draw(noise)
+                               : agrees(from_row, from_candidates, logits, i));
     }
     printf("%s %d %d %d\n", c.name, kRows, enough, different);
 }
@@ -68,14 +71,10 @@ void run(const Case & c, std::mt19937 & random) {
 
 int main() {
     const Case cases[] = {
-        { "top_p", { 0.6, 0.95 }, false, 4 },
-        { "top_p-flat", { 1.5, 0.99 }, false, 1 },
-        { "top_k", { 1.0, 1.0, 0.0, 64 }, false, 2 },
-        { "top_k-top_p", { 1.0, 0.95, 0.0, 64 }, false, 2 },
-        { "min_p", { 1.0, 1.0, 0.05 }, false, 4 },
-        { "min_p-top_p-large-top_k", { 1.0, 0.9, 0.05, 250 }, false, 4 },
-        { "temperature", { 1.0 }, true, 2 },
-        { "temperature-low", { 0.02 }, true, 2 },
+        { "top_p", { 0.6, 0.95 }, false, 4 },         { "top_p-flat", { 1.5, 0.99 }, false, 1 },
+        { "top_k", { 1.0, 1.0, 0.0, 64 }, false, 2 }, { "top_k-top_p", { 1.0, 0.95, 0.0, 64 }, false, 2 },
+        { "min_p", { 1.0, 1.0, 0.05 }, false, 4 },    { "min_p-top_p-large-top_k", { 1.0, 0.9, 0.05, 250 }, false, 4 },
+        { "temperature", { 1.0 }, true, 2 },          { "temperature-low", { 0.02 }, true, 2 },
         { "temperature-tiny", { 0.0005 }, true, 2 },
     };
     std::mt19937 random(1);

@@ -1,10 +1,11 @@
-// Simulates rounds with given acceptance and noisy times, and prints what "auto" made of them. The clock is simulated and the outcomes follow
-// from seeds, so that the figures repeat.
+// Simulates rounds with given acceptance and noisy times, and prints what "auto" made of them. The clock is simulated
+// and the outcomes follow from seeds, so that the figures repeat.
 //
-// Output: a line for each text, machine and source of costs (times, or a table), with their names and the means over several seeds of
-//   auto's tokens per unit of time in units of what a player who knows text and machine reaches, and the least of the seeds,
-//   that player's speed on the text's first part in units of plain decoding, auto's speed in units of the best fixed k for the whole text,
-//   changes of k and lone tries of the head, both in 1000 rounds and after the first 200,
+// Output: a line for each text, machine and source of costs (times, or a table), with their names and the means over
+// several seeds of
+//   auto's tokens per unit of time in units of what a player who knows text and machine reaches, and the least of the
+//   seeds, that player's speed on the text's first part in units of plain decoding, auto's speed in units of the best
+//   fixed k for the whole text, changes of k and lone tries of the head, both in 1000 rounds and after the first 200,
 //   rounds until a changed text is followed, from good to bad and from bad to good.
 
 #include "drafters/draft_length.h"
@@ -38,7 +39,9 @@ struct Machine {
 };
 
 const Machine machines[] = {
-    { "cpu", { 1, 1.11, 1.22, 1.36, 1.37, 1.43, 1.50, 1.59, 1.85 } },  // as measured at E2B's shape: nine rows need a second pass
+    { "cpu",
+      { 1, 1.11, 1.22, 1.36, 1.37, 1.43, 1.50, 1.59,
+        1.85 } },  // as measured at E2B's shape: nine rows need a second pass
     { "line", { 1, 1.13, 1.24, 1.35, 1.46, 1.57, 1.68, 1.79, 1.90 } },
     { "gpu", { 1, 1.36, 1.58, 1.75, 1.92, 2.06, 2.20, 2.34, 2.50 } },
     { "flat", { 1, 1.20, 1.29, 1.37, 1.43, 1.49, 1.54, 1.60, 1.65 } },
@@ -91,7 +94,8 @@ double best_fixed(const Text & text, const Machine & machine) {
     return best;
 }
 
-// A round's time as the clock shows it: white noise of 10 %, now and then three times as long, a machine whose speed drifts and jumps.
+// A round's time as the clock shows it: white noise of 10 %, now and then three times as long, a machine whose speed
+// drifts and jumps.
 struct Clock {
     Random & random;
     int round = 0;
@@ -177,8 +181,9 @@ void check(const Text & text, const Machine & machine, bool learns) {
             (part % 2 ? to_bad : to_good) += latency(text, machine, r.k, part) / 2;  // two of each
         }
     }
-    std::printf("%s %s %s %.4f %.4f %.4f %.4f %.2f %.2f %.1f %.1f\n", text.name, machine.name, learns ? "times" : "table", sum / kSeeds, least,
-                best_speed(text, machine, 0), over_fixed, 1000 * changes / kSeeds / (kRounds - kSettled), 1000 * tries / kSeeds / (kRounds - kSettled),
+    std::printf("%s %s %s %.4f %.4f %.4f %.4f %.2f %.2f %.1f %.1f\n", text.name, machine.name,
+                learns ? "times" : "table", sum / kSeeds, least, best_speed(text, machine, 0), over_fixed,
+                1000 * changes / kSeeds / (kRounds - kSettled), 1000 * tries / kSeeds / (kRounds - kSettled),
                 to_bad / kSeeds, to_good / kSeeds);
 }
 

@@ -1,5 +1,6 @@
-// Compares the product kernels with float64 products of weights dequantised here, value by value, and quantised activations, and
-// every row with the same row alone, bit for bit. Prints "type n_in columns rows error scale" a case; exits with 77 without kernels.
+// Compares the product kernels with float64 products of weights dequantised here, value by value, and quantised
+// activations, and every row with the same row alone, bit for bit. Prints "type n_in columns rows error scale" a case;
+// exits with 77 without kernels.
 #include "kernels/products/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
 
@@ -32,7 +33,8 @@ static double q4_K(const uint8_t * block, int lane, int i) {
     const int scale = lane < 4 ? low & 63 : (high & 15) | (low >> 6) << 4;
     const int min = lane < 4 ? min_low & 63 : high >> 4 | (min_low >> 6) << 4;
     const uint8_t byte = block[128 + (s / 2 * 4 + i % 32 / 8) * 64 + lane * 8 + i % 8];
-    return half_at(block + 2 * lane) * scale * (s % 2 == 0 ? byte & 15 : byte >> 4) - half_at(block + 16 + 2 * lane) * min;
+    return half_at(block + 2 * lane) * scale * (s % 2 == 0 ? byte & 15 : byte >> 4) -
+           half_at(block + 16 + 2 * lane) * min;
 }
 static double q8_0_value(const uint8_t * block, int, int i) { return half_at(block) * (int8_t) block[2 + i]; }
 static double q6_K_value(const uint8_t * block, int, int i) {
@@ -90,7 +92,8 @@ static bool check(const Type & type, int n_in, int columns) {
         for (int c = 0; c < columns; c++) {
             for (int i = 0; i < n_in; i++) {
                 const uint8_t * block = &weights[((size_t) c / type.lanes * n_blocks + i / size) * type.bytes];
-                exact[r * columns + c] += type.value(block, c % type.lanes, i % size) * row.values[i] * row.scales[i / size];
+                exact[r * columns + c] +=
+                    type.value(block, c % type.lanes, i % size) * row.values[i] * row.scales[i / size];
             }
         }
     }

@@ -1,5 +1,5 @@
-// Prints the largest error of tanh_values relative to float64 over all magnitudes, and whether the specials and every place in a vector are
-// right; exits with 77 without kernels.
+// Prints the largest error of tanh_values relative to float64 over all magnitudes, and whether the specials and every
+// place in a vector are right; exits with 77 without kernels.
 #include "kernels/products/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
 
@@ -26,8 +26,8 @@ int main() {
     }
     float special[5] = { 0.0f, -0.0f, INFINITY, -INFINITY, NAN };
     pmtp::products::tanh_values(special, special, 5);
-    const bool specials = special[0] == 0 && !std::signbit(special[0]) && special[1] == 0 && std::signbit(special[1]) && special[2] == 1 &&
-                          special[3] == -1 && std::isnan(special[4]);
+    const bool specials = special[0] == 0 && !std::signbit(special[0]) && special[1] == 0 && std::signbit(special[1]) &&
+                          special[2] == 1 && special[3] == -1 && std::isnan(special[4]);
     bool same = true;
     for (int n = 1; n < 19; n++) {
         std::vector<float> part(n);

@@ -18,12 +18,12 @@ constexpr int kNodesPerStep = 512;
 // One of the target's two caches, as a graph reads it.
 struct CacheView {
     const llama_kv_cache * cache;
-    int layer;        // whose K/V is attended to
-    uint32_t n_kv;    // cells that the graph sees
-    int window;       // 0: all earlier positions are visible
-    ggml_tensor * mask = nullptr;   // [n_kv]: 0 visible, -inf hidden
+    int layer;                         // whose K/V is attended to
+    uint32_t n_kv;                     // cells that the graph sees
+    int window;                        // 0: all earlier positions are visible
+    ggml_tensor * mask = nullptr;      // [n_kv]: 0 visible, -inf hidden
     std::vector<uint8_t> values = {};  // of the mask
-    ggml_tensor * k_rot = nullptr;  // rotation of a quantised cache, or nullptr
+    ggml_tensor * k_rot = nullptr;     // rotation of a quantised cache, or nullptr
     ggml_tensor * v_rot = nullptr;
 };
 
@@ -35,14 +35,15 @@ ggml_backend_dev_t device_of(const ggml_tensor * tensor) {
 }
 
 // A constant that the cache fills on the host.
-void upload_rotation(ggml_tensor * dst, const llama_kv_cache & cache, void (llama_kv_cache::*fill)(ggml_tensor *) const) {
+void upload_rotation(ggml_tensor * dst, const llama_kv_cache & cache,
+                     void (llama_kv_cache::*fill)(ggml_tensor *) const) {
     if (dst == nullptr || dst->buffer == nullptr) {
         return;
     }
     Handle<ggml_context> host(ggml_init({ 2 * ggml_tensor_overhead(), nullptr, /*no_alloc*/ true }), ggml_free);
     ggml_tensor * copy = ggml_dup_tensor(host.get(), dst);
-    Handle<ggml_backend_buffer> buffer(ggml_backend_alloc_ctx_tensors_from_buft(host.get(), ggml_backend_cpu_buffer_type()),
-                                       ggml_backend_buffer_free);
+    Handle<ggml_backend_buffer> buffer(
+        ggml_backend_alloc_ctx_tensors_from_buft(host.get(), ggml_backend_cpu_buffer_type()), ggml_backend_buffer_free);
     if (!buffer) {
         throw Error(PMTP_ERROR_OUT_OF_MEMORY, "cannot allocate the rotation of a quantised KV cache");
     }
@@ -50,8 +51,9 @@ void upload_rotation(ggml_tensor * dst, const llama_kv_cache & cache, void (llam
     ggml_backend_tensor_set(dst, copy->data, 0, ggml_nbytes(dst));
 }
 
-// The target's embedding rows where the head can read them fastest. The token embedding stays in host memory even when everything else is
-// on a GPU; a tied output matrix is a second copy of it there, and gathering from that one keeps the graph on the device.
+// The target's embedding rows where the head can read them fastest. The token embedding stays in host memory even when
+// everything else is on a GPU; a tied output matrix is a second copy of it there, and gathering from that one keeps the
+// graph on the device.
 ggml_tensor * embedding_rows(const llama_model & target, ggml_backend_dev_t device) {
     ggml_tensor * output = target.output;
     const bool tied = output != nullptr && std::string(ggml_get_name(output)) == ggml_get_name(target.tok_embd);
@@ -67,9 +69,12 @@ ggml_tensor * embedding_rows(const llama_model & target, ggml_backend_dev_t devi
 
 // The k steps as one graph, bound to the numbers of cells that the two caches showed when it was built.
 struct Gemma4Drafter::Graph {
-    Graph(const MtpHead & head, llama_context & context, int k, Draw draw, const CacheView & full, const CacheView & sliding);
+    Graph(const MtpHead & head, llama_context & context, int k, Draw draw, const CacheView & full,
+          const CacheView & sliding);
 
-    bool fits(uint32_t n_kv_full, uint32_t n_kv_sliding) const { return full.n_kv == n_kv_full && sliding.n_kv == n_kv_sliding; }
+    bool fits(uint32_t n_kv_full, uint32_t n_kv_sliding) const {
+        return full.n_kv == n_kv_full && sliding.n_kv == n_kv_sliding;
+    }
     void set_inputs(const DraftRequest & request);
     void read(std::vector<Draft> & drafts);
 
@@ -105,14 +110,18 @@ struct Gemma4Drafter::Graph {
     void fill_mask(CacheView & view, int32_t query);
 
     Draw draw_;
-    std::vector<StepDraw> draws_;        // one per step, if the CPU draws
-    std::vector<ChoiceParams> params_;   // likewise, if the device does
+    std::vector<StepDraw> draws_;       // one per step, if the CPU draws
+    std::vector<ChoiceParams> params_;  // likewise, if the device does
     std::vector<std::vector<int32_t>> tables_;
 };
 
-Gemma4Drafter::Graph::Graph(const MtpHead & head, llama_context & context, int k, Draw draw, const CacheView & full_view,
-                         const CacheView & sliding_view)
-    : head(head), full(full_view), sliding(sliding_view), flash_attention(context.get_cparams().flash_attn), draw_(draw) {
+Gemma4Drafter::Graph::Graph(const MtpHead & head, llama_context & context, int k, Draw draw,
+                            const CacheView & full_view, const CacheView & sliding_view)
+    : head(head),
+      full(full_view),
+      sliding(sliding_view),
+      flash_attention(context.get_cparams().flash_attn),
+      draw_(draw) {
     const size_t n_nodes = (size_t) kNodesPerStep * k;
     memory.resize(n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false));
     ctx.reset(ggml_init({ memory.size(), memory.data(), /*no_alloc*/ true }));
@@ -137,7 +146,8 @@ Gemma4Drafter::Graph::Graph(const MtpHead & head, llama_context & context, int k
     ggml_tensor * h = state;
     for (int step = 0; step < k; step++) {
         ggml_tensor * e = ggml_scale(c, ggml_get_rows(c, embeddings, last), std::sqrt((float) head.n_embd_backbone));
-        ggml_tensor * x = ggml_mul_mat(c, head.pre_projection, ggml_concat(c, ggml_reshape_1d(c, e, head.n_embd_backbone), h, 0));
+        ggml_tensor * x =
+            ggml_mul_mat(c, head.pre_projection, ggml_concat(c, ggml_reshape_1d(c, e, head.n_embd_backbone), h, 0));
         for (const HeadLayer & layer : head.layers) {
             x = decoder_layer(layer, x);
         }
@@ -160,7 +170,8 @@ Gemma4Drafter::Graph::Graph(const MtpHead & head, llama_context & context, int k
         bufts.push_back(ggml_backend_sched_get_buffer_type(theirs, backends.back()));
     }
     sched.reset(ggml_backend_sched_new(backends.data(), bufts.data(), (int) backends.size(), n_nodes, false, true));
-    backend = *std::find_if(backends.begin(), backends.end(), [&](ggml_backend_t b) { return ggml_backend_get_device(b) == device; });
+    backend = *std::find_if(backends.begin(), backends.end(),
+                            [&](ggml_backend_t b) { return ggml_backend_get_device(b) == device; });
     for (ggml_tensor * t : { position, state, full.mask, sliding.mask }) {
         ggml_backend_sched_set_tensor_backend(sched.get(), t, backend);
     }
@@ -216,8 +227,9 @@ ggml_tensor * Gemma4Drafter::Graph::attention(const HeadLayer & layer, ggml_tens
     if (view.k_rot != nullptr) {
         q = llama_mul_mat_hadamard(c, q, view.k_rot);
     }
-    q = ggml_permute(c, q, 0, 2, 1, 3);                                                                        // [size, 1, n_head]
-    ggml_tensor * k = ggml_permute(c, view.cache->get_k(c, view.layer, view.n_kv, first_sequence()), 0, 2, 1, 3);  // [size, n_kv, n_head_kv]
+    q = ggml_permute(c, q, 0, 2, 1, 3);  // [size, 1, n_head]
+    ggml_tensor * k = ggml_permute(c, view.cache->get_k(c, view.layer, view.n_kv, first_sequence()), 0, 2, 1,
+                                   3);  // [size, n_kv, n_head_kv]
     ggml_tensor * v = view.cache->get_v(c, view.layer, view.n_kv, first_sequence());
     const bool transposed = v->nb[1] > v->nb[2];  // [n_kv, n_head_kv, size] without flash attention
     v = ggml_permute(c, v, 0, 2, 1, 3);
@@ -255,7 +267,8 @@ bool Gemma4Drafter::Graph::device_draws(ggml_backend_dev_t device) const {
 
 ggml_tensor * Gemma4Drafter::Graph::draw_here(ggml_tensor * logits, ggml_tensor * ids, int step) {
     ggml_tensor * args[] = { logits, ids };
-    return ggml_custom_4d(ctx.get(), GGML_TYPE_I32, 1, 1, 1, 1, args, ids != nullptr ? 2 : 1, draw_token, /*n_tasks*/ 1, &draws_[step]);
+    return ggml_custom_4d(ctx.get(), GGML_TYPE_I32, 1, 1, 1, 1, args, ids != nullptr ? 2 : 1, draw_token, /*n_tasks*/ 1,
+                          &draws_[step]);
 }
 
 // Without ids the logits are a whole vocabulary's: the draw is from the best of them.
@@ -269,7 +282,8 @@ ggml_tensor * Gemma4Drafter::Graph::draw_on_device(ggml_tensor * logits, ggml_te
     }
     const int64_t n_table = draw_ != Draw::independent ? 0 : ids != nullptr ? ggml_nelements(ids) : kCandidates;
     ggml_tensor * args[] = { logits, ids != nullptr ? ids : params, params };
-    ggml_tensor * token = ggml_custom_4d(c, GGML_TYPE_I32, 1 + 2 * n_table, 1, 1, 1, args, ids != nullptr ? 3 : 2, draw_token, 1, nullptr);
+    ggml_tensor * token = ggml_custom_4d(c, GGML_TYPE_I32, 1 + 2 * n_table, 1, 1, 1, args, ids != nullptr ? 3 : 2,
+                                         draw_token, 1, nullptr);
     if (n_table > 0) {
         ggml_set_output(token);
     }
@@ -287,10 +301,12 @@ ggml_tensor * Gemma4Drafter::Graph::next_token(ggml_tensor * n, int step) {
         ggml_tensor * logits = ggml_mul_mat(c, head.lm_head, n);
         return draw_ != Draw::greedy ? draw(logits, nullptr) : ggml_argmax(c, logits);
     }
-    // The tokens of the top_k best clusters are the candidates. Their ids travel along: the order of TOP_K is unspecified.
-    ggml_tensor * clusters = ggml_top_k(c, ggml_mul_mat(c, head.centroids, n), head.top_k);                  // i32 [top_k]
-    ggml_tensor * logits = ggml_mul_mat_id(c, head.lm_head, ggml_reshape_3d(c, n, head.n_embd, 1, 1), clusters);  // [V / n_centroids, top_k]
-    ggml_tensor * ids = ggml_get_rows(c, head.token_ordering, clusters);                                     // i32, likewise
+    // The tokens of the top_k best clusters are the candidates. Their ids travel along: the order of TOP_K is
+    // unspecified.
+    ggml_tensor * clusters = ggml_top_k(c, ggml_mul_mat(c, head.centroids, n), head.top_k);  // i32 [top_k]
+    ggml_tensor * logits = ggml_mul_mat_id(c, head.lm_head, ggml_reshape_3d(c, n, head.n_embd, 1, 1),
+                                           clusters);                     // [V / n_centroids, top_k]
+    ggml_tensor * ids = ggml_get_rows(c, head.token_ordering, clusters);  // i32, likewise
     if (draw_ != Draw::greedy) {
         return draw(logits, ids);
     }
@@ -300,7 +316,8 @@ ggml_tensor * Gemma4Drafter::Graph::next_token(ggml_tensor * n, int step) {
 
 // Queued before the graph on the backend that reads it; `data` must stay until the graph has run.
 void Gemma4Drafter::Graph::set(ggml_tensor * input, const void * data) {
-    ggml_backend_tensor_set_async(ggml_backend_sched_get_tensor_backend(sched.get(), input), input, data, 0, ggml_nbytes(input));
+    ggml_backend_tensor_set_async(ggml_backend_sched_get_tensor_backend(sched.get(), input), input, data, 0,
+                                  ggml_nbytes(input));
 }
 
 void Gemma4Drafter::Graph::set_inputs(const DraftRequest & r) {
@@ -310,14 +327,16 @@ void Gemma4Drafter::Graph::set_inputs(const DraftRequest & r) {
     fill_mask(full, r.position);
     fill_mask(sliding, r.position);
     const auto noise = [&](size_t step) {
-        return draw_ == Draw::coupled ? Noise(r.seed, Purpose::token, r.position + 1 + step) : Noise(r.seed, Purpose::draft, r.counter + step);
+        return draw_ == Draw::coupled ? Noise(r.seed, Purpose::token, r.position + 1 + step)
+                                      : Noise(r.seed, Purpose::draft, r.counter + step);
     };
     for (size_t step = 0; step < draws_.size(); step++) {
         draws_[step].warp = r.warp;
         draws_[step].tabulate = draw_ == Draw::independent;
         draws_[step].noise = noise(step);
     }
-    for (size_t step = 0; step < params_.size(); step++) {  // of a whole vocabulary, coupled draws see every token that can win
+    for (size_t step = 0; step < params_.size();
+         step++) {  // of a whole vocabulary, coupled draws see every token that can win
         params_[step] = r.warp.choice(noise(step).key(), draw_ == Draw::coupled && !r.warp.truncates());
     }
     if (choices != nullptr) {
@@ -327,7 +346,8 @@ void Gemma4Drafter::Graph::set_inputs(const DraftRequest & r) {
 
 void Gemma4Drafter::Graph::read(std::vector<Draft> & drafts) {
     std::vector<int32_t> tokens(ggml_nelements(drafted));
-    ggml_backend_tensor_get_async(ggml_backend_sched_get_tensor_backend(sched.get(), drafted), drafted, tokens.data(), 0, ggml_nbytes(drafted));
+    ggml_backend_tensor_get_async(ggml_backend_sched_get_tensor_backend(sched.get(), drafted), drafted, tokens.data(),
+                                  0, ggml_nbytes(drafted));
     drafts.resize(tokens.size());
     if (choices != nullptr && draw_ == Draw::independent) {
         tables_.clear();
@@ -395,7 +415,8 @@ Gemma4Drafter::Graph & Gemma4Drafter::graph_for(int k, Draw draw) {
     const auto & iswa = dynamic_cast<const llama_kv_cache_iswa &>(*llama_get_memory(context_));
     const SharedLayers shared = shared_layers(iswa);
     const CacheView full = { iswa.get_base(), shared.full, iswa.get_base()->get_n_kv(first_sequence()), 0 };
-    const CacheView sliding = { iswa.get_swa(), shared.sliding, iswa.get_swa()->get_n_kv(first_sequence()), head_.window };
+    const CacheView sliding = { iswa.get_swa(), shared.sliding, iswa.get_swa()->get_n_kv(first_sequence()),
+                                head_.window };
     std::unique_ptr<Graph> & graph = graphs_[{ k, draw }];
     if (!graph || !graph->fits(full.n_kv, sliding.n_kv)) {
         graph.reset();

@@ -13,9 +13,9 @@ namespace pmtp {
 
 [[noreturn]] inline void bad_file(const std::string & what) { throw Error(PMTP_ERROR_MODEL_LOAD, "MTP head: " + what); }
 
-// What the published layouts of an assistant call the same things; keys stand without the architecture. The first has the centroid
-// head in metadata arrays, the others in tensors: centroids [E, n_centroids] of any type, ordering i32 [V]. The others may also lack
-// rope_freqs.weight: it is the target's then.
+// What the published layouts of an assistant call the same things; keys stand without the architecture. The first has
+// the centroid head in metadata arrays, the others in tensors: centroids [E, n_centroids] of any type, ordering i32
+// [V]. The others may also lack rope_freqs.weight: it is the target's then.
 struct Layout {
     const char * architecture;
     const char * n_embd_backbone;
@@ -29,12 +29,13 @@ struct Layout {
 };
 
 constexpr Layout kLayouts[] = {
-    { "gemma4-assistant", "embedding_length_out", "masked_embedding.num_centroids", "masked_embedding.top_k", "masked_embedding.centroids",
-      "masked_embedding.token_ordering", "nextn.pre_projection.weight", "nextn.post_projection.weight", false },
-    { "gemma4_assistant", "n_embd_backbone", "n_centroids", "centroid_top_k", "mtp.centroids.weight", "mtp.token_ordering.weight",
-      "mtp.pre_projection.weight", "mtp.post_projection.weight", true },
-    { "gemma4_mtp", "backbone_embedding_length", "centroid_count", "centroid_top_k", "mtp_centroids.weight", "mtp_token_ordering.weight",
-      "mtp_pre_proj.weight", "mtp_post_proj.weight", true },
+    { "gemma4-assistant", "embedding_length_out", "masked_embedding.num_centroids", "masked_embedding.top_k",
+      "masked_embedding.centroids", "masked_embedding.token_ordering", "nextn.pre_projection.weight",
+      "nextn.post_projection.weight", false },
+    { "gemma4_assistant", "n_embd_backbone", "n_centroids", "centroid_top_k", "mtp.centroids.weight",
+      "mtp.token_ordering.weight", "mtp.pre_projection.weight", "mtp.post_projection.weight", true },
+    { "gemma4_mtp", "backbone_embedding_length", "centroid_count", "centroid_top_k", "mtp_centroids.weight",
+      "mtp_token_ordering.weight", "mtp_pre_proj.weight", "mtp_post_proj.weight", true },
 };
 
 inline const Layout & layout_of(const std::string & path, const std::string & architecture) {
@@ -44,8 +45,8 @@ inline const Layout & layout_of(const std::string & path, const std::string & ar
         }
     }
     throw Error(PMTP_ERROR_INCOMPATIBLE_HEAD,
-                format("%s is a model of architecture %s, expected an MTP head (%s) made by convert-assistant", path.c_str(),
-                       architecture.c_str(), kLayouts[0].architecture));
+                format("%s is a model of architecture %s, expected an MTP head (%s) made by convert-assistant",
+                       path.c_str(), architecture.c_str(), kLayouts[0].architecture));
 }
 
 // Typed access to the metadata of a GGUF: ggml's own getters abort on a wrong type.
@@ -79,8 +80,9 @@ class Metadata {
     template <typename T> std::vector<T> array(const std::string & key, gguf_type type, size_t n) const {
         const int64_t id = find(key, GGUF_TYPE_ARRAY);
         if (gguf_get_arr_type(gguf_, id) != type || gguf_get_arr_n(gguf_, id) != n) {
-            bad_file(format("%s holds %zu values of type %s, expected %zu of type %s", key.c_str(), gguf_get_arr_n(gguf_, id),
-                            gguf_type_name(gguf_get_arr_type(gguf_, id)), n, gguf_type_name(type)));
+            bad_file(format("%s holds %zu values of type %s, expected %zu of type %s", key.c_str(),
+                            gguf_get_arr_n(gguf_, id), gguf_type_name(gguf_get_arr_type(gguf_, id)), n,
+                            gguf_type_name(type)));
         }
         const T * data = static_cast<const T *>(gguf_get_arr_data(gguf_, id));
         return std::vector<T>(data, data + n);
@@ -93,8 +95,8 @@ class Metadata {
             bad_file("metadata key " + key + " is missing; convert the checkpoint again with convert-assistant");
         }
         if (gguf_get_kv_type(gguf_, id) != type) {
-            bad_file(format("metadata key %s has type %s, expected %s", key.c_str(), gguf_type_name(gguf_get_kv_type(gguf_, id)),
-                            gguf_type_name(type)));
+            bad_file(format("metadata key %s has type %s, expected %s", key.c_str(),
+                            gguf_type_name(gguf_get_kv_type(gguf_, id)), gguf_type_name(type)));
         }
         return id;
     }

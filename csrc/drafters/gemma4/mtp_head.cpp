@@ -17,9 +17,11 @@ namespace pmtp {
 namespace {
 
 [[noreturn]] void mismatch(const char * what, long long head, long long target) {
-    throw Error(PMTP_ERROR_INCOMPATIBLE_HEAD,
-                format("the MTP head was made for another target: its %s is %lld, the target's is %lld. Use the assistant that "
-                       "belongs to this model.", what, head, target));
+    throw Error(
+        PMTP_ERROR_INCOMPATIBLE_HEAD,
+        format("the MTP head was made for another target: its %s is %lld, the target's is %lld. Use the assistant that "
+               "belongs to this model.",
+               what, head, target));
 }
 
 void require_equal(const char * what, long long head, long long target) {
@@ -28,11 +30,13 @@ void require_equal(const char * what, long long head, long long target) {
     }
 }
 
-// What the target divides its angles by on a full attention layer: older heads were published without factors of their own.
+// What the target divides its angles by on a full attention layer: older heads were published without factors of their
+// own.
 std::vector<float> rope_factors_of(const llama_model & target, int layer, int64_t n) {
     const ggml_tensor * factors = target.layers[layer].rope_freqs;
     if (factors == nullptr || ggml_nelements(factors) != n) {
-        bad_file("tensor rope_freqs.weight is missing, and the target has none either; convert the checkpoint with convert-assistant");
+        bad_file("tensor rope_freqs.weight is missing, and the target has none either; convert the checkpoint with "
+                 "convert-assistant");
     }
     std::vector<float> values(n);
     ggml_backend_tensor_get(factors, values.data(), 0, ggml_nbytes(factors));
@@ -45,18 +49,24 @@ SharedLayers shared_layers(const llama_kv_cache_iswa & cache) {
     const auto last = [](const llama_kv_cache * kv) {
         const std::vector<uint32_t> ids = kv->get_layer_ids();
         if (ids.empty()) {
-            throw Error(PMTP_ERROR_INCOMPATIBLE_HEAD, "the target needs both sliding and full attention layers to share with a head");
+            throw Error(PMTP_ERROR_INCOMPATIBLE_HEAD,
+                        "the target needs both sliding and full attention layers to share with a head");
         }
         return (int) *std::max_element(ids.begin(), ids.end());
     };
     return { last(cache.get_base()), last(cache.get_swa()) };
 }
 
-// Declares tensors with their expected shapes, gives each a buffer of the kind that its use runs fastest from, then fills them.
+// Declares tensors with their expected shapes, gives each a buffer of the kind that its use runs fastest from, then
+// fills them.
 class MtpHead::Reader {
   public:
     Reader(const std::string & path, MtpHead & head, ggml_backend_dev_t device)
-        : head_(head), device_(device), file_(fopen(path.c_str(), "rb"), fclose), gguf_(nullptr, gguf_free), infos_(nullptr, ggml_free) {
+        : head_(head),
+          device_(device),
+          file_(fopen(path.c_str(), "rb"), fclose),
+          gguf_(nullptr, gguf_free),
+          infos_(nullptr, ggml_free) {
         if (!file_) {
             bad_file("cannot open " + path);
         }
@@ -80,14 +90,15 @@ class MtpHead::Reader {
         return *tensor;
     }
 
-    using Check = std::function<ggml_tensor *(ggml_context *, ggml_tensor *)>;  // the operation that a weight is used by
+    using Check =
+        std::function<ggml_tensor *(ggml_context *, ggml_tensor *)>;  // the operation that a weight is used by
 
     // A norm, scale or factor: f32 with the given number of values.
     ggml_tensor * vector(const std::string & name, int64_t n) {
         const ggml_tensor & file = info(name);
         if (file.type != GGML_TYPE_F32 || ggml_nelements(&file) != n || file.ne[0] != n) {
-            bad_file(format("tensor %s is %s [%lld, %lld], expected f32 [%lld]", name.c_str(), ggml_type_name(file.type),
-                            (long long) file.ne[0], (long long) file.ne[1], (long long) n));
+            bad_file(format("tensor %s is %s [%lld, %lld], expected f32 [%lld]", name.c_str(),
+                            ggml_type_name(file.type), (long long) file.ne[0], (long long) file.ne[1], (long long) n));
         }
         return place(name, GGML_TYPE_F32, { n, 1, 1 }, nullptr);
     }
@@ -118,7 +129,8 @@ class MtpHead::Reader {
         for (auto & [buft, ctx] : contexts_) {
             ggml_backend_buffer_t buffer = ggml_backend_alloc_ctx_tensors_from_buft(ctx, buft);
             if (buffer == nullptr) {
-                throw Error(PMTP_ERROR_OUT_OF_MEMORY, format("MTP head: cannot allocate weights in %s", ggml_backend_buft_name(buft)));
+                throw Error(PMTP_ERROR_OUT_OF_MEMORY,
+                            format("MTP head: cannot allocate weights in %s", ggml_backend_buft_name(buft)));
             }
             ggml_backend_buffer_set_usage(buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
             for (Storage & slot : head_.storage_) {
@@ -133,7 +145,8 @@ class MtpHead::Reader {
         const int64_t id = gguf_find_tensor(gguf_.get(), name.c_str());
         std::vector<uint8_t> data(gguf_get_tensor_size(gguf_.get(), id));
         const size_t offset = gguf_get_data_offset(gguf_.get()) + gguf_get_tensor_offset(gguf_.get(), id);
-        if (fseeko(file_.get(), (off_t) offset, SEEK_SET) != 0 || fread(data.data(), 1, data.size(), file_.get()) != data.size()) {
+        if (fseeko(file_.get(), (off_t) offset, SEEK_SET) != 0 ||
+            fread(data.data(), 1, data.size(), file_.get()) != data.size()) {
             bad_file(format("tensor %s ends past the end of the file", name.c_str()));
         }
         if (!ggml_validate_row_data(info(name).type, data.data(), data.size())) {
@@ -191,7 +204,8 @@ class MtpHead::Reader {
                             (long long) file.ne[1], (long long) n_in, (long long) n_out));
         }
         if (ggml_get_type_traits_cpu(file.type)->vec_dot == nullptr) {
-            bad_file(format("tensor %s has type %s, which no kernel multiplies", name.c_str(), ggml_type_name(file.type)));
+            bad_file(
+                format("tensor %s has type %s, which no kernel multiplies", name.c_str(), ggml_type_name(file.type)));
         }
         return file;
     }
@@ -212,10 +226,12 @@ class MtpHead::Reader {
                 return ggml_set_name(tensor, name.c_str());
             }
         }
-        bad_file(format("%s cannot multiply tensor %s of type %s", ggml_backend_dev_name(device_), name.c_str(), ggml_type_name(type)));
+        bad_file(format("%s cannot multiply tensor %s of type %s", ggml_backend_dev_name(device_), name.c_str(),
+                        ggml_type_name(type)));
     }
 
-    bool supports(ggml_backend_buffer_type_t buft, ggml_type type, const std::vector<int64_t> & ne, const Check & use) const {
+    bool supports(ggml_backend_buffer_type_t buft, ggml_type type, const std::vector<int64_t> & ne,
+                  const Check & use) const {
         Handle<ggml_context> ctx(ggml_init({ 8 * ggml_tensor_overhead(), nullptr, true }), ggml_free);
         Handle<ggml_backend_buffer> buffer(ggml_backend_buft_alloc_buffer(buft, 0), ggml_backend_buffer_free);
         ggml_tensor * weight = ggml_new_tensor(ctx.get(), type, 3, ne.data());
@@ -240,7 +256,8 @@ class MtpHead::Reader {
     std::map<ggml_backend_buffer_type_t, ggml_context *> contexts_;
 };
 
-MtpHead::MtpHead(const std::string & path, const llama_model & target, const llama_kv_cache_iswa & cache, ggml_backend_dev_t device) {
+MtpHead::MtpHead(const std::string & path, const llama_model & target, const llama_kv_cache_iswa & cache,
+                 ggml_backend_dev_t device) {
     Reader reader(path, *this, device);
     const Metadata meta(reader.gguf());
     const Layout & layout = layout_of(path, meta.text("general.architecture"));
@@ -255,7 +272,8 @@ MtpHead::MtpHead(const std::string & path, const llama_model & target, const lla
     const int n_rot = meta.u32(p + "rope.dimension_count", head_size);
     const int n_rot_swa = meta.u32(p + "rope.dimension_count_swa", head_size_swa);
     if (n_rot % 2 != 0 || n_rot_swa % 2 != 0) {
-        bad_file(format("%d dimensions are rotated on full attention layers and %d on sliding ones, expected pairs", n_rot, n_rot_swa));
+        bad_file(format("%d dimensions are rotated on full attention layers and %d on sliding ones, expected pairs",
+                        n_rot, n_rot_swa));
     }
     const float rope_base = meta.f32(p + "rope.freq_base");
     const float rope_base_swa = meta.f32(p + "rope.freq_base_swa");
@@ -302,8 +320,8 @@ MtpHead::MtpHead(const std::string & path, const llama_model & target, const lla
         const int n_head_kv = (int) hparams.n_head_kv(layer.sliding ? shared.sliding : shared.full);
         layer.n_head = (int) (n_q / layer.head_size);
         if (layer.n_head < 1 || layer.n_head > 1024 || n_q % layer.head_size != 0) {
-            bad_file(format("%s has %lld rows, expected a multiple of the head size %d", name("attn_q").c_str(), (long long) n_q,
-                            layer.head_size));
+            bad_file(format("%s has %lld rows, expected a multiple of the head size %d", name("attn_q").c_str(),
+                            (long long) n_q, layer.head_size));
         }
         if (layer.n_head % n_head_kv != 0) {
             mismatch("number of query heads, which the target's KV heads must divide,", layer.n_head, n_head_kv);
@@ -351,7 +369,8 @@ MtpHead::MtpHead(const std::string & path, const llama_model & target, const lla
     for (const Storage & slot : storage_) {
         ggml_context * ctx = slot.context.get();
         for (ggml_tensor * t = ggml_get_first_tensor(ctx); t != nullptr; t = ggml_get_next_tensor(ctx, t)) {
-            if (t != centroids && t != token_ordering && t != lm_head && (t != rope_factors || targets_factors.empty())) {
+            if (t != centroids && t != token_ordering && t != lm_head &&
+                (t != rope_factors || targets_factors.empty())) {
                 reader.fill(t);
             }
         }

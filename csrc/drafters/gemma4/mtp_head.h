@@ -45,10 +45,11 @@ struct HeadLayer {
 
 class MtpHead {
   public:
-    // Reads `path` into buffers of `device` (the one that holds the K/V the head attends to). Everything that the graph will rely
-    // on is checked before a weight is read: throws Error(MODEL_LOAD) for a bad file, Error(INCOMPATIBLE_HEAD) for one that does
-    // not fit the target.
-    MtpHead(const std::string & path, const llama_model & target, const llama_kv_cache_iswa & cache, ggml_backend_dev_t device);
+    // Reads `path` into buffers of `device` (the one that holds the K/V the head attends to). Everything that the graph
+    // will rely on is checked before a weight is read: throws Error(MODEL_LOAD) for a bad file,
+    // Error(INCOMPATIBLE_HEAD) for one that does not fit the target.
+    MtpHead(const std::string & path, const llama_model & target, const llama_kv_cache_iswa & cache,
+            ggml_backend_dev_t device);
 
     bool has_centroids() const { return n_centroids > 0; }
     size_t bytes() const;
@@ -66,9 +67,10 @@ class MtpHead {
     ggml_tensor * post_projection = nullptr;  // [E, B]
     ggml_tensor * output_norm = nullptr;      // [E]
     ggml_tensor * rope_factors = nullptr;     // [head_size / 2] of the full layers
-    ggml_tensor * lm_head = nullptr;          // dense: [E, V]; centroid: rows in cluster order, [E, V / n_centroids, n_centroids]
-    ggml_tensor * centroids = nullptr;        // f32 [E, n_centroids]
-    ggml_tensor * token_ordering = nullptr;   // i32 [V / n_centroids, n_centroids]: the token of each row of lm_head
+    ggml_tensor * lm_head =
+        nullptr;  // dense: [E, V]; centroid: rows in cluster order, [E, V / n_centroids, n_centroids]
+    ggml_tensor * centroids = nullptr;       // f32 [E, n_centroids]
+    ggml_tensor * token_ordering = nullptr;  // i32 [V / n_centroids, n_centroids]: the token of each row of lm_head
 
   private:
     class Reader;

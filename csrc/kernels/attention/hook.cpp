@@ -20,8 +20,8 @@ int turbo_bits(ggml_type type) {
 void decode_f16(const void * row, float * x, int64_t n) { ggml_cpu_fp16_to_fp32((const ggml_fp16_t *) row, x, n); }
 
 bool readable(const ggml_tensor * t) {
-    return (turbo_bits(t->type) != 0 || t->type == GGML_TYPE_F16 || t->type == GGML_TYPE_Q8_0) && t->nb[0] == ggml_type_size(t->type) &&
-           t->ne[0] % 64 == 0 && t->ne[0] <= kMaxHeadSize;
+    return (turbo_bits(t->type) != 0 || t->type == GGML_TYPE_F16 || t->type == GGML_TYPE_Q8_0) &&
+           t->nb[0] == ggml_type_size(t->type) && t->ne[0] % 64 == 0 && t->ne[0] <= kMaxHeadSize;
 }
 
 bool serves(const ggml_tensor * op) {
@@ -32,14 +32,15 @@ bool serves(const ggml_tensor * op) {
     float max_bias;
     std::memcpy(&max_bias, (const float *) op->op_params + 1, sizeof(max_bias));
     return (turbo_bits(k->type) != 0 || turbo_bits(v->type) != 0) && readable(k) && readable(v) && max_bias == 0.0f &&
-           q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && k->ne[2] == v->ne[2] && k->ne[3] == v->ne[3] && q->ne[2] % k->ne[2] == 0 &&
-           q->ne[3] % k->ne[3] == 0 && Plan::serves(q->ne[2] / k->ne[2]) && (mask == nullptr || mask->type == GGML_TYPE_F16) &&
-           op->type == GGML_TYPE_F32 && ggml_is_contiguous(op);
+           q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && k->ne[2] == v->ne[2] && k->ne[3] == v->ne[3] &&
+           q->ne[2] % k->ne[2] == 0 && q->ne[3] % k->ne[3] == 0 && Plan::serves(q->ne[2] / k->ne[2]) &&
+           (mask == nullptr || mask->type == GGML_TYPE_F16) && op->type == GGML_TYPE_F32 && ggml_is_contiguous(op);
 }
 
 Cells cells(const ggml_tensor * t) {
     const Decode decode = t->type == GGML_TYPE_F16 ? decode_f16 : ggml_get_type_traits(t->type)->to_float;
-    return { (const char *) t->data, t->nb[1], t->nb[2], t->nb[3], turbo_bits(t->type), decode, ggml_row_size(t->type, 64), (int) t->ne[0] };
+    return { (const char *) t->data,     t->nb[1],      t->nb[2], t->nb[3], turbo_bits(t->type), decode,
+             ggml_row_size(t->type, 64), (int) t->ne[0] };
 }
 
 Task task(const ggml_tensor * op) {

@@ -1,4 +1,5 @@
-// Attention over a turbo KV cache on the CPU; csrc/llama/patches hooks the two functions into ggml-cpu's FLASH_ATTN_EXT.
+// Attention over a turbo KV cache on the CPU; csrc/llama/patches hooks the two functions into ggml-cpu's
+// FLASH_ATTN_EXT.
 #pragma once
 
 #include <stdbool.h>
@@ -11,8 +12,9 @@ extern "C" {
 struct ggml_compute_params;
 struct ggml_tensor;
 
-// Computes a FLASH_ATTN_EXT with K or V of a turbo type (the other one turbo, f16 or q8_0), on all threads of the graph. Returns false, with
-// nothing done, for anything else, ALiBi, heads above 512 and use_ref included: ggml's own loop then runs.
+// Computes a FLASH_ATTN_EXT with K or V of a turbo type (the other one turbo, f16 or q8_0), on all threads of the
+// graph. Returns false, with nothing done, for anything else, ALiBi, heads above 512 and use_ref included: ggml's own
+// loop then runs.
 bool pmtp_attention(const struct ggml_compute_params * params, struct ggml_tensor * op);
 
 // Bytes of work buffer that pmtp_attention needs for the operation; 0 if it would not compute it.

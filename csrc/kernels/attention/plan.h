@@ -1,11 +1,13 @@
 // Attention of a few query rows over a quantised KV cache, in pieces that threads take.
 //
-// The KV axis is cut into chunks (FlashDecoding: Dao, Haziza, Massa, Sizov 2023). An item of work is one KV head, one tile of columns (query rows
-// times the heads of the group) and one chunk: keys and values are decoded once for all columns, the softmax is taken online (Milakov,
-// Gimelshein, arXiv 1805.02867), and the partial results (maximum, sum, accumulator) are merged in the order of the chunks.
+// The KV axis is cut into chunks (FlashDecoding: Dao, Haziza, Massa, Sizov 2023). An item of work is one KV head, one
+// tile of columns (query rows times the heads of the group) and one chunk: keys and values are decoded once for all
+// columns, the softmax is taken online (Milakov, Gimelshein, arXiv 1805.02867), and the partial results (maximum, sum,
+// accumulator) are merged in the order of the chunks.
 //
-// What a column's result is computed from, and in which order, depends on its own query, mask and cells alone: not on the other columns, the number
-// of threads or the length of the cache behind its last visible cell. So one row and several give the same bits.
+// What a column's result is computed from, and in which order, depends on its own query, mask and cells alone: not on
+// the other columns, the number of threads or the length of the cache behind its last visible cell. So one row and
+// several give the same bits.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +16,9 @@
 namespace pmtp::attention {
 
 constexpr int kMaxHeadSize = 512;
-constexpr int kMaxColumns = 144;   // of a tile
-constexpr int kMaxSplitRows = 17;  // up to as many query rows an item is one chunk; with more (prefill) it takes all chunks in turn
+constexpr int kMaxColumns = 144;  // of a tile
+constexpr int kMaxSplitRows =
+    17;  // up to as many query rows an item is one chunk; with more (prefill) it takes all chunks in turn
 
 // Decodes n values (a multiple of 64) to x.
 using Decode = void (*)(const void * blocks, float * x, int64_t n);
@@ -69,7 +72,7 @@ class Plan {
     void finish(const Tile & tile, int column, float max, float sum, const float * values) const;
 
     const Task & task_;
-    int group_, tile_rows_, tile_columns_;  // tile_columns_: padded
+    int group_, tile_rows_, tile_columns_;      // tile_columns_: padded
     int64_t n_row_tiles_, n_units_, n_chunks_;  // unit: a batch, a KV head and a tile of rows
     size_t partial_size_, scratch_size_;        // floats
     bool split_;

@@ -1,9 +1,11 @@
-// The vector operations of the product kernels, 64 bytes wide with AVX-512 VNNI and 32 with AVX2 (with or without AVX-VNNI).
+// The vector operations of the product kernels, 64 bytes wide with AVX-512 VNNI and 32 with AVX2 (with or without
+// AVX-VNNI).
 //
 // The width is that of the build's target (GGML_NATIVE, or x86-64-v3). On any other target PMTP_SIMD is not defined.
 #pragma once
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && defined(__AVX512VNNI__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && \
+    defined(__AVX512VNNI__)
 #define PMTP_SIMD 64
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define PMTP_SIMD 32
@@ -73,7 +75,8 @@ inline Int even_lanes_twice(Int a) { return _mm512_shuffle_epi32(a, (_MM_PERM_EN
 // kLaneRows f16 numbers, each in the two lanes of its row.
 inline Float pair_scales(const uint16_t * halves) {
     const __m256 x = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) halves));
-    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), _mm512_castps256_ps512(x));
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7),
+                                 _mm512_castps256_ps512(x));
 }
 
 // Adds the two lanes of every row and stores the kLaneRows results.

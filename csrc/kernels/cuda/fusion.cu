@@ -11,16 +11,21 @@
 namespace {
 
 bool is_weight(const ggml_tensor * t) {
-    return t->op == GGML_OP_NONE && t->buffer != nullptr && ggml_backend_buffer_get_usage(t->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
+    return t->op == GGML_OP_NONE && t->buffer != nullptr &&
+           ggml_backend_buffer_get_usage(t->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
 }
 
 bool is_aligned(const ggml_tensor * t) { return (uintptr_t) t->data % 16 == 0; }
 
 // Rows of f32, one after another.
-bool is_rows(const ggml_tensor * t) { return t->type == GGML_TYPE_F32 && ggml_is_matrix(t) && ggml_is_contiguous(t) && is_aligned(t); }
+bool is_rows(const ggml_tensor * t) {
+    return t->type == GGML_TYPE_F32 && ggml_is_matrix(t) && ggml_is_contiguous(t) && is_aligned(t);
+}
 
 // A weight of n values that multiplies every row, or of one.
-bool is_row_weight(const ggml_tensor * t, int64_t n) { return is_rows(t) && ggml_nelements(t) == n && t->ne[0] == n && is_weight(t); }
+bool is_row_weight(const ggml_tensor * t, int64_t n) {
+    return is_rows(t) && ggml_nelements(t) == n && t->ne[0] == n && is_weight(t);
+}
 
 // A kernel that reads a row and then writes it may have both in one place, but not half a row further on.
 bool apart_or_same(const ggml_tensor * out, const ggml_tensor * in) {
@@ -29,7 +34,9 @@ bool apart_or_same(const ggml_tensor * out, const ggml_tensor * in) {
     return a == b || a + ggml_nbytes(out) <= b || b + ggml_nbytes(in) <= a;
 }
 
-const ggml_tensor * other_source(const ggml_tensor * op, const ggml_tensor * source) { return op->src[0] == source ? op->src[1] : op->src[0]; }
+const ggml_tensor * other_source(const ggml_tensor * op, const ggml_tensor * source) {
+    return op->src[0] == source ? op->src[1] : op->src[0];
+}
 
 float epsilon(const ggml_tensor * norm) {
     float eps;
@@ -39,7 +46,7 @@ float epsilon(const ggml_tensor * norm) {
 
 PmtpSharedRows rows_of(const ggml_tensor * x) {
     if (x->ne[1] > kPmtpMaxColumns || x->ne[0] % 32 != 0) {
-        return {nullptr, false};
+        return { nullptr, false };
     }
     return pmtp_shared_rows(x, (size_t) (pmtp_row_blocks(x->ne[0]) * x->ne[1]) * sizeof(PmtpQ8Block));
 }
@@ -51,7 +58,8 @@ const ggml_tensor * norm_weight(const ggml_cgraph * graph, int i) {
     }
     const ggml_tensor * mul = graph->nodes[i + 1];
     const ggml_tensor * weight = other_source(mul, graph->nodes[i]);
-    const bool rotated = i + 2 < graph->n_nodes && graph->nodes[i + 2]->op == GGML_OP_ROPE && graph->nodes[i + 2]->src[0] == mul;
+    const bool rotated =
+        i + 2 < graph->n_nodes && graph->nodes[i + 2]->op == GGML_OP_ROPE && graph->nodes[i + 2]->src[0] == mul;
     return !rotated && is_row_weight(weight, mul->ne[0]) ? weight : nullptr;
 }
 
@@ -74,7 +82,8 @@ int fuse_norms(const ggml_cgraph * graph, int i, cudaStream_t stream) {
             y = sum;
             add = residual;
             n_nodes++;
-            if (ggml_can_fuse(graph, i + 2, { GGML_OP_ADD, GGML_OP_MUL }) && is_row_weight(other_source(graph->nodes[i + 3], sum), 1)) {
+            if (ggml_can_fuse(graph, i + 2, { GGML_OP_ADD, GGML_OP_MUL }) &&
+                is_row_weight(other_source(graph->nodes[i + 3], sum), 1)) {
                 y = graph->nodes[i + 3];
                 factor = other_source(y, sum);
                 n_nodes++;
@@ -101,8 +110,12 @@ int fuse_norms(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     }
     const auto data = [](const ggml_tensor * t) { return t != nullptr ? (float *) t->data : nullptr; };
     const NormChain chain = {
-        data(x), data(weight), data(add), data(factor), data(y), data(next_weight), data(z), (PmtpQ8Block *) rows_of(z != nullptr ? z : y).data,
-        epsilon(norm), z != nullptr ? epsilon(next) : 0.0f, (int) n,
+        data(x),       data(weight),
+        data(add),     data(factor),
+        data(y),       data(next_weight),
+        data(z),       (PmtpQ8Block *) rows_of(z != nullptr ? z : y).data,
+        epsilon(norm), z != nullptr ? epsilon(next) : 0.0f,
+        (int) n,
     };
     pmtp_cuda_norm_chain(chain, (int) x->ne[1], stream);
     return n_nodes - 1;
@@ -122,12 +135,15 @@ int fuse_gelu_gate(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     const ggml_tensor * x = gelu->src[0];
     const ggml_tensor * y = graph->nodes[last];
     const ggml_tensor * gate = other_source(y, gelu);
-    if (!is_rows(x) || !is_rows(y) || x->ne[0] % 32 != 0 || x->ne[1] >= 1 << 16 || gate->type != GGML_TYPE_F32 || gate->nb[0] != sizeof(float) ||
-        !ggml_are_same_shape(gate, y) || !apart_or_same(y, x) || !apart_or_same(y, gate) || (y->data == gate->data && !ggml_is_contiguous(gate))) {
+    if (!is_rows(x) || !is_rows(y) || x->ne[0] % 32 != 0 || x->ne[1] >= 1 << 16 || gate->type != GGML_TYPE_F32 ||
+        gate->nb[0] != sizeof(float) || !ggml_are_same_shape(gate, y) || !apart_or_same(y, x) ||
+        !apart_or_same(y, gate) || (y->data == gate->data && !ggml_is_contiguous(gate))) {
         return 0;
     }
-    const GeluGate op = { (const float *) x->data, (const float *) gate->data, (int64_t) (gate->nb[1] / sizeof(float)), (float *) y->data, (PmtpQ8Block *) rows_of(y).data,
-                         (int) x->ne[0] };
+    const GeluGate op = {
+        (const float *) x->data, (const float *) gate->data,      (int64_t) (gate->nb[1] / sizeof(float)),
+        (float *) y->data,       (PmtpQ8Block *) rows_of(y).data, (int) x->ne[0]
+    };
     pmtp_cuda_gelu_gate(op, (int) x->ne[1], stream);
     return last - i;
 }
@@ -136,7 +152,8 @@ int fuse_gelu_gate(const ggml_cgraph * graph, int i, cudaStream_t stream) {
 const PmtpQ8Block * quantised(const ggml_tensor * x, cudaStream_t stream) {
     const PmtpSharedRows rows = rows_of(x);
     if (rows.data != nullptr && !rows.written) {
-        pmtp_cuda_quantise_rows((const float *) x->data, (PmtpQ8Block *) rows.data, (int) x->ne[0], (int) x->ne[1], stream);
+        pmtp_cuda_quantise_rows((const float *) x->data, (PmtpQ8Block *) rows.data, (int) x->ne[0], (int) x->ne[1],
+                                stream);
     }
     return (const PmtpQ8Block *) rows.data;
 }
@@ -146,15 +163,18 @@ bool is_q4_product(const ggml_tensor * product, const ggml_tensor * gate, const 
     const ggml_tensor * weights = product->src[0];
     const ggml_tensor * x = product->src[1];
     for (const ggml_tensor * w : { weights, gate != nullptr ? gate->src[0] : weights }) {
-        if (w->type != GGML_TYPE_Q4_0 || !is_weight(w) || !ggml_is_matrix(w) || !ggml_is_contiguous(w) || !is_aligned(w)) {
+        if (w->type != GGML_TYPE_Q4_0 || !is_weight(w) || !ggml_is_matrix(w) || !ggml_is_contiguous(w) ||
+            !is_aligned(w)) {
             return false;
         }
     }
     if (!is_rows(x) || !is_rows(out) || x->ne[1] > kPmtpMaxColumns || !pmtp_is_multiplied(x)) {
         return false;
     }
-    p = { weights->data, gate != nullptr ? gate->src[0]->data : nullptr, nullptr, (float *) out->data, nullptr, (int) x->ne[0], (int) out->ne[0],
-          (int) x->ne[1] };
+    p = { weights->data,    gate != nullptr ? gate->src[0]->data : nullptr,
+          nullptr,          (float *) out->data,
+          nullptr,          (int) x->ne[0],
+          (int) out->ne[0], (int) x->ne[1] };
     return pmtp_cuda_has_q4_product(p);
 }
 
@@ -166,10 +186,12 @@ int fuse_gated(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     const ggml_tensor * glu = graph->nodes[i + 2];
     const ggml_tensor * gate = glu->src[0];
     const ggml_tensor * up = glu->src[1];
-    const bool both = (gate == graph->nodes[i] && up == graph->nodes[i + 1]) || (gate == graph->nodes[i + 1] && up == graph->nodes[i]);
+    const bool both = (gate == graph->nodes[i] && up == graph->nodes[i + 1]) ||
+                      (gate == graph->nodes[i + 1] && up == graph->nodes[i]);
     Q4Product p;
-    if (!both || gate->src[1] != up->src[1] || !ggml_are_same_shape(gate->src[0], up->src[0]) || ggml_get_glu_op(glu) != GGML_GLU_OP_GEGLU ||
-        ggml_get_op_params_i32(glu, 1) != 0 || !is_q4_product(up, gate, glu, p)) {
+    if (!both || gate->src[1] != up->src[1] || !ggml_are_same_shape(gate->src[0], up->src[0]) ||
+        ggml_get_glu_op(glu) != GGML_GLU_OP_GEGLU || ggml_get_op_params_i32(glu, 1) != 0 ||
+        !is_q4_product(up, gate, glu, p)) {
         return 0;
     }
     p.x = quantised(up->src[1], stream);
@@ -191,7 +213,8 @@ int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     if (node->op == GGML_OP_MUL_MAT) {
         return fuse_gated(graph, i, stream);
     }
-    return node->op == GGML_OP_UNARY && ggml_get_unary_op(node) == GGML_UNARY_OP_GELU ? fuse_gelu_gate(graph, i, stream) : 0;
+    return node->op == GGML_OP_UNARY && ggml_get_unary_op(node) == GGML_UNARY_OP_GELU ? fuse_gelu_gate(graph, i, stream)
+                                                                                      : 0;
 }
 
 bool pmtp_cuda_multiply(const ggml_tensor * product, cudaStream_t stream) {

@@ -5,23 +5,25 @@
 
 #include <cuda_runtime.h>
 
-// Launches node i of the graph together with what follows it, if there is a kernel for that; returns how many nodes after i are done too, 0 if nothing was
-// launched. Only while a PmtpSharedActivations of the graph lives.
+// Launches node i of the graph together with what follows it, if there is a kernel for that; returns how many nodes
+// after i are done too, 0 if nothing was launched. Only while a PmtpSharedActivations of the graph lives.
 int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream);
 
 // MUL_MAT: whether it was launched.
 bool pmtp_cuda_multiply(const ggml_tensor * product, cudaStream_t stream);
 
 #ifdef __CUDACC__
-// What a product's block does before it waits for the kernels in front of it: asks for its rows of weights, which do not depend on them. Later blocks of a large
-// matrix begin when nothing is waited for.
-static __device__ __forceinline__ void pmtp_prefetch_rows(const void * weights, const void * gate, int first, int n_rows, size_t row_bytes) {
+// What a product's block does before it waits for the kernels in front of it: asks for its rows of weights, which do
+// not depend on them. Later blocks of a large matrix begin when nothing is waited for.
+static __device__ __forceinline__ void pmtp_prefetch_rows(const void * weights, const void * gate, int first,
+                                                          int n_rows, size_t row_bytes) {
     constexpr int kLine = 128;
     if (blockIdx.x >= 4096) {
         return;
     }
     const char * begin = (const char *) weights + first * row_bytes;
-    for (size_t at = (threadIdx.y * blockDim.x + threadIdx.x) * kLine; at < n_rows * row_bytes; at += blockDim.x * blockDim.y * kLine) {
+    for (size_t at = (threadIdx.y * blockDim.x + threadIdx.x) * kLine; at < n_rows * row_bytes;
+         at += blockDim.x * blockDim.y * kLine) {
         asm volatile("prefetch.global.L2 [%0];" ::"l"(begin + at));
         if (gate != nullptr) {
             asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *) gate + first * row_bytes + at));

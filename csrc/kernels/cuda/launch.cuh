@@ -1,5 +1,6 @@
-// Launches that begin before the kernel in front of them has ended (programmatic dependent launch, from Hopper on). Such a kernel may do what depends on no
-// other kernel, calls wait_for_previous(), and only then reads or writes what others do.
+// Launches that begin before the kernel in front of them has ended (programmatic dependent launch, from Hopper on).
+// Such a kernel may do what depends on no other kernel, calls wait_for_previous(), and only then reads or writes what
+// others do.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,8 +8,9 @@
 #include <utility>
 
 // shared_bytes: of dynamic shared memory.
-template <typename... Params, typename... Args>
-void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, cudaStream_t stream, size_t shared_bytes, Args &&... args) {
+template <typename... Params, typename... Args> void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block,
+                                                                  cudaStream_t stream, size_t shared_bytes,
+                                                                  Args &&... args) {
     constexpr size_t kAlwaysAllowed = 48 << 10;
     if (shared_bytes > kAlwaysAllowed) {
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int) shared_bytes);

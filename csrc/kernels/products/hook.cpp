@@ -79,8 +79,8 @@ bool pmtp_multiply(const ggml_compute_params * params, ggml_tensor * op, int col
     const int64_t n_blocks = activations.n_blocks();
     Row rows[kMaxRows];
     for (int row = 0; row < n_rows; row++) {
-        activations.quantize((const float *) ((const char *) x->data + row * x->nb[1]), row, n_blocks * params->ith / params->nth,
-                             n_blocks * (params->ith + 1) / params->nth);
+        activations.quantize((const float *) ((const char *) x->data + row * x->nb[1]), row,
+                             n_blocks * params->ith / params->nth, n_blocks * (params->ith + 1) / params->nth);
         rows[row] = activations.row(row, (float *) ((char *) op->data + row * op->nb[1]));
     }
     if (params->ith == 0) {
@@ -103,13 +103,14 @@ bool pmtp_multiply(const ggml_compute_params * params, ggml_tensor * op, int col
 bool pmtp_tanh(const ggml_compute_params * params, ggml_tensor * op) {
 #ifdef PMTP_SIMD
     const ggml_tensor * x = op->src[0];
-    if (!enabled() || params->use_ref || x->type != GGML_TYPE_F32 || op->type != GGML_TYPE_F32 || !ggml_is_contiguous(x) ||
-        !ggml_is_contiguous(op)) {
+    if (!enabled() || params->use_ref || x->type != GGML_TYPE_F32 || op->type != GGML_TYPE_F32 ||
+        !ggml_is_contiguous(x) || !ggml_is_contiguous(op)) {
         return false;
     }
     const int64_t n = ggml_nelements(op);
     const int64_t begin = n * params->ith / params->nth;
-    tanh_values((const float *) x->data + begin, (float *) op->data + begin, n * (params->ith + 1) / params->nth - begin);
+    tanh_values((const float *) x->data + begin, (float *) op->data + begin,
+                n * (params->ith + 1) / params->nth - begin);
     return true;
 #else
     (void) params, (void) op;

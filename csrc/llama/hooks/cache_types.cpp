@@ -16,7 +16,9 @@ float sign(int i) {
 
 }  // namespace
 
-bool pmtp_is_turbo(ggml_type type) { return type == GGML_TYPE_TURBO2 || type == GGML_TYPE_TURBO3 || type == GGML_TYPE_TURBO4; }
+bool pmtp_is_turbo(ggml_type type) {
+    return type == GGML_TYPE_TURBO2 || type == GGML_TYPE_TURBO3 || type == GGML_TYPE_TURBO4;
+}
 
 std::vector<float> pmtp_signed_rotation(const std::vector<float> & hadamard, int n) {
     std::vector<float> rotation(hadamard);

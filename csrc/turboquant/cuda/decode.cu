@@ -8,8 +8,8 @@ namespace pmtp::turboquant {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kValues = 8;                       // a thread
-constexpr int kParts = TURBO_BLOCK / kValues;    // of a block
+constexpr int kValues = 8;                     // a thread
+constexpr int kParts = TURBO_BLOCK / kValues;  // of a block
 
 // Eight bytes at an address that is a multiple of two.
 __device__ __forceinline__ uint64_t load_bytes(const uint8_t * bytes) {
@@ -49,9 +49,9 @@ template <typename T> __device__ __forceinline__ void store(const float (&v)[kVa
     }
 }
 
-template <int bits, typename T>
-__global__ void __launch_bounds__(kThreads) decode_blocks(const char * __restrict__ blocks, Strides strides, char * __restrict__ x, Strides x_strides,
-                                                          Shape shape, uint32_t n_blocks) {
+template <int bits, typename T> __global__ void __launch_bounds__(kThreads)
+    decode_blocks(const char * __restrict__ blocks, Strides strides, char * __restrict__ x, Strides x_strides,
+                  Shape shape, uint32_t n_blocks) {
     __shared__ float codebook[2 * kHalf<bits>];  // ascending; a bank for each level
     if (threadIdx.x < kHalf<bits>) {
         codebook[kHalf<bits> + threadIdx.x] = level<bits>(threadIdx.x);
@@ -77,15 +77,16 @@ __global__ void __launch_bounds__(kThreads) decode_blocks(const char * __restric
 
 }  // namespace
 
-template <typename T> void decode(int bits, const void * blocks, Strides strides, T * x, Strides x_strides, Shape shape, cudaStream_t stream) {
+template <typename T> void decode(int bits, const void * blocks, Strides strides, T * x, Strides x_strides, Shape shape,
+                                  cudaStream_t stream) {
     const uint32_t n_blocks = (uint32_t) shape.blocks();
     if (n_blocks == 0) {
         return;
     }
     constexpr uint32_t n = kThreads / kParts;  // blocks of a thread block
     with_bits(bits, [&](auto constant) {
-        decode_blocks<decltype(constant)::value, T>
-            <<<(n_blocks + n - 1) / n, kThreads, 0, stream>>>((const char *) blocks, strides, (char *) x, x_strides, shape, n_blocks);
+        decode_blocks<decltype(constant)::value, T><<<(n_blocks + n - 1) / n, kThreads, 0, stream>>>(
+            (const char *) blocks, strides, (char *) x, x_strides, shape, n_blocks);
     });
 }
 

@@ -1,5 +1,5 @@
-// The encoder of codec.h, a warp to a block. Every sum has the order that codec.h gives it: over 16 lanes, each of which adds its four values, and
-// then over the lanes one after another.
+// The encoder of codec.h, a warp to a block. Every sum has the order that codec.h gives it: over 16 lanes, each of
+// which adds its four values, and then over the lanes one after another.
 #include "turboquant/cuda/blocks.cuh"
 
 #include <cuda_fp16.h>
@@ -10,10 +10,10 @@ namespace {
 
 constexpr unsigned kAll = 0xffffffffu;
 constexpr int kWarp = 32;
-constexpr int kLanes = 16;            // lane j has values j, j + 16, j + 32, j + 48; the warp's second half has them again
+constexpr int kLanes = 16;  // lane j has values j, j + 16, j + 32, j + 48; the warp's second half has them again
 constexpr int kParts = TURBO_BLOCK / kLanes;
-constexpr int kSteps = 15;            // of the search for a scale
-constexpr int kWarps = 4;             // of a thread block
+constexpr int kSteps = 15;  // of the search for a scale
+constexpr int kWarps = 4;   // of a thread block
 
 // Partial sums of |x| c and c^2, by step and lane; padded so that 16 threads read 16 banks.
 struct Partial {
@@ -30,7 +30,8 @@ __device__ __forceinline__ float lane_sum(float x) {
 }
 
 // This lane's part of the sums of |x| c and c^2, x quantised with a scale to levels c.
-template <int bits> __device__ __forceinline__ void products(const float (&x)[kParts], float scale, float & xc, float & cc) {
+template <int bits>
+__device__ __forceinline__ void products(const float (&x)[kParts], float scale, float & xc, float & cc) {
     xc = cc = 0;
 #pragma unroll
     for (int p = 0; p < kParts; p++) {
@@ -45,15 +46,18 @@ template <int bits> __device__ __forceinline__ void products(const float (&x)[kP
 }
 
 // The whole sums.
-template <int bits> __device__ __forceinline__ void whole_products(const float (&x)[kParts], float scale, float & xc, float & cc) {
+template <int bits>
+__device__ __forceinline__ void whole_products(const float (&x)[kParts], float scale, float & xc, float & cc) {
     products<bits>(x, scale, xc, cc);
     const float sum = lane_sum(threadIdx.x % kWarp < kLanes ? xc : cc);
     xc = __shfl_sync(kAll, sum, 0);
     cc = __shfl_sync(kAll, sum, kLanes);
 }
 
-// The best scale of the grid around the root mean square; the first of equal ones. A warp's half takes every other step.
-template <int bits> __device__ __forceinline__ float grid_scale(const float (&x)[kParts], float rms, Partial & partial) {
+// The best scale of the grid around the root mean square; the first of equal ones. A warp's half takes every other
+// step.
+template <int bits>
+__device__ __forceinline__ float grid_scale(const float (&x)[kParts], float rms, Partial & partial) {
     const int lane = threadIdx.x % kLanes, half = threadIdx.x % kWarp / kLanes;
 #pragma unroll
     for (int i = 0; i < kLanes; i += 2) {
@@ -87,7 +91,8 @@ template <int bits> __device__ __forceinline__ float grid_scale(const float (&x)
     return scale;
 }
 
-template <int bits> __device__ __forceinline__ float search_scale(const float (&x)[kParts], float & unbiased, Partial & partial) {
+template <int bits>
+__device__ __forceinline__ float search_scale(const float (&x)[kParts], float & unbiased, Partial & partial) {
     float squares = 0;
 #pragma unroll
     for (int p = 0; p < kParts; p++) {
@@ -146,9 +151,9 @@ template <int bits> __device__ __forceinline__ void store(const int (&index)[kPa
     }
 }
 
-template <int bits, turbo_role role>
-__global__ void __launch_bounds__(kWarps * kWarp) encode_blocks(const char * __restrict__ x, Strides x_strides, char * __restrict__ blocks, Strides strides,
-                                                                RowNumbers numbers, Shape shape, uint32_t n_blocks) {
+template <int bits, turbo_role role> __global__ void __launch_bounds__(kWarps * kWarp)
+    encode_blocks(const char * __restrict__ x, Strides x_strides, char * __restrict__ blocks, Strides strides,
+                  RowNumbers numbers, Shape shape, uint32_t n_blocks) {
     __shared__ Partial partial[kWarps];
     const uint32_t i = blockIdx.x * kWarps + threadIdx.x / kWarp;
     if (i >= n_blocks) {
@@ -156,7 +161,9 @@ __global__ void __launch_bounds__(kWarps * kWarp) encode_blocks(const char * __r
     }
     const Place from(i, shape);
     Place to = from;
-    const float * values = (const float *) (x + from.offset(x_strides, from.block * (int64_t) (TURBO_BLOCK * sizeof(float)))) + threadIdx.x % kLanes;
+    const float * values =
+        (const float *) (x + from.offset(x_strides, from.block * (int64_t) (TURBO_BLOCK * sizeof(float)))) +
+        threadIdx.x % kLanes;
     float v[kParts];
 #pragma unroll
     for (int p = 0; p < kParts; p++) {
@@ -164,7 +171,8 @@ __global__ void __launch_bounds__(kWarps * kWarp) encode_blocks(const char * __r
     }
     int64_t row = from.row;
     if (numbers.data != nullptr) {
-        const char * number = numbers.data + from.row * numbers.strides.row + from.matrix % numbers.matrices * numbers.strides.matrix +
+        const char * number = numbers.data + from.row * numbers.strides.row +
+                              from.matrix % numbers.matrices * numbers.strides.matrix +
                               from.batch % numbers.batches * numbers.strides.batch;
         row = numbers.wide ? *(const int64_t *) number : *(const int32_t *) number;
     }
@@ -176,13 +184,14 @@ __global__ void __launch_bounds__(kWarps * kWarp) encode_blocks(const char * __r
     for (int p = 0; p < kParts; p++) {
         index[p] = quantise<bits>(v[p], scale);
     }
-    store<bits>(index, role == TURBO_VALUE ? unbiased : scale, (uint8_t *) blocks + row * strides.row + to.offset(strides, from.block * kBlockBytes<bits>));
+    store<bits>(index, role == TURBO_VALUE ? unbiased : scale,
+                (uint8_t *) blocks + row * strides.row + to.offset(strides, from.block * kBlockBytes<bits>));
 }
 
 }  // namespace
 
-void encode(int bits, turbo_role role, const float * x, Strides x_strides, void * blocks, Strides strides, RowNumbers numbers, Shape shape,
-            cudaStream_t stream) {
+void encode(int bits, turbo_role role, const float * x, Strides x_strides, void * blocks, Strides strides,
+            RowNumbers numbers, Shape shape, cudaStream_t stream) {
     const uint32_t n_blocks = (uint32_t) shape.blocks();
     if (n_blocks == 0) {
         return;
@@ -190,7 +199,8 @@ void encode(int bits, turbo_role role, const float * x, Strides x_strides, void 
     with_bits(bits, [&](auto constant) {
         constexpr int b = decltype(constant)::value;
         const auto kernel = role == TURBO_VALUE ? encode_blocks<b, TURBO_VALUE> : encode_blocks<b, TURBO_KEY>;
-        kernel<<<(n_blocks + kWarps - 1) / kWarps, kWarps * kWarp, 0, stream>>>((const char *) x, x_strides, (char *) blocks, strides, numbers, shape, n_blocks);
+        kernel<<<(n_blocks + kWarps - 1) / kWarps, kWarps * kWarp, 0, stream>>>(
+            (const char *) x, x_strides, (char *) blocks, strides, numbers, shape, n_blocks);
     });
 }
 

@@ -1,5 +1,6 @@
-// TurboQuant's row functions on a CUDA device: the bytes and floats of reference.c. So these files must be compiled without contraction and flushing
-// of small numbers, and with exact division and roots (-fmad=false -ftz=false -prec-div=true -prec-sqrt=true, after ggml-cuda's -use_fast_math).
+// TurboQuant's row functions on a CUDA device: the bytes and floats of reference.c. So these files must be compiled
+// without contraction and flushing of small numbers, and with exact division and roots (-fmad=false -ftz=false
+// -prec-div=true -prec-sqrt=true, after ggml-cuda's -use_fast_math).
 #pragma once
 
 #include "turboquant/turboquant.h"
@@ -20,8 +21,8 @@ struct Strides {
     int64_t row, matrix, batch;
 };
 
-// Where rows are written to: row i of matrix m and batch b to the row whose number is at data + i strides.row + (m % matrices) strides.matrix +
-// (b % batches) strides.batch. Without data, row i to row i.
+// Where rows are written to: row i of matrix m and batch b to the row whose number is at data + i strides.row + (m %
+// matrices) strides.matrix + (b % batches) strides.batch. Without data, row i to row i.
 struct RowNumbers {
     const char * data = nullptr;
     bool wide = false;  // i64, else i32
@@ -29,13 +30,16 @@ struct RowNumbers {
     int64_t matrices = 1, batches = 1;
 };
 
-void encode(int bits, turbo_role role, const float * x, Strides x_strides, void * blocks, Strides strides, RowNumbers numbers, Shape shape,
-            cudaStream_t stream);
+void encode(int bits, turbo_role role, const float * x, Strides x_strides, void * blocks, Strides strides,
+            RowNumbers numbers, Shape shape, cudaStream_t stream);
 
 // T: float, or half, whose rows must be aligned to 16 bytes; it is the decoded float, rounded to nearest.
-template <typename T> void decode(int bits, const void * blocks, Strides strides, T * x, Strides x_strides, Shape shape, cudaStream_t stream);
+template <typename T>
+void decode(int bits, const void * blocks, Strides strides, T * x, Strides x_strides, Shape shape, cudaStream_t stream);
 
-// y = R x for rows of n values, one after another; R = D H D. signs: f32 [n], of which the signs are D's diagonal. n: 64, 128, 256 or 512.
-template <typename T> void rotate(const T * x, const float * signs, float * y, int n, int64_t n_rows, cudaStream_t stream);
+// y = R x for rows of n values, one after another; R = D H D. signs: f32 [n], of which the signs are D's diagonal. n:
+// 64, 128, 256 or 512.
+template <typename T>
+void rotate(const T * x, const float * signs, float * y, int n, int64_t n_rows, cudaStream_t stream);
 
 }  // namespace pmtp::turboquant

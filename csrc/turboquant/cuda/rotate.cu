@@ -1,5 +1,5 @@
-// The signed rotation as a fast Walsh-Hadamard transform, a warp to a row: value 32 i + lane is register i of a lane. The order of the sums is
-// that of the CPU's transform.
+// The signed rotation as a fast Walsh-Hadamard transform, a warp to a row: value 32 i + lane is register i of a lane.
+// The order of the sums is that of the CPU's transform.
 #include "turboquant/cuda/blocks.cuh"
 
 #include <cuda_fp16.h>
@@ -14,9 +14,9 @@ constexpr int kRows = 4;  // of a thread block
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(half x) { return __half2float(x); }
 
-template <int n, typename T>
-__global__ void __launch_bounds__(kRows * kWarp) rotate_rows(const T * __restrict__ x, const float * __restrict__ signs, float * __restrict__ y,
-                                                             int64_t n_rows, float scale) {
+template <int n, typename T> __global__ void __launch_bounds__(kRows * kWarp)
+    rotate_rows(const T * __restrict__ x, const float * __restrict__ signs, float * __restrict__ y, int64_t n_rows,
+                float scale) {
     constexpr int kRegisters = n / kWarp;
     const int lane = threadIdx.x % kWarp;
     const int64_t row = (int64_t) blockIdx.x * kRows + threadIdx.x / kWarp;
@@ -58,10 +58,15 @@ __global__ void __launch_bounds__(kRows * kWarp) rotate_rows(const T * __restric
 
 }  // namespace
 
-template <typename T> void rotate(const T * x, const float * signs, float * y, int n, int64_t n_rows, cudaStream_t stream) {
-    const auto kernel = n == 64 ? rotate_rows<64, T> : n == 128 ? rotate_rows<128, T> : n == 256 ? rotate_rows<256, T> : rotate_rows<512, T>;
+template <typename T>
+void rotate(const T * x, const float * signs, float * y, int n, int64_t n_rows, cudaStream_t stream) {
+    const auto kernel = n == 64    ? rotate_rows<64, T>
+                        : n == 128 ? rotate_rows<128, T>
+                        : n == 256 ? rotate_rows<256, T>
+                                   : rotate_rows<512, T>;
     if (n_rows > 0) {
-        kernel<<<(unsigned) ((n_rows + kRows - 1) / kRows), kRows * kWarp, 0, stream>>>(x, signs, y, n_rows, 1.0f / sqrtf((float) n));
+        kernel<<<(unsigned) ((n_rows + kRows - 1) / kRows), kRows * kWarp, 0, stream>>>(x, signs, y, n_rows,
+                                                                                        1.0f / sqrtf((float) n));
     }
 }
 

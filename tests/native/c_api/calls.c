@@ -1,5 +1,5 @@
-/* Every function of pyllama_mtp.h with right and wrong arguments, on one thread. For a sanitised build: that nothing is read or
- * written out of bounds, used after it was freed, or left allocated.
+/* Every function of pyllama_mtp.h with right and wrong arguments, on one thread. For a sanitised build: that nothing is
+ * read or written out of bounds, used after it was freed, or left allocated.
  *
  *     calls TARGET.gguf ASSISTANT.gguf FOLDER        FOLDER takes damaged files
  */
@@ -7,9 +7,9 @@
 
 #include <math.h>
 
-static void check_loading(const char *target, const char *head) {
+static void check_loading(const char * target, const char * head) {
     const pmtp_model_params good = pmtp_default_model_params();
-    pmtp_model *model = NULL;
+    pmtp_model * model = NULL;
     CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_load(NULL, NULL, &good, &model));
     CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_load(target, NULL, NULL, &model));
     CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_load(target, NULL, &good, NULL));
@@ -36,11 +36,11 @@ static void check_loading(const char *target, const char *head) {
 }
 
 /* The first `share` of a file, as another file. */
-static void cut(const char *path, const char *into, double share) {
+static void cut(const char * path, const char * into, double share) {
     FILE *in = fopen(path, "rb"), *out = fopen(into, "wb");
     CHECK(in != NULL && out != NULL && fseek(in, 0, SEEK_END) == 0);
-    const size_t size = (size_t)((double)ftell(in) * share);
-    char *bytes = malloc(size + 1);
+    const size_t size = (size_t) ((double) ftell(in) * share);
+    char * bytes = malloc(size + 1);
     rewind(in);
     CHECK(bytes != NULL && fread(bytes, 1, size, in) == size && fwrite(bytes, 1, size, out) == size);
     free(bytes);
@@ -48,11 +48,11 @@ static void cut(const char *path, const char *into, double share) {
     CHECK(fclose(out) == 0);
 }
 
-static void check_cut_files(const char *target, const char *head, const char *folder) {
-    const double shares[] = {0.0, 0.000003, 0.001, 0.02, 0.5, 0.999};
+static void check_cut_files(const char * target, const char * head, const char * folder) {
+    const double shares[] = { 0.0, 0.000003, 0.001, 0.02, 0.5, 0.999 };
     const pmtp_model_params params = pmtp_default_model_params();
     char path[4096];
-    pmtp_model *model = NULL;
+    pmtp_model * model = NULL;
     snprintf(path, sizeof path, "%s/cut.gguf", folder);
     for (size_t i = 0; i < sizeof shares / sizeof *shares; i++) {
         cut(target, path, shares[i]);
@@ -63,21 +63,23 @@ static void check_cut_files(const char *target, const char *head, const char *fo
     CHECK(model == NULL);
 }
 
-static void check_info_and_text(const pmtp_model *model) {
+static void check_info_and_text(const pmtp_model * model) {
     pmtp_model_info info;
-    CHECK(pmtp_model_get_info(model, &info) == PMTP_OK && info.n_ctx == N_CTX && info.has_head == 1 && info.n_vocab > 0);
+    CHECK(pmtp_model_get_info(model, &info) == PMTP_OK && info.n_ctx == N_CTX && info.has_head == 1 &&
+          info.n_vocab > 0);
     CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_get_info(NULL, &info));
     CHECK(strcmp(pmtp_model_metadata(model, "general.architecture"), "gemma4") == 0);
     CHECK(pmtp_model_metadata(model, "no.such.key") == NULL && pmtp_model_metadata(NULL, "") == NULL);
     CHECK(strlen(pmtp_model_placement(model)) > 0 && strlen(pmtp_model_placement(NULL)) == 0);
 
     int32_t n = 0, needed = 0;
-    int32_t *tokens = tokenize(model, PROMPT, &n);
-    int32_t *exact = malloc((size_t)n * sizeof *exact);
+    int32_t * tokens = tokenize(model, PROMPT, &n);
+    int32_t * exact = malloc((size_t) n * sizeof *exact);
     CHECK(pmtp_tokenize(model, PROMPT, strlen(PROMPT), 1, 1, exact, n, &needed) == PMTP_OK && needed == n);
-    CHECK(memcmp(tokens, exact, (size_t)n * sizeof *exact) == 0);
+    CHECK(memcmp(tokens, exact, (size_t) n * sizeof *exact) == 0);
     for (int32_t room = 0; room < n; room++) {
-        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_tokenize(model, PROMPT, strlen(PROMPT), 1, 1, exact, room, &needed));
+        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT,
+                    pmtp_tokenize(model, PROMPT, strlen(PROMPT), 1, 1, exact, room, &needed));
         CHECK(needed == n);
     }
     CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_tokenize(model, NULL, 0, 1, 1, exact, n, &needed));
@@ -88,21 +90,22 @@ static void check_info_and_text(const pmtp_model *model) {
         int32_t size = 0;
         const pmtp_status status = pmtp_token_bytes(model, token, 1, NULL, 0, &size);
         CHECK(status == (size == 0 ? PMTP_OK : PMTP_ERROR_INVALID_ARGUMENT) && size >= 0);
-        char *bytes = malloc((size_t)size + 1);
+        char * bytes = malloc((size_t) size + 1);
         CHECK(pmtp_token_bytes(model, token, 1, bytes, size, &size) == PMTP_OK);
         free(bytes);
     }
     CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_token_bytes(model, info.n_vocab, 1, NULL, 0, &n));
     CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_token_bytes(model, -1, 1, NULL, 0, &n));
-    CHECK(pmtp_token_is_end(model, info.token_eos) == 1 && pmtp_token_is_end(model, -5) == 0 && pmtp_token_is_end(NULL, 0) == 0);
+    CHECK(pmtp_token_is_end(model, info.token_eos) == 1 && pmtp_token_is_end(model, -5) == 0 &&
+          pmtp_token_is_end(NULL, 0) == 0);
 }
 
 /* Every rule, number of drafts and number of logprobs; what must not depend on the drafts does not. */
-static void check_rules(pmtp_model *model) {
-    const int32_t drafts[] = {0, 1, 3, PMTP_MAX_DRAFT, PMTP_DRAFT_AUTO};
+static void check_rules(pmtp_model * model) {
+    const int32_t drafts[] = { 0, 1, 3, PMTP_MAX_DRAFT, PMTP_DRAFT_AUTO };
     for (int32_t rule = PMTP_ACCEPTANCE_AUTO; rule <= PMTP_ACCEPTANCE_BLOCK; rule++) {
         for (int hot = 0; hot < 2; hot++) {
-            completion plain = {{0}, 0, PMTP_FINISH_NONE, {0}};
+            completion plain = { { 0 }, 0, PMTP_FINISH_NONE, { 0 } };
             for (size_t i = 0; i < sizeof drafts / sizeof *drafts; i++) {
                 pmtp_generation_params params = greedy(24, drafts[i]);
                 params.acceptance = rule;
@@ -111,7 +114,7 @@ static void check_rules(pmtp_model *model) {
                 params.top_k = 40;
                 params.min_p = 0.01;
                 params.seed = 11;
-                params.n_logprobs = (int32_t)i * 16 - 1;
+                params.n_logprobs = (int32_t) i * 16 - 1;
                 params.frequency_penalty = 0.1;
                 const completion done = complete(model, PROMPT, &params);
                 CHECK(done.n == 24 || done.finish == PMTP_FINISH_STOP);
@@ -123,20 +126,20 @@ static void check_rules(pmtp_model *model) {
     }
 }
 
-static int allow_one_in_three(void *user, const int32_t *generated, int32_t n_generated, uint32_t *allowed) {
-    const int32_t n_vocab = *(const int32_t *)user;
+static int allow_one_in_three(void * user, const int32_t * generated, int32_t n_generated, uint32_t * allowed) {
+    const int32_t n_vocab = *(const int32_t *) user;
     for (int32_t token = n_generated % 3; token < n_vocab; token += 3) {
         allowed[token / 32] |= UINT32_C(1) << token % 32;
     }
     return n_generated > 0 && generated[n_generated - 1] % 3 != (n_generated - 1) % 3;
 }
 
-static int fail_at_the_third(void *user, const int32_t *generated, int32_t n_generated, uint32_t *allowed) {
-    (void)generated;
+static int fail_at_the_third(void * user, const int32_t * generated, int32_t n_generated, uint32_t * allowed) {
+    (void) generated;
     return n_generated == 2 ? 1 : allow_one_in_three(user, generated, 0, allowed);
 }
 
-static void check_masks_and_lists(pmtp_model *model) {
+static void check_masks_and_lists(pmtp_model * model) {
     pmtp_model_info info;
     CHECK(pmtp_model_get_info(model, &info) == PMTP_OK);
     pmtp_generation_params params = greedy(20, 3);
@@ -150,7 +153,7 @@ static void check_masks_and_lists(pmtp_model *model) {
     CHECK(later.n >= 12);
     params.n_stop_tokens = 0;
     params.min_tokens = 0;
-    const pmtp_logit_bias bias[] = {{plain.tokens[0], -INFINITY}, {plain.tokens[1], 3.5f}};
+    const pmtp_logit_bias bias[] = { { plain.tokens[0], -INFINITY }, { plain.tokens[1], 3.5f } };
     params.logit_bias = bias;
     params.n_logit_bias = 2;
     const completion biased = complete(model, PROMPT, &params);
@@ -165,7 +168,7 @@ static void check_masks_and_lists(pmtp_model *model) {
         CHECK(masked.tokens[i] % 3 == i % 3);
     }
     params.mask = fail_at_the_third;
-    pmtp_generation *generation = start(model, plain.tokens, plain.n, &params);
+    pmtp_generation * generation = start(model, plain.tokens, plain.n, &params);
     pmtp_burst burst;
     pmtp_status status = PMTP_OK;
     while (status == PMTP_OK) {
@@ -176,17 +179,17 @@ static void check_masks_and_lists(pmtp_model *model) {
     params = greedy(20, 3);
     const completion again = complete(model, PROMPT, &params);
     CHECK(same(&plain, &again));
-    const double forced[] = {0.9, 0.5, 0.5};
+    const double forced[] = { 0.9, 0.5, 0.5 };
     params.synthetic_acceptance = forced;
     params.n_synthetic_acceptance = 3;
     CHECK(complete(model, PROMPT, &params).n == 20);
 }
 
-static void check_bad_parameters(pmtp_model *model) {
+static void check_bad_parameters(pmtp_model * model) {
     enum { N = 20 };
     const int32_t token = 5, beyond = 1 << 30;
-    const pmtp_logit_bias nan_bias = {5, NAN}, no_token = {-1, 0};
-    const double rising[] = {0.5, 0.6};
+    const pmtp_logit_bias nan_bias = { 5, NAN }, no_token = { -1, 0 };
+    const double rising[] = { 0.5, 0.6 };
     pmtp_generation_params bad[N];
     for (int i = 0; i < N; i++) {
         bad[i] = pmtp_default_generation_params();
@@ -215,7 +218,7 @@ static void check_bad_parameters(pmtp_model *model) {
     bad[18].logit_bias = &no_token;
     bad[19].stop_tokens = &token;
     bad[19].logit_bias = &nan_bias;
-    pmtp_generation *generation = NULL;
+    pmtp_generation * generation = NULL;
     for (int i = 0; i < N; i++) {
         CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_start(model, &token, 1, &bad[i], &generation));
     }
@@ -232,16 +235,16 @@ static void check_bad_parameters(pmtp_model *model) {
 }
 
 /* Prompts up to the context's end, far past the sliding window, and back to a common beginning. */
-static void check_context(pmtp_model *model) {
+static void check_context(pmtp_model * model) {
     int32_t prompt[N_CTX + 1];
     for (int32_t i = 0; i <= N_CTX; i++) {
         prompt[i] = 100 + i * 7 % 200;
     }
     pmtp_generation_params params = greedy(MAX_TEXT, PMTP_MAX_DRAFT);
     params.ignore_eos = 1;
-    pmtp_generation *generation = NULL;
+    pmtp_generation * generation = NULL;
     CHECK_FAILS(PMTP_ERROR_CONTEXT_OVERFLOW, pmtp_generation_start(model, prompt, N_CTX, &params, &generation));
-    const int32_t rooms[] = {1, 2, 17, 40, MAX_TEXT};
+    const int32_t rooms[] = { 1, 2, 17, 40, MAX_TEXT };
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) {
         const completion full = finish(start(model, prompt, N_CTX - rooms[i], &params), -1);
         CHECK(full.finish == PMTP_FINISH_LENGTH && full.n == rooms[i]);
@@ -254,14 +257,14 @@ static void check_context(pmtp_model *model) {
     pmtp_generation_free(generation); /* in the middle of the prefill */
 }
 
-static void check_truncation(pmtp_model *model) {
+static void check_truncation(pmtp_model * model) {
     const pmtp_generation_params params = greedy(40, 3);
     const completion whole = complete(model, PROMPT, &params);
     int32_t n = 0;
-    int32_t *prompt = tokenize(model, PROMPT, &n);
+    int32_t * prompt = tokenize(model, PROMPT, &n);
     for (int32_t keep = 0; keep <= 9; keep += 3) {
         pmtp_generation *generation = start(model, prompt, n, &params), *other = NULL;
-        pmtp_stats stats = {0};
+        pmtp_stats stats = { 0 };
         pmtp_burst burst;
         while (stats.completion_tokens < 10) {
             CHECK(pmtp_generation_step(generation, &burst) == PMTP_OK);
@@ -282,7 +285,7 @@ static void check_truncation(pmtp_model *model) {
     free(prompt);
 }
 
-static void check_logits(pmtp_model *model) {
+static void check_logits(pmtp_model * model) {
     enum { N = 40 };
     pmtp_model_info info;
     CHECK(pmtp_model_get_info(model, &info) == PMTP_OK);
@@ -290,10 +293,11 @@ static void check_logits(pmtp_model *model) {
     for (int i = 0; i < N; i++) {
         tokens[i] = 100 + i;
     }
-    float *one = malloc(N * (size_t)info.n_vocab * sizeof *one), *many = malloc(N * (size_t)info.n_vocab * sizeof *many);
+    float *one = malloc(N * (size_t) info.n_vocab * sizeof *one),
+          *many = malloc(N * (size_t) info.n_vocab * sizeof *many);
     CHECK(one != NULL && many != NULL);
     CHECK(pmtp_logits(model, tokens, N, 1, one) == PMTP_OK && pmtp_logits(model, tokens, N, 32, many) == PMTP_OK);
-    for (size_t i = 0; i < N * (size_t)info.n_vocab; i++) {
+    for (size_t i = 0; i < N * (size_t) info.n_vocab; i++) {
         CHECK(fabsf(one[i] - many[i]) < 0.5f);
     }
     CHECK(pmtp_logits(model, NULL, 0, 1, one) == PMTP_OK);
@@ -304,7 +308,7 @@ static void check_logits(pmtp_model *model) {
     free(many);
 }
 
-static void check_quantize(const char *head, const char *folder) {
+static void check_quantize(const char * head, const char * folder) {
     char out[4096];
     snprintf(out, sizeof out, "%s/quantised.gguf", folder);
     CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(NULL, out, "q4_k_m", 1));
@@ -317,9 +321,10 @@ static void check_quantize(const char *head, const char *folder) {
 }
 
 /* A completion past the sliding window, and back into it, for cache types of every kind. */
-static void check_cache_types(const char *target, const char *head) {
-    const char *types[][4] = {{"f32", "bf16", NULL, NULL},      {"q8_0", "q4_0", NULL, NULL},     {"iq4_nl", "q5_1", "f16", "f16"},
-                              {"turbo4", "turbo3", NULL, NULL}, {"turbo2", "turbo4", "f16", NULL}, {"f16", "q8_0", "turbo3", "turbo2"}};
+static void check_cache_types(const char * target, const char * head) {
+    const char * types[][4] = { { "f32", "bf16", NULL, NULL },       { "q8_0", "q4_0", NULL, NULL },
+                                { "iq4_nl", "q5_1", "f16", "f16" },  { "turbo4", "turbo3", NULL, NULL },
+                                { "turbo2", "turbo4", "f16", NULL }, { "f16", "q8_0", "turbo3", "turbo2" } };
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         pmtp_model_params params = pmtp_default_model_params();
         params.n_ctx = N_CTX;
@@ -329,7 +334,7 @@ static void check_cache_types(const char *target, const char *head) {
         params.cache_type_v = types[i][1];
         params.cache_type_k_swa = types[i][2];
         params.cache_type_v_swa = types[i][3];
-        pmtp_model *model = NULL;
+        pmtp_model * model = NULL;
         CHECK(pmtp_model_load(target, head, &params, &model) == PMTP_OK);
         for (int32_t drafts = 0; drafts <= 5; drafts += 5) {
             pmtp_generation_params generation = greedy(140, drafts);
@@ -341,13 +346,13 @@ static void check_cache_types(const char *target, const char *head) {
     }
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char ** argv) {
     CHECK(argc == 4);
     CHECK(pmtp_abi_version() == PMTP_ABI_VERSION && strlen(pmtp_last_error()) == 0);
     check_loading(argv[1], argv[2]);
     check_cut_files(argv[1], argv[2], argv[3]);
     check_quantize(argv[2], argv[3]);
-    pmtp_model *model = load(argv[1], argv[2], 1);
+    pmtp_model * model = load(argv[1], argv[2], 1);
     check_info_and_text(model);
     check_rules(model);
     check_masks_and_lists(model);

@@ -1,13 +1,14 @@
-// What 3-bit formats cost a whole model, in turbo3's place: the block of 128 of the existing forks (indices at the root mean square, the scale
-// |x| / |q|: "norm-corrected"), and a block of 128 whose scale is searched for as turbo3's is.
+// What 3-bit formats cost a whole model, in turbo3's place: the block of 128 of the existing forks (indices at the root
+// mean square, the scale |x| / |q|: "norm-corrected"), and a block of 128 whose scale is searched for as turbo3's is.
 //
 //     formats TARGET.gguf TEXT
 //
-// Prints the mean divergence of the next-token distribution from an f16 cache's over the text's first 1024 tokens (or over 1024 random tokens
-// if TEXT is -), and returns 1 unless turbo3, and at equal bits the searched block of 128, diverge less than the forks' format.
+// Prints the mean divergence of the next-token distribution from an f16 cache's over the text's first 1024 tokens (or
+// over 1024 random tokens if TEXT is -), and returns 1 unless turbo3, and at equal bits the searched block of 128,
+// diverge less than the forks' format.
 //
-// The linker hands every call of turbo_encode to __wrap_turbo_encode. Two blocks of turbo3 with one scale hold a block of 128 exactly, and so
-// every format is rotated, stored and attended to alike.
+// The linker hands every call of turbo_encode to __wrap_turbo_encode. Two blocks of turbo3 with one scale hold a block
+// of 128 exactly, and so every format is rotated, stored and attended to alike.
 #include "turboquant/codec.h"
 
 #include "llama.h"
@@ -29,7 +30,7 @@ enum class Format { turbo3, forks, searched };
 Format format = Format::turbo3;
 
 struct Fit {
-    double xq = 0, qq = 0;        // of x with its codebook vector q
+    double xq = 0, qq = 0;  // of x with its codebook vector q
     std::vector<uint8_t> index;
 };
 
@@ -133,7 +134,8 @@ std::vector<llama_token> tokens_of(const llama_vocab * vocab, const char * path)
     }
     std::ifstream file(path);
     const std::string text{ std::istreambuf_iterator<char>(file), {} };
-    const int n = llama_tokenize(vocab, text.data(), (int) text.size(), tokens.data(), (int) tokens.size(), true, false);
+    const int n =
+        llama_tokenize(vocab, text.data(), (int) text.size(), tokens.data(), (int) tokens.size(), true, false);
     tokens.resize(n < 0 ? 0 : n);
     return tokens;
 }
@@ -160,7 +162,9 @@ int main(int argc, char ** argv) {
         std::fprintf(stderr, "usage: formats TARGET.gguf TEXT\n");
         return 2;
     }
-    llama_log_set([](ggml_log_level level, const char * text, void *) { level == GGML_LOG_LEVEL_ERROR ? std::fputs(text, stderr) : 0; }, nullptr);
+    llama_log_set([](ggml_log_level level, const char * text,
+                     void *) { level == GGML_LOG_LEVEL_ERROR ? std::fputs(text, stderr) : 0; },
+                  nullptr);
     llama_model * model = llama_model_load_from_file(argv[1], llama_model_default_params());
     if (model == nullptr) {
         return 2;
@@ -182,7 +186,7 @@ int main(int argc, char ** argv) {
         found[(int) f] = divergence(reference, other);
     }
     llama_model_free(model);
-    std::printf("turbo3 %.4f; forks' block of 128 %.4f, searched %.4f; to the forks': %.2f, %.2f\n", found[0], found[1], found[2], found[0] / found[1],
-                found[2] / found[1]);
+    std::printf("turbo3 %.4f; forks' block of 128 %.4f, searched %.4f; to the forks': %.2f, %.2f\n", found[0], found[1],
+                found[2], found[0] / found[1], found[2] / found[1]);
     return found[0] < found[1] && found[2] < found[1] ? 0 : 1;
 }

@@ -1,5 +1,5 @@
-// TurboQuant caches under llama.cpp's own memory functions, which the library's sessions do not use: two sequences in one cache, saving and
-// restoring a sequence, and context shift.
+// TurboQuant caches under llama.cpp's own memory functions, which the library's sessions do not use: two sequences in
+// one cache, saving and restoring a sequence, and context shift.
 //
 //     memory TARGET.gguf TYPE_K TYPE_V
 //
@@ -14,7 +14,8 @@
 
 namespace {
 
-constexpr int kCells = 256, kTokens = 96;  // so few cells that the sliding layers have as many, which context shift needs
+constexpr int kCells = 256,
+              kTokens = 96;  // so few cells that the sliding layers have as many, which context shift needs
 
 int failures = 0;
 
@@ -36,7 +37,8 @@ ggml_type type_named(const char * name) {
 }
 
 struct Context {
-    Context(llama_model * model, ggml_type k, ggml_type v, bool unified = true) : n_vocab(llama_vocab_n_tokens(llama_model_get_vocab(model))) {
+    Context(llama_model * model, ggml_type k, ggml_type v, bool unified = true)
+        : n_vocab(llama_vocab_n_tokens(llama_model_get_vocab(model))) {
         llama_context_params p = llama_context_default_params();
         p.n_ctx = unified ? kCells : 2 * kCells;
         p.n_batch = p.n_ubatch = 128;
@@ -99,7 +101,12 @@ int main(int argc, char ** argv) {
     if (argc != 4) {
         return 2;
     }
-    llama_log_set([](ggml_log_level level, const char * line, void *) { if (level == GGML_LOG_LEVEL_ERROR) std::fputs(line, stdout); }, nullptr);
+    llama_log_set(
+        [](ggml_log_level level, const char * line, void *) {
+            if (level == GGML_LOG_LEVEL_ERROR)
+                std::fputs(line, stdout);
+        },
+        nullptr);
     llama_model * model = llama_model_load_from_file(argv[1], llama_model_default_params());
     const ggml_type k = type_named(argv[2]), v = type_named(argv[3]);
     if (model == nullptr || k == GGML_TYPE_COUNT || v == GGML_TYPE_COUNT) {
@@ -133,10 +140,12 @@ int main(int argc, char ** argv) {
         llama_memory_clear(llama_get_memory(c.context), true);
         c.evaluate(second, 0, 0);
         llama_memory_clear(llama_get_memory(c.context), true);
-        check(llama_state_seq_set_data(c.context, state.data(), state.size(), 0) == state.size(), "restoring a sequence");
+        check(llama_state_seq_set_data(c.context, state.data(), state.size(), 0) == state.size(),
+              "restoring a sequence");
         check(c.evaluate(next, kTokens, 0) == alone, "a restored sequence");
         Context f16(model, GGML_TYPE_F16, GGML_TYPE_F16);
-        check(is_f16 || llama_state_seq_set_data(f16.context, state.data(), state.size(), 0) == 0, "refusal by a cache of another type");
+        check(is_f16 || llama_state_seq_set_data(f16.context, state.data(), state.size(), 0) == 0,
+              "refusal by a cache of another type");
     }
     {  // shifted: keys are decoded, turned and encoded again, which adds about one more error of their encoding
         const auto evaluate = [&](ggml_type type_k, ggml_type type_v, llama_pos shift) {

@@ -18,10 +18,10 @@
     } while (0)
 
 /* A call that must fail with `status` and a message. */
-#define CHECK_FAILS(status, call)                \
-    do {                                         \
-        CHECK((call) == (status));               \
-        CHECK(strlen(pmtp_last_error()) > 0);    \
+#define CHECK_FAILS(status, call)             \
+    do {                                      \
+        CHECK((call) == (status));            \
+        CHECK(strlen(pmtp_last_error()) > 0); \
     } while (0)
 
 enum { N_CTX = 512, MAX_TEXT = 256 };
@@ -35,22 +35,22 @@ typedef struct {
     pmtp_stats stats;
 } completion;
 
-static inline pmtp_model *load(const char *target, const char *head, int n_threads) {
+static inline pmtp_model * load(const char * target, const char * head, int n_threads) {
     pmtp_model_params params = pmtp_default_model_params();
     params.n_ctx = N_CTX;
     params.n_batch = 32;
     params.n_threads = n_threads;
-    pmtp_model *model = NULL;
+    pmtp_model * model = NULL;
     CHECK(pmtp_model_load(target, head, &params, &model) == PMTP_OK && model != NULL);
     return model;
 }
 
 /* The tokens of `text`, to be freed. */
-static inline int32_t *tokenize(const pmtp_model *model, const char *text, int32_t *n) {
+static inline int32_t * tokenize(const pmtp_model * model, const char * text, int32_t * n) {
     const size_t size = strlen(text);
-    int32_t *tokens = malloc((size + 8) * sizeof *tokens);
+    int32_t * tokens = malloc((size + 8) * sizeof *tokens);
     CHECK(tokens != NULL);
-    CHECK(pmtp_tokenize(model, text, size, 1, 1, tokens, (int32_t)size + 8, n) == PMTP_OK);
+    CHECK(pmtp_tokenize(model, text, size, 1, 1, tokens, (int32_t) size + 8, n) == PMTP_OK);
     return tokens;
 }
 
@@ -62,15 +62,16 @@ static inline pmtp_generation_params greedy(int32_t max_tokens, int32_t drafts) 
     return params;
 }
 
-static inline pmtp_generation *start(pmtp_model *model, const int32_t *prompt, int32_t n, const pmtp_generation_params *params) {
-    pmtp_generation *generation = NULL;
+static inline pmtp_generation * start(pmtp_model * model, const int32_t * prompt, int32_t n,
+                                      const pmtp_generation_params * params) {
+    pmtp_generation * generation = NULL;
     CHECK(pmtp_generation_start(model, prompt, n, params, &generation) == PMTP_OK && generation != NULL);
     return generation;
 }
 
 /* Steps to the end, checks every burst, and frees the generation. */
-static inline completion finish(pmtp_generation *generation, int32_t n_logprobs) {
-    completion done = {{0}, 0, PMTP_FINISH_NONE, {0}};
+static inline completion finish(pmtp_generation * generation, int32_t n_logprobs) {
+    completion done = { { 0 }, 0, PMTP_FINISH_NONE, { 0 } };
     pmtp_burst burst;
     float sum = 0;
     do {
@@ -78,30 +79,30 @@ static inline completion finish(pmtp_generation *generation, int32_t n_logprobs)
         CHECK(burst.n_drafted >= 0 && burst.n_drafted <= PMTP_MAX_DRAFT && burst.n_accepted <= burst.n_drafted);
         CHECK(burst.n_emitted >= 0 && burst.n_emitted <= burst.n_accepted + 1 && done.n + burst.n_emitted <= MAX_TEXT);
         CHECK((burst.logprobs != NULL) == (n_logprobs >= 0 && burst.n_emitted > 0));
-        memcpy(done.tokens + done.n, burst.emitted, (size_t)burst.n_emitted * sizeof *burst.emitted);
+        memcpy(done.tokens + done.n, burst.emitted, (size_t) burst.n_emitted * sizeof *burst.emitted);
         done.n += burst.n_emitted;
         for (int32_t i = 0; burst.logprobs != NULL && i < burst.n_emitted * (1 + n_logprobs); i++) {
             sum += burst.logprobs[i].logprob; /* every entry is there to be read */
         }
     } while (burst.finish == PMTP_FINISH_NONE);
     CHECK(sum <= 0);
-    done.finish = (pmtp_finish)burst.finish;
+    done.finish = (pmtp_finish) burst.finish;
     CHECK(pmtp_generation_get_stats(generation, &done.stats) == PMTP_OK && done.stats.completion_tokens == done.n);
     CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_step(generation, &burst));
     pmtp_generation_free(generation);
     return done;
 }
 
-static inline completion complete(pmtp_model *model, const char *text, const pmtp_generation_params *params) {
+static inline completion complete(pmtp_model * model, const char * text, const pmtp_generation_params * params) {
     int32_t n = 0;
-    int32_t *prompt = tokenize(model, text, &n);
-    pmtp_generation *generation = start(model, prompt, n, params);
+    int32_t * prompt = tokenize(model, text, &n);
+    pmtp_generation * generation = start(model, prompt, n, params);
     free(prompt);
     return finish(generation, params->n_logprobs);
 }
 
-static inline int same(const completion *a, const completion *b) {
-    return a->n == b->n && memcmp(a->tokens, b->tokens, (size_t)a->n * sizeof *a->tokens) == 0;
+static inline int same(const completion * a, const completion * b) {
+    return a->n == b->n && memcmp(a->tokens, b->tokens, (size_t) a->n * sizeof *a->tokens) == 0;
 }
 
 #endif

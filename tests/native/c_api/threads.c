@@ -1,5 +1,6 @@
-/* What pyllama_mtp.h promises about threads: cancelling while a step runs, handing a model from thread to thread, models side by
- * side, messages by thread, a log receiver that changes. For a build with a thread sanitiser, and any other.
+/* What pyllama_mtp.h promises about threads: cancelling while a step runs, handing a model from thread to thread,
+ * models side by side, messages by thread, a log receiver that changes. For a build with a thread sanitiser, and any
+ * other.
  *
  *     threads TARGET.gguf ASSISTANT.gguf
  */
@@ -17,29 +18,29 @@ static atomic_int log_lines, working;
 static pthread_barrier_t both_failed;
 
 static void wait_microseconds(long n) {
-    const struct timespec time = {n / 1000000, n % 1000000 * 1000};
+    const struct timespec time = { n / 1000000, n % 1000000 * 1000 };
     nanosleep(&time, NULL);
 }
 
-static pthread_t begin(void *(*body)(void *), void *argument) {
+static pthread_t begin(void * (*body)(void *), void * argument) {
     pthread_t thread;
     CHECK(pthread_create(&thread, NULL, body, argument) == 0);
     return thread;
 }
 
-static void check_unharmed(pmtp_model *model) {
+static void check_unharmed(pmtp_model * model) {
     const pmtp_generation_params params = greedy(32, 3);
     const completion done = complete(model, PROMPT, &params);
     CHECK(same(&reference, &done));
 }
 
 typedef struct {
-    pmtp_generation *generation;
+    pmtp_generation * generation;
     long delay; /* microseconds */
 } cancellation;
 
-static void *cancel_later(void *argument) {
-    const cancellation *c = argument;
+static void * cancel_later(void * argument) {
+    const cancellation * c = argument;
     wait_microseconds(c->delay);
     pmtp_generation_cancel(c->generation);
     pmtp_generation_cancel(c->generation);
@@ -48,7 +49,7 @@ static void *cancel_later(void *argument) {
 
 /* From before the first step, through a long prefill, into the rounds. The model gives the same text afterwards. */
 static void check_cancel(void) {
-    pmtp_model *model = load(target, head, 2);
+    pmtp_model * model = load(target, head, 2);
     int32_t prompt[N_PROMPT];
     int cancelled = 0;
     for (int i = 0; i < N_CANCELS; i++) {
@@ -57,7 +58,7 @@ static void check_cancel(void) {
         }
         pmtp_generation_params params = greedy(N_CTX - N_PROMPT, PMTP_MAX_DRAFT);
         params.ignore_eos = 1;
-        cancellation c = {start(model, prompt, N_PROMPT, &params), i * 1500L};
+        cancellation c = { start(model, prompt, N_PROMPT, &params), i * 1500L };
         const pthread_t thread = begin(cancel_later, &c);
         pmtp_burst burst;
         do {
@@ -76,29 +77,29 @@ static void check_cancel(void) {
 }
 
 typedef struct {
-    pmtp_generation *generation;
+    pmtp_generation * generation;
     pmtp_burst burst;
 } single_step;
 
-static void *step_once(void *argument) {
-    single_step *step = argument;
+static void * step_once(void * argument) {
+    single_step * step = argument;
     CHECK(pmtp_generation_step(step->generation, &step->burst) == PMTP_OK);
     return NULL;
 }
 
 /* Every step on a new thread; the model is closed by a thread that did not load it. */
-static void *hand_over(void *model) {
+static void * hand_over(void * model) {
     int32_t n = 0;
-    int32_t *prompt = tokenize(model, PROMPT, &n);
+    int32_t * prompt = tokenize(model, PROMPT, &n);
     const pmtp_generation_params params = greedy(32, 3);
-    single_step step = {.generation = start(model, prompt, n, &params)};
+    single_step step = { .generation = start(model, prompt, n, &params) };
     free(prompt);
-    completion done = {{0}, 0, PMTP_FINISH_NONE, {0}};
+    completion done = { { 0 }, 0, PMTP_FINISH_NONE, { 0 } };
     while (done.finish == PMTP_FINISH_NONE) {
         CHECK(pthread_join(begin(step_once, &step), NULL) == 0);
-        memcpy(done.tokens + done.n, step.burst.emitted, (size_t)step.burst.n_emitted * sizeof *step.burst.emitted);
+        memcpy(done.tokens + done.n, step.burst.emitted, (size_t) step.burst.n_emitted * sizeof *step.burst.emitted);
         done.n += step.burst.n_emitted;
-        done.finish = (pmtp_finish)step.burst.finish;
+        done.finish = (pmtp_finish) step.burst.finish;
     }
     CHECK(same(&reference, &done));
     pmtp_generation_free(step.generation);
@@ -106,21 +107,21 @@ static void *hand_over(void *model) {
     return NULL;
 }
 
-static void count_line(int32_t level, const char *text, void *user) {
+static void count_line(int32_t level, const char * text, void * user) {
     CHECK(level >= 1 && level <= 4 && text != NULL && user == &log_lines);
     atomic_fetch_add(&log_lines, 1);
 }
 
 /* Loads and runs a model of its own; its failures leave their messages in this thread alone. */
-static void *work(void *number) {
+static void * work(void * number) {
     char name[64];
-    pmtp_model *none = NULL;
+    pmtp_model * none = NULL;
     const pmtp_model_params params = pmtp_default_model_params();
-    snprintf(name, sizeof name, "/nowhere/%d.gguf", *(const int *)number);
+    snprintf(name, sizeof name, "/nowhere/%d.gguf", *(const int *) number);
     CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_model_load(name, NULL, &params, &none));
     pthread_barrier_wait(&both_failed);
     CHECK(strstr(pmtp_last_error(), name) != NULL);
-    pmtp_model *model = load(target, head, 1);
+    pmtp_model * model = load(target, head, 1);
     check_unharmed(model);
     CHECK(pthread_join(begin(hand_over, model), NULL) == 0);
     atomic_fetch_sub(&working, 1);
@@ -128,7 +129,7 @@ static void *work(void *number) {
 }
 
 static void check_side_by_side(void) {
-    int numbers[] = {1, 2};
+    int numbers[] = { 1, 2 };
     pthread_t threads[2];
     CHECK(pthread_barrier_init(&both_failed, NULL, 2) == 0);
     atomic_store(&working, 2);
@@ -146,11 +147,11 @@ static void check_side_by_side(void) {
     CHECK(atomic_load(&log_lines) > 0 && pthread_barrier_destroy(&both_failed) == 0);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char ** argv) {
     CHECK(argc == 3);
     target = argv[1];
     head = argv[2];
-    pmtp_model *model = load(target, head, 1);
+    pmtp_model * model = load(target, head, 1);
     const pmtp_generation_params params = greedy(32, 3);
     reference = complete(model, PROMPT, &params);
     hand_over(model);

@@ -9,19 +9,21 @@
 namespace pmtp::attention {
 namespace {
 
-constexpr int kCells = 64;              // of a tile: their masks and weights, and 64 values each of V, stay in the first-level cache
-constexpr int kColumns = 4;             // that are multiplied at a time; a tile's columns are padded to a multiple
+constexpr int kCells =
+    64;  // of a tile: their masks and weights, and 64 values each of V, stay in the first-level cache
+constexpr int kColumns = 4;               // that are multiplied at a time; a tile's columns are padded to a multiple
 constexpr int kDots = kLanes / kColumns;  // cells of a block of dot products, vectors of a block of sums
-constexpr int kStep = kDots * kLanes;   // values of V summed at a time
+constexpr int kStep = kDots * kLanes;     // values of V summed at a time
 static_assert(kCells % kDots == 0 && kCells % kLanes == 0 && 64 % kStep == 0, "no remainders");
 
 constexpr int padded(int columns) { return (columns + kColumns - 1) / kColumns * kColumns; }
 
-// Chunks are short at first, so that short caches occupy several threads too, and longer later, which bounds the partial results. Where one begins
-// does not depend on the length of the cache.
+// Chunks are short at first, so that short caches occupy several threads too, and longer later, which bounds the
+// partial results. Where one begins does not depend on the length of the cache.
 constexpr int kShort = 16, kMedium = 44;  // chunks of 256 cells to 4096, of 1024 to 32768, then of 4096
 int64_t chunk_begin(int64_t i) {
-    return 256 * std::min<int64_t>(i, kShort) + 1024 * std::clamp<int64_t>(i - kShort, 0, kMedium - kShort) + 4096 * std::max<int64_t>(i - kMedium, 0);
+    return 256 * std::min<int64_t>(i, kShort) + 1024 * std::clamp<int64_t>(i - kShort, 0, kMedium - kShort) +
+           4096 * std::max<int64_t>(i - kMedium, 0);
 }
 int64_t count_chunks(int64_t n_cells) {
     int64_t n = 0;
@@ -43,7 +45,11 @@ struct Partial {
 
     int columns;
 
-    Partial(float * base, int columns) : max(base), sum(base + lined(columns)), values(base + 2 * lined(columns)), columns(columns) {}
+    Partial(float * base, int columns)
+        : max(base),
+          sum(base + lined(columns)),
+          values(base + 2 * lined(columns)),
+          columns(columns) {}
 
     static size_t size(int columns, int head_size) { return 2 * lined(columns) + lined((size_t) columns * head_size); }
 
@@ -63,11 +69,15 @@ struct Scratch {
     float * decoded;  // [kDots][K head size], or [kCells][64] of V
 
     Scratch(float * base, int columns, int k_size)
-        : q(base), weights(q + lined((size_t) columns * k_size)), factors(weights + columns * kCells), masks(factors + lined(columns)),
+        : q(base),
+          weights(q + lined((size_t) columns * k_size)),
+          factors(weights + columns * kCells),
+          masks(factors + lined(columns)),
           decoded(masks + columns * kCells) {}
 
     static size_t size(int columns, int k_size) {
-        return lined((size_t) columns * k_size) + 2 * columns * kCells + lined(columns) + lined(std::max(kDots * k_size, kCells * 64));
+        return lined((size_t) columns * k_size) + 2 * columns * kCells + lined(columns) +
+               lined(std::max(kDots * k_size, kCells * 64));
     }
 };
 
@@ -93,7 +103,8 @@ PMTP_INLINE void dot(const float * q, const float * k, int size, float * logits)
 }
 
 // values[c] = values[c] * factors[c] + weights[c] . v for kColumns columns and kStep values; n cells of v, 64 apart.
-PMTP_INLINE void accumulate(const float * weights, const float * factors, const float * v, int n, float * values, int head_size) {
+PMTP_INLINE void accumulate(const float * weights, const float * factors, const float * v, int n, float * values,
+                            int head_size) {
     Vec sums[kColumns][kDots];
     for (int c = 0; c < kColumns; c++) {
         for (int i = 0; i < kDots; i++) {
@@ -153,7 +164,8 @@ PMTP_INLINE float soften(float * weights, const float * mask, float scale, float
     return factor;
 }
 
-void merge_column(float & max, float & sum, float * values, float other_max, float other_sum, const float * other, int size) {
+void merge_column(float & max, float & sum, float * values, float other_max, float other_sum, const float * other,
+                  int size) {
     if (other_sum == 0.0f) {
         return;  // no visible cell
     }
@@ -176,10 +188,15 @@ struct Plan::Tile {
 };
 
 Plan::Plan(const Task & task)
-    : task_(task), group_(task.n_heads / task.n_kv_heads), tile_rows_(std::min(task.n_rows, kMaxColumns / group_)),
-      tile_columns_(padded(tile_rows_ * group_)), n_row_tiles_((task.n_rows + tile_rows_ - 1) / tile_rows_),
-      n_units_(n_row_tiles_ * task.n_kv_heads * task.n_batches), n_chunks_(count_chunks(task.n_cells)),
-      partial_size_(Partial::size(tile_columns_, task.v.head_size)), split_(task.n_rows <= kMaxSplitRows) {
+    : task_(task),
+      group_(task.n_heads / task.n_kv_heads),
+      tile_rows_(std::min(task.n_rows, kMaxColumns / group_)),
+      tile_columns_(padded(tile_rows_ * group_)),
+      n_row_tiles_((task.n_rows + tile_rows_ - 1) / tile_rows_),
+      n_units_(n_row_tiles_ * task.n_kv_heads * task.n_batches),
+      n_chunks_(count_chunks(task.n_cells)),
+      partial_size_(Partial::size(tile_columns_, task.v.head_size)),
+      split_(task.n_rows <= kMaxSplitRows) {
     scratch_size_ = Scratch::size(tile_columns_, task.k.head_size);
 }
 
@@ -212,7 +229,8 @@ void gather_queries(const Task & task, const char * first, int n_rows, int group
     const int size = task.k.head_size;
     for (int r = 0; r < n_rows; r++) {
         for (int g = 0; g < group; g++) {
-            std::memcpy(q + (size_t) (r * group + g) * size, first + r * task.q_row_stride + g * task.q_head_stride, size * sizeof(float));
+            std::memcpy(q + (size_t) (r * group + g) * size, first + r * task.q_row_stride + g * task.q_head_stride,
+                        size * sizeof(float));
         }
     }
     std::fill(q + (size_t) n_rows * group * size, q + (size_t) columns * size, 0.0f);
@@ -261,7 +279,8 @@ struct Chunk {
                 float * weights = scratch.weights + c * kCells;
                 if (c < columns) {
                     const float * mask = scratch.masks + (mask_a_column ? c : c / group) * kCells;
-                    scratch.factors[c] = soften(weights, mask, task.scale, task.softcap, partial.max[c], partial.sum[c]);
+                    scratch.factors[c] =
+                        soften(weights, mask, task.scale, task.softcap, partial.max[c], partial.sum[c]);
                 } else {
                     std::fill_n(weights, kCells, 0.0f);
                     scratch.factors[c] = 1.0f;
@@ -308,7 +327,8 @@ struct Chunk {
             for (int c = 0; c < columns; c += kColumns) {
                 float * values = partial.values + (size_t) c * task.v.head_size + block * 64;
                 for (int d = 0; d < 64; d += kStep) {
-                    accumulate(scratch.weights + c * kCells, scratch.factors + c, scratch.decoded + d, n, values + d, task.v.head_size);
+                    accumulate(scratch.weights + c * kCells, scratch.factors + c, scratch.decoded + d, n, values + d,
+                               task.v.head_size);
                 }
             }
         }
@@ -322,16 +342,20 @@ void Plan::run_item(int64_t item, int thread, void * work) const {
     const int64_t unit = item % n_units_;
     const Tile t = tile(unit);
     const size_t n_partials = split_ ? (size_t) (n_units_ * n_chunks_) : 0;
-    float * own = (float *) work + n_partials * partial_size_ + thread * (scratch_size_ + (split_ ? 0 : 2 * partial_size_));
+    float * own =
+        (float *) work + n_partials * partial_size_ + thread * (scratch_size_ + (split_ ? 0 : 2 * partial_size_));
     const Scratch scratch(own, tile_columns_, task_.k.head_size);
     const int first_head = t.kv_head * group_;
-    gather_queries(task_, task_.q + t.batch * task_.q_batch_stride + first_head * task_.q_head_stride + t.first_row * task_.q_row_stride, t.n_rows,
-                   group_, padded(t.columns), scratch.q);
+    gather_queries(task_,
+                   task_.q + t.batch * task_.q_batch_stride + first_head * task_.q_head_stride +
+                       t.first_row * task_.q_row_stride,
+                   t.n_rows, group_, padded(t.columns), scratch.q);
     const bool mask_a_column = task_.mask != nullptr && task_.mask_heads > 1;
     const char * masks[kMaxColumns] = {};
     for (int i = 0; task_.mask != nullptr && i < (mask_a_column ? t.columns : t.n_rows); i++) {
         const int row = mask_a_column ? i / group_ : i, head = mask_a_column ? first_head + i % group_ : 0;
-        masks[i] = task_.mask + (t.first_row + row) * task_.mask_row_stride + head % task_.mask_heads * task_.mask_head_stride +
+        masks[i] = task_.mask + (t.first_row + row) * task_.mask_row_stride +
+                   head % task_.mask_heads * task_.mask_head_stride +
                    t.batch % task_.mask_batches * task_.mask_batch_stride;
     }
     const auto attend = [&](int64_t chunk, float * into) {
@@ -351,7 +375,8 @@ void Plan::run_item(int64_t item, int thread, void * work) const {
         const Partial part = attend(chunk, own + scratch_size_ + partial_size_);
         for (int c = 0; c < t.columns; c++) {
             const size_t at = (size_t) c * task_.v.head_size;
-            merge_column(all.max[c], all.sum[c], all.values + at, part.max[c], part.sum[c], part.values + at, task_.v.head_size);
+            merge_column(all.max[c], all.sum[c], all.values + at, part.max[c], part.sum[c], part.values + at,
+                         task_.v.head_size);
         }
     }
     for (int c = 0; c < t.columns; c++) {

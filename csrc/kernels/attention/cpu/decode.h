@@ -1,4 +1,5 @@
-// Rows of the cache to floats, inlined into the attention kernel where AVX-512 makes a block a dozen instructions; the same floats as turbo_decode's.
+// Rows of the cache to floats, inlined into the attention kernel where AVX-512 makes a block a dozen instructions; the
+// same floats as turbo_decode's.
 #pragma once
 
 #include "kernels/attention/plan.h"
@@ -42,8 +43,8 @@ inline void halves_to_floats(const uint16_t * halves, float * x, int n) {
 
 #ifdef __AVX512F__
 
-// A table look-up takes the low four bits of each lane's index, so the bits above need no masking. Tables of 2-bit indices repeat four times:
-// then the next two bits do not matter either.
+// A table look-up takes the low four bits of each lane's index, so the bits above need no masking. Tables of 2-bit
+// indices repeat four times: then the next two bits do not matter either.
 struct Codebooks {
     __m512 turbo4, turbo3_low, turbo3_high, turbo2;
 
@@ -62,7 +63,9 @@ struct Codebooks {
     }
 };
 
-PMTP_INLINE __m512i widen(const uint8_t * bytes) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) bytes)); }
+PMTP_INLINE __m512i widen(const uint8_t * bytes) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) bytes));
+}
 
 PMTP_INLINE void decode64(const block_turbo4 & block, const Codebooks & books, float * x) {
     const __m512 table = _mm512_mul_ps(books.turbo4, _mm512_set1_ps(half_to_float(block.scale)));
@@ -82,7 +85,8 @@ PMTP_INLINE void decode64(const block_turbo3 & block, const Codebooks & books, f
     for (int i = 0; i < 4; i++) {
         const __m512i index = _mm512_srli_epi32(bytes, 2 * i);
         const __m512 value = _mm512_permutexvar_ps(index, low);
-        _mm512_storeu_ps(x + 16 * i, _mm512_mask_permutexvar_ps(value, (__mmask16) (high_bits >> (16 * i)), index, high));
+        _mm512_storeu_ps(x + 16 * i,
+                         _mm512_mask_permutexvar_ps(value, (__mmask16) (high_bits >> (16 * i)), index, high));
     }
 }
 

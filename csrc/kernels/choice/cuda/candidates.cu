@@ -47,7 +47,8 @@ struct Slice {
     }
 };
 
-template <typename T, typename Combine> __device__ T reduce_block(T value, T (&of_warp)[kThreads / kWarp], Combine combine) {
+template <typename T, typename Combine>
+__device__ T reduce_block(T value, T (&of_warp)[kThreads / kWarp], Combine combine) {
     for (int offset = kWarp / 2; offset > 0; offset /= 2) {
         value = combine(value, __shfl_xor_sync(0xffffffffu, value, offset));
     }
@@ -207,8 +208,8 @@ __global__ void __launch_bounds__(kThreads) gather_candidates(const Rows rows) {
 
 }  // namespace
 
-void pmtp_cuda_candidates(const float * logits, const ChoiceParams * params, Candidates * out, CandidatesScratch * scratch, int n, int n_rows,
-                          cudaStream_t stream) {
+void pmtp_cuda_candidates(const float * logits, const ChoiceParams * params, Candidates * out,
+                          CandidatesScratch * scratch, int n, int n_rows, cudaStream_t stream) {
     const dim3 grid(kCandidateBlocks, n_rows);
     const Rows rows = { logits, params, out, scratch, n };
     find_max<<<grid, kThreads, 0, stream>>>(rows);

@@ -53,8 +53,9 @@ __device__ uint32_t threshold_of(const uint32_t (&order)[kPerThread], const floa
     return threshold;
 }
 
-__global__ void __launch_bounds__(kThreads) draw(const float * logits, const int32_t * ids, int n, const Candidates * candidates,
-                                                 const ChoiceParams * all_params, int32_t * out, int n_table) {
+__global__ void __launch_bounds__(kThreads)
+    draw(const float * logits, const int32_t * ids, int n, const Candidates * candidates,
+         const ChoiceParams * all_params, int32_t * out, int n_table) {
     const ChoiceParams params = *all_params;
     if (candidates != nullptr) {
         logits = candidates->logit;
@@ -118,13 +119,15 @@ __global__ void __launch_bounds__(kThreads) draw(const float * logits, const int
     }
     best = reduce_block(best, [](uint64_t a, uint64_t b) { return max_of(a, b); });
     if (threadIdx.x == 0) {
-        out[0] = best == 0 ? 0 : (int32_t) ~(uint32_t) best;  // logits that are not numbers: any token does, the target decides
+        out[0] = best == 0
+                     ? 0
+                     : (int32_t) ~(uint32_t) best;  // logits that are not numbers: any token does, the target decides
     }
 }
 
 }  // namespace
 
-void pmtp_cuda_draw(const float * logits, const int32_t * ids, int n, const Candidates * candidates, const ChoiceParams * params, int32_t * out,
-                    int n_table, cudaStream_t stream) {
+void pmtp_cuda_draw(const float * logits, const int32_t * ids, int n, const Candidates * candidates,
+                    const ChoiceParams * params, int32_t * out, int n_table, cudaStream_t stream) {
     draw<<<1, kThreads, 0, stream>>>(logits, ids, n, candidates, params, out, n_table);
 }

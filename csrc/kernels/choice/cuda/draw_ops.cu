@@ -35,12 +35,13 @@ bool pmtp_cuda_has_custom(const ggml_tensor * op) {
         return false;
     }
     if (function_of(op) == kFindCandidates) {
-        return x->type == GGML_TYPE_F32 && x->ne[0] < 1 << 30 && op->ne[0] == kCandidatesRowWords && op->ne[1] == ggml_nrows(x) && op->ne[1] < 1 << 16 &&
-               ggml_nelements(params) == kChoiceWords * op->ne[1];
+        return x->type == GGML_TYPE_F32 && x->ne[0] < 1 << 30 && op->ne[0] == kCandidatesRowWords &&
+               op->ne[1] == ggml_nrows(x) && op->ne[1] < 1 << 16 && ggml_nelements(params) == kChoiceWords * op->ne[1];
     }
     if (function_of(op) == draw_token) {
         return ggml_nelements(params) == kChoiceWords &&
-               (x->type == GGML_TYPE_I32 ? x->ne[0] == kCandidatesRowWords : x->type == GGML_TYPE_F32 && ggml_nelements(x) <= kMaxDrawnLogits);
+               (x->type == GGML_TYPE_I32 ? x->ne[0] == kCandidatesRowWords
+                                         : x->type == GGML_TYPE_F32 && ggml_nelements(x) <= kMaxDrawnLogits);
     }
     return false;
 }
@@ -51,7 +52,8 @@ void pmtp_cuda_custom(ggml_tensor * op, cudaStream_t stream) {
     auto * out = (int32_t *) op->data;
     if (function_of(op) == kFindCandidates) {
         auto * found = (Candidates *) out;
-        pmtp_cuda_candidates((const float *) x->data, params, found, (CandidatesScratch *) (found + op->ne[1]), (int) x->ne[0], (int) op->ne[1], stream);
+        pmtp_cuda_candidates((const float *) x->data, params, found, (CandidatesScratch *) (found + op->ne[1]),
+                             (int) x->ne[0], (int) op->ne[1], stream);
         return;
     }
     const int n_table = (int) (op->ne[0] - 1) / 2;

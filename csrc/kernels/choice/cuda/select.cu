@@ -21,7 +21,8 @@ constexpr int kArgMaxThreads = 1024;
 constexpr int kArgMaxLoads = 8;  // in flight for each thread
 
 // One block a row.
-__global__ void __launch_bounds__(kArgMaxThreads) arg_max(const float4 * __restrict__ x, int32_t * __restrict__ index, uint32_t n4) {
+__global__ void __launch_bounds__(kArgMaxThreads)
+    arg_max(const float4 * __restrict__ x, int32_t * __restrict__ index, uint32_t n4) {
     x += (size_t) blockIdx.x * n4;
     Best best = { kOrderOfMinusInfinity, 0xffffffffu };
     const auto consider = [&](float value, uint32_t i) {
@@ -75,12 +76,13 @@ __global__ void __launch_bounds__(kArgMaxThreads) arg_max(const float4 * __restr
 }
 
 constexpr int kTopKThreads = 128;
-constexpr int kTopKLanes = 4;                            // threads that share an element
+constexpr int kTopKLanes = 4;                             // threads that share an element
 constexpr int kTopKElements = kTopKThreads / kTopKLanes;  // of a block
 constexpr int kTopKMax = 4096;
 
 // An element's rank is the number of elements before it; those of rank below k write themselves to their place.
-__global__ void __launch_bounds__(kTopKThreads) top_k(const float * __restrict__ x, int32_t * __restrict__ index, int n, int k) {
+__global__ void __launch_bounds__(kTopKThreads)
+    top_k(const float * __restrict__ x, int32_t * __restrict__ index, int n, int k) {
     __shared__ uint32_t order[kTopKMax];
     for (int i = threadIdx.x; i < n; i += kTopKThreads) {
         order[i] = order_of(x[i]);
@@ -104,7 +106,8 @@ __global__ void __launch_bounds__(kTopKThreads) top_k(const float * __restrict__
 }  // namespace
 
 bool pmtp_cuda_arg_max(const float * x, int32_t * index, int64_t n, int64_t n_rows, cudaStream_t stream) {
-    if (n % 4 != 0 || n < 4 * kArgMaxThreads || n > INT32_MAX || n_rows < 1 || n_rows > INT32_MAX || (uintptr_t) x % sizeof(float4) != 0) {
+    if (n % 4 != 0 || n < 4 * kArgMaxThreads || n > INT32_MAX || n_rows < 1 || n_rows > INT32_MAX ||
+        (uintptr_t) x % sizeof(float4) != 0) {
         return false;
     }
     arg_max<<<(unsigned) n_rows, kArgMaxThreads, 0, stream>>>((const float4 *) x, index, (uint32_t) (n / 4));
@@ -115,6 +118,7 @@ bool pmtp_cuda_top_k(const float * x, int32_t * index, int64_t n, int64_t n_rows
     if (n_rows != 1 || n < 1 || n > kTopKMax || k < 1 || k > n) {
         return false;
     }
-    top_k<<<(unsigned) ((n + kTopKElements - 1) / kTopKElements), kTopKThreads, 0, stream>>>(x, index, (int) n, (int) k);
+    top_k<<<(unsigned) ((n + kTopKElements - 1) / kTopKElements), kTopKThreads, 0, stream>>>(x, index, (int) n,
+                                                                                             (int) k);
     return true;
 }

@@ -15,19 +15,27 @@ constexpr size_t padded(size_t n) { return (n + 63) / 64 * 64; }
 size_t Activations::bytes(Block block, int64_t n_in, int64_t n_rows) {
     const size_t n = padded((size_t) n_in);
     const size_t scales = padded(n / (size_t) block * sizeof(float) + sizeof(float));
-    const size_t sums = block == Block::k32 ? scales : padded(n / 16 * sizeof(int16_t)) + padded(n / 32 * sizeof(int16_t));
+    const size_t sums =
+        block == Block::k32 ? scales : padded(n / 16 * sizeof(int16_t)) + padded(n / 32 * sizeof(int16_t));
     return (size_t) n_rows * (n + scales + sums);
 }
 
-Activations::Activations(void * buffer, Block block, int64_t n_in) : buffer_((char *) buffer), block_(block), n_in_(n_in) {}
+Activations::Activations(void * buffer, Block block, int64_t n_in)
+    : buffer_((char *) buffer),
+      block_(block),
+      n_in_(n_in) {}
 
 Row Activations::row(int64_t row, float * result) const {
     const size_t n = padded((size_t) n_in_);
     const char * values = at(row);
     const char * scales = values + n;
     const char * sums = scales + padded(n / (size_t) block_ * sizeof(float) + sizeof(float));
-    return { (const int8_t *) values, (const float *) scales, (const int32_t *) sums, (const int16_t *) sums,
-             (const int16_t *) (sums + padded(n / 16 * sizeof(int16_t))), result };
+    return { (const int8_t *) values,
+             (const float *) scales,
+             (const int32_t *) sums,
+             (const int16_t *) sums,
+             (const int16_t *) (sums + padded(n / 16 * sizeof(int16_t))),
+             result };
 }
 
 #ifdef PMTP_SIMD
@@ -51,7 +59,8 @@ void round32(const float * x, __m256 inverse, int8_t * q, int (&sums)[2]) {
     const __m256i low = _mm256_packs_epi32(part(0), part(1));
     const __m256i high = _mm256_packs_epi32(part(2), part(3));
     // The packs work on 128-bit lanes, so the groups of four are restored to their order.
-    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    const __m256i bytes =
+        _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((__m256i *) q, bytes);
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
     __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));

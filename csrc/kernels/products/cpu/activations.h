@@ -8,17 +8,19 @@ namespace pmtp::products {
 
 constexpr int kMaxRows = 9;  // k + 1 for k up to 8
 
-// Values under one scale: as ggml's q8_0 (scale rounded to f16) for weights in blocks of 32, as its q8_K for super-blocks of 256.
+// Values under one scale: as ggml's q8_0 (scale rounded to f16) for weights in blocks of 32, as its q8_K for
+// super-blocks of 256.
 enum class Block { k32 = 32, k256 = 256 };
 
 // One activation row as a kernel reads it. `values` and `scales` are padded with zeros to a multiple of 64 values.
 struct Row {
-    const int8_t * values;        // [n_in]
-    const float * scales;         // [n_in / block]
-    const int32_t * corrections;  // k32: [n_in / 32], -4 times the sum of a block: half of a zero point of 8, for two lanes
-    const int16_t * sums16;       // k256: [n_in / 16]
-    const int16_t * sums32;       // k256: [n_in / 32]
-    float * result;               // [n_out]
+    const int8_t * values;  // [n_in]
+    const float * scales;   // [n_in / block]
+    const int32_t *
+        corrections;         // k32: [n_in / 32], -4 times the sum of a block: half of a zero point of 8, for two lanes
+    const int16_t * sums16;  // k256: [n_in / 16]
+    const int16_t * sums32;  // k256: [n_in / 32]
+    float * result;          // [n_out]
 };
 
 class Activations {

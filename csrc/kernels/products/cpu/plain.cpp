@@ -1,4 +1,5 @@
-// Weights in ggml's plain layouts: a vector holds successive values of one weight row, whose lanes are added once, at the end.
+// Weights in ggml's plain layouts: a vector holds successive values of one weight row, whose lanes are added once, at
+// the end.
 #include "kernels/products/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
 
@@ -17,8 +18,8 @@ static_assert(sizeof(BlockQ8_0) == 34, "ggml's block_q8_0");
 
 constexpr int kSpan = kBytes / 32;  // blocks of 32 in a vector
 
-// Two signed bytes are multiplied as an unsigned and a signed one. With VNNI: (x + 128) * w, the sum starting at -128 * w.
-// Without: |w| * (x with w's sign), because x + 128 would overflow the 16-bit sums.
+// Two signed bytes are multiplied as an unsigned and a signed one. With VNNI: (x + 128) * w, the sum starting at -128 *
+// w. Without: |w| * (x with w's sign), because x + 128 would overflow the 16-bit sums.
 struct SignedWeights {
     Int values;
     Int start;
@@ -52,7 +53,8 @@ inline void load_q8_0(const BlockQ8_0 * block, bool, Int & w, Float & scale) {
 }
 #endif
 
-template <int C, int N> void q8_0_columns(const BlockQ8_0 * weights, int64_t n_blocks, const Row * rows, int64_t column) {
+template <int C, int N>
+void q8_0_columns(const BlockQ8_0 * weights, int64_t n_blocks, const Row * rows, int64_t column) {
     // One column follows the other; of several at a time each is fetched for the next group.
     const int64_t ahead = C == 1 ? 2048 : C * n_blocks * (int64_t) sizeof(BlockQ8_0);
     Float sums[C][N];
@@ -88,7 +90,10 @@ template <int C, int N> void q8_0_columns(const BlockQ8_0 * weights, int64_t n_b
 template <int N> void q8_0_rows(const void * weights, int64_t n_in, const Row * rows, int64_t first, int64_t last) {
     const int64_t n_blocks = n_in / 32;
     const BlockQ8_0 * blocks = (const BlockQ8_0 *) weights;
-    constexpr int kGroup = kBytes == 64 ? (N == 1 ? 1 : N <= 4 ? 4 : 2) : (N == 1 || N > 4 ? 1 : 2);  // as many columns as there are registers
+    constexpr int kGroup = kBytes == 64 ? (N == 1   ? 1
+                                           : N <= 4 ? 4
+                                                    : 2)
+                                        : (N == 1 || N > 4 ? 1 : 2);  // as many columns as there are registers
     int64_t column = first;
     for (; column + kGroup <= last; column += kGroup) {
         q8_0_columns<kGroup, N>(blocks + column * n_blocks, n_blocks, rows, column);
@@ -109,15 +114,17 @@ static_assert(sizeof(BlockQ6_K) == 210, "ggml's block_q6_K");
 
 constexpr int kVectors = 256 / kBytes;
 
-// Values kBytes * v .. of a block as unsigned bytes, and the scale of each lane. Of a half block (128 values), byte l of `low` holds
-// the low bits of value l and of value l + 64, and byte l % 32 of `high` the high bits of values l, l + 32, l + 64 and l + 96.
+// Values kBytes * v .. of a block as unsigned bytes, and the scale of each lane. Of a half block (128 values), byte l
+// of `low` holds the low bits of value l and of value l + 64, and byte l % 32 of `high` the high bits of values l, l +
+// 32, l + 64 and l + 96.
 #if PMTP_SIMD == 64
 inline Int decode_q6_K(const BlockQ6_K & block, int v) {
     const Int low = load(block.low[v / 2]);
     const Int high = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *) block.high[v / 2]));
     const __m512i shifts = _mm512_mask_blend_epi32(0xff00, _mm512_set1_epi16(v % 2 == 0 ? 4 : 0), _mm512_set1_epi16(2));
     const Int shifted = v % 2 == 0 ? _mm512_sllv_epi16(high, shifts) : _mm512_srlv_epi16(high, shifts);
-    return or_bits(v % 2 == 0 ? and_bits(low, broadcast8(0x0f)) : high_nibbles(low), and_bits(shifted, broadcast8(0x30)));
+    return or_bits(v % 2 == 0 ? and_bits(low, broadcast8(0x0f)) : high_nibbles(low),
+                   and_bits(shifted, broadcast8(0x30)));
 }
 inline Int lane_scales(const BlockQ6_K & block, int v) {
     const __m512i scales = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) block.scales));
@@ -129,9 +136,12 @@ inline Int zero_point(__m256i scales, __m256i sums) { return _mm512_zextsi256_si
 inline Int decode_q6_K(const BlockQ6_K & block, int v) {
     const Int low = load(block.low[v / 4] + v % 2 * 32);
     const Int high = load(block.high[v / 4]);
-    const Int shifted = v % 4 == 0 ? _mm256_slli_epi16(high, 4) : v % 4 == 1 ? _mm256_slli_epi16(high, 2) :
-                        v % 4 == 2 ? high : _mm256_srli_epi16(high, 2);
-    return or_bits(v % 4 < 2 ? and_bits(low, broadcast8(0x0f)) : high_nibbles(low), and_bits(shifted, broadcast8(0x30)));
+    const Int shifted = v % 4 == 0   ? _mm256_slli_epi16(high, 4)
+                        : v % 4 == 1 ? _mm256_slli_epi16(high, 2)
+                        : v % 4 == 2 ? high
+                                     : _mm256_srli_epi16(high, 2);
+    return or_bits(v % 4 < 2 ? and_bits(low, broadcast8(0x0f)) : high_nibbles(low),
+                   and_bits(shifted, broadcast8(0x30)));
 }
 inline Int lane_scales(const BlockQ6_K & block, int v) {
     return _mm256_set_m128i(_mm_set1_epi32(block.scales[2 * v + 1]), _mm_set1_epi32(block.scales[2 * v]));

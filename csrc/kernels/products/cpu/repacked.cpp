@@ -1,7 +1,7 @@
 // Weights that ggml has repacked: 8 rows interleaved by 8 bytes.
 //
-// A 64-bit lane of a decoded vector holds 8 successive values of one weight row. Multiplied with 8 broadcast activations, its sum lies
-// in two neighbouring 32-bit lanes, which are added once, at the end.
+// A 64-bit lane of a decoded vector holds 8 successive values of one weight row. Multiplied with 8 broadcast
+// activations, its sum lies in two neighbouring 32-bit lanes, which are added once, at the end.
 #include "kernels/products/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
 
@@ -12,8 +12,8 @@
 namespace pmtp::products {
 namespace {
 
-constexpr int kColumns = 8;                       // weight rows in a block
-constexpr int kParts = kColumns / kLaneRows;      // vectors that hold one value group of all of them
+constexpr int kColumns = 8;                   // weight rows in a block
+constexpr int kParts = kColumns / kLaneRows;  // vectors that hold one value group of all of them
 
 // Low nibbles: values 0..15 of a row, high ones 16..31, in two's complement.
 struct BlockQ4_0x8 {
@@ -22,7 +22,8 @@ struct BlockQ4_0x8 {
 };
 static_assert(sizeof(BlockQ4_0x8) == 144, "ggml's block_q4_0x8");
 
-template <int G, int N> void q4_0_groups(const BlockQ4_0x8 * weights, int part, int64_t n_blocks, const Row * rows, int64_t column) {
+template <int G, int N>
+void q4_0_groups(const BlockQ4_0x8 * weights, int part, int64_t n_blocks, const Row * rows, int64_t column) {
     const Int nibble = broadcast8(0x0f);
     const Int offset = broadcast8(0x08);
     Float sums[G][N];
@@ -109,7 +110,8 @@ void unpack_scales(const uint8_t * packed, uint64_t & scales, uint64_t & mins) {
 }
 
 // P vectors' worth of the rows, from `part` on, in one pass.
-template <int P, int N> void q4_K_parts(const BlockQ4_Kx8 * weights, int part, int64_t n_blocks, const Row * rows, int64_t column) {
+template <int P, int N>
+void q4_K_parts(const BlockQ4_Kx8 * weights, int part, int64_t n_blocks, const Row * rows, int64_t column) {
     const Int nibble = broadcast8(0x0f);
     Float sums[P][N];
     for (auto & of_part : sums) {
@@ -150,7 +152,8 @@ template <int P, int N> void q4_K_parts(const BlockQ4_Kx8 * weights, int part, i
             const Float dmin = pair_scales(block.dmin + (part + p) * kLaneRows);
             for (int n = 0; n < N; n++) {
                 const int16_t * sums32 = rows[n].sums32 + b * 8;
-                const Int min = dot16(dot16(zero(), mins[p][0], broadcast64(sums32)), mins[p][1], broadcast64(sums32 + 4));
+                const Int min =
+                    dot16(dot16(zero(), mins[p][0], broadcast64(sums32)), mins[p][1], broadcast64(sums32 + 4));
                 const Float scale = broadcast(rows[n].scales[b]);
                 sums[p][n] = fma(to_float(dots[p][n]), mul(d, scale), sums[p][n]);
                 sums[p][n] = fnma(to_float(min), mul(dmin, scale), sums[p][n]);
@@ -169,7 +172,8 @@ template <int N> void q4_K_rows(const void * weights, int64_t n_in, const Row * 
     constexpr int kAtOnce = N <= 2 ? kParts : 1;  // as far as there are registers
     for (int64_t column = first; column < last; column += kColumns) {
         for (int part = 0; part < kParts; part += kAtOnce) {
-            q4_K_parts<kAtOnce, N>((const BlockQ4_Kx8 *) weights + column / kColumns * n_blocks, part, n_blocks, rows, column);
+            q4_K_parts<kAtOnce, N>((const BlockQ4_Kx8 *) weights + column / kColumns * n_blocks, part, n_blocks, rows,
+                                   column);
         }
     }
 }

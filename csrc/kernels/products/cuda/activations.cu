@@ -14,7 +14,8 @@ PmtpSharedActivations::PmtpSharedActivations(const ggml_cgraph * graph) : graph(
     active = this;
     for (int i = 0; graph != nullptr && i < graph->n_nodes; i++) {
         const ggml_tensor * node = graph->nodes[i];
-        if (node->op == GGML_OP_MUL_MAT && ggml_is_quantized(node->src[0]->type) && node->src[1]->type == GGML_TYPE_F32 && node->ne[1] <= kPmtpMaxColumns) {
+        if (node->op == GGML_OP_MUL_MAT && ggml_is_quantized(node->src[0]->type) &&
+            node->src[1]->type == GGML_TYPE_F32 && node->ne[1] <= kPmtpMaxColumns) {
             const ggml_tensor * x = node->src[1];
             multiplied.insert(x);
             n_bytes = std::max(n_bytes, (size_t) (pmtp_row_blocks(x->ne[0]) * ggml_nrows(x)) * sizeof(PmtpQ8Block));
@@ -26,14 +27,16 @@ PmtpSharedActivations::~PmtpSharedActivations() { active = outer; }
 
 bool pmtp_shares_activations(const ggml_cgraph * graph) { return active != nullptr && active->graph == graph; }
 
-bool pmtp_is_multiplied(const ggml_tensor * x) { return active != nullptr && active->data != nullptr && active->multiplied.count(x) > 0; }
+bool pmtp_is_multiplied(const ggml_tensor * x) {
+    return active != nullptr && active->data != nullptr && active->multiplied.count(x) > 0;
+}
 
 PmtpSharedRows pmtp_shared_rows(const ggml_tensor * x, size_t n_bytes) {
     if (!pmtp_is_multiplied(x) || n_bytes > active->n_bytes) {
-        return {nullptr, false};
+        return { nullptr, false };
     }
     const bool written = active->kept[0] == x || active->kept[1] == x;
     active->last = written ? active->kept[1] == x : 1 - active->last;
     active->kept[active->last] = x;
-    return {active->data + active->last * active->n_bytes, written};
+    return { active->data + active->last * active->n_bytes, written };
 }

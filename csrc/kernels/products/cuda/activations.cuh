@@ -1,5 +1,6 @@
-// Activations quantised for ggml-cuda's products of a few rows with quantised weights. ggml-cuda quantises them in a kernel of its own before every product;
-// here the kernel that computes them does it, and products of the same activations (queries, keys, values) share the result.
+// Activations quantised for ggml-cuda's products of a few rows with quantised weights. ggml-cuda quantises them in a
+// kernel of its own before every product; here the kernel that computes them does it, and products of the same
+// activations (queries, keys, values) share the result.
 #pragma once
 
 #include "ggml.h"
@@ -17,19 +18,20 @@ struct PmtpSharedRows {
     bool written;  // by an earlier operation of the graph
 };
 
-// While it lives, operations of one graph, on one stream, share quantised rows. Two tensors' rows are kept: an operation may read one and write the other.
-// Tensors are told apart by their address: a tensor keeps its value until its last use.
+// While it lives, operations of one graph, on one stream, share quantised rows. Two tensors' rows are kept: an
+// operation may read one and write the other. Tensors are told apart by their address: a tensor keeps its value until
+// its last use.
 class PmtpSharedActivations {
-public:
+  public:
     explicit PmtpSharedActivations(const ggml_cgraph * graph);  // null: nothing is shared
     ~PmtpSharedActivations();
     PmtpSharedActivations(const PmtpSharedActivations &) = delete;
     PmtpSharedActivations & operator=(const PmtpSharedActivations &) = delete;
 
     size_t size() const { return 2 * n_bytes; }  // of device memory, for use(); 0: nothing is shared
-    void use(char * memory) { data = memory; }  // must outlive this
+    void use(char * memory) { data = memory; }   // must outlive this
 
-private:
+  private:
     friend PmtpSharedRows pmtp_shared_rows(const ggml_tensor * x, size_t n_bytes);
     friend bool pmtp_shares_activations(const ggml_cgraph * graph);
     friend bool pmtp_is_multiplied(const ggml_tensor * x);
@@ -49,5 +51,6 @@ bool pmtp_shares_activations(const ggml_cgraph * graph);
 // Whether x has a place there.
 bool pmtp_is_multiplied(const ggml_tensor * x);
 
-// Where x, quantised to n_bytes, is or belongs; null if no product asks for it. The caller writes it if it is not there.
+// Where x, quantised to n_bytes, is or belongs; null if no product asks for it. The caller writes it if it is not
+// there.
 PmtpSharedRows pmtp_shared_rows(const ggml_tensor * x, size_t n_bytes);

@@ -17,7 +17,8 @@ static_assert(sizeof(PmtpQ8Block) == 36);
 constexpr __host__ __device__ int64_t pmtp_row_blocks(int64_t n) { return (n + 511) / 512 * 16; }
 
 #ifdef __CUDACC__
-// Quantises 32 consecutive values, n_values of each of 32 / n_values lanes, as ggml-cuda does. All lanes of a warp call it; null: nothing is written.
+// Quantises 32 consecutive values, n_values of each of 32 / n_values lanes, as ggml-cuda does. All lanes of a warp call
+// it; null: nothing is written.
 template <int n_values> __device__ __forceinline__ void pmtp_quantise(const float (&x)[n_values], PmtpQ8Block * block) {
     constexpr int kLanes = 32 / n_values;
     float largest = 0.0f;

@@ -25,7 +25,9 @@ __device__ float block_sum(float value, float (&of_warp)[kMaxThreads / kWarp]) {
     return value;
 }
 
-__device__ __forceinline__ float sum_of_squares(const float4 & v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
+__device__ __forceinline__ float sum_of_squares(const float4 & v) {
+    return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+}
 
 __device__ __forceinline__ float4 scaled(const float4 & v, float scale, const float4 & w) {
     return make_float4(scale * v.x * w.x, scale * v.y * w.y, scale * v.z * w.z, scale * v.w * w.w);
@@ -37,7 +39,9 @@ template <int n_vectors> __global__ void norm_chain(const NormChain c) {
     const int n_all = c.n / 4;
     const size_t row = blockIdx.x;
     const auto has = [&](int i) { return (int) (i * blockDim.x + threadIdx.x) < n_all; };
-    const auto at = [&](const float * p, int i) -> const float4 & { return ((const float4 *) p)[i * blockDim.x + threadIdx.x]; };
+    const auto at = [&](const float * p, int i) -> const float4 & {
+        return ((const float4 *) p)[i * blockDim.x + threadIdx.x];
+    };
     const auto row_of = [&](const float * p) { return p + row * c.n; };
 
     let_next_begin();
@@ -62,7 +66,8 @@ template <int n_vectors> __global__ void norm_chain(const NormChain c) {
     sum = 0.0f;
     for (int i = 0; i < n_vectors; i++) {
         v[i] = scaled(v[i], scale, weight[i]);
-        v[i] = make_float4((v[i].x + add[i].x) * factor, (v[i].y + add[i].y) * factor, (v[i].z + add[i].z) * factor, (v[i].w + add[i].w) * factor);
+        v[i] = make_float4((v[i].x + add[i].x) * factor, (v[i].y + add[i].y) * factor, (v[i].z + add[i].z) * factor,
+                           (v[i].w + add[i].w) * factor);
         if (has(i)) {
             ((float4 *) (c.y + row * c.n))[i * blockDim.x + threadIdx.x] = v[i];
         }
@@ -118,7 +123,10 @@ void pmtp_cuda_norm_chain(const NormChain & chain, int n_rows, cudaStream_t stre
     const int n_all = chain.n / 4;
     const int n_vectors = n_all <= kMaxThreads ? 1 : n_all <= 2 * kMaxThreads ? 2 : 4;
     const int n_threads = (n_all + n_vectors * kWarp - 1) / (n_vectors * kWarp) * kWarp;
-    launch_early(n_vectors == 1 ? norm_chain<1> : n_vectors == 2 ? norm_chain<2> : norm_chain<4>, n_rows, n_threads, stream, 0, chain);
+    launch_early(n_vectors == 1   ? norm_chain<1>
+                 : n_vectors == 2 ? norm_chain<2>
+                                  : norm_chain<4>,
+                 n_rows, n_threads, stream, 0, chain);
 }
 
 void pmtp_cuda_gelu_gate(const GeluGate & op, int n_rows, cudaStream_t stream) {

@@ -1,22 +1,24 @@
-// Kernels that do with each row, in one launch, what a layer does between two products: norms, residuals, gates, and quantising the result.
+// Kernels that do with each row, in one launch, what a layer does between two products: norms, residuals, gates, and
+// quantising the result.
 #pragma once
 
 #include "kernels/rows/cuda/quantise.cuh"
 
-// y = (x / rms(x) * weight + add) * factor, then z = y / rms(y) * next_weight, for rows of n values one after another. rms(x) = sqrt(mean(x^2) + eps)
-// (Zhang, Sennrich, arXiv 1910.07467). Pointers may be null but x, weight and y; z and next_weight go together. y and z may be x or add. 16-byte aligned.
+// y = (x / rms(x) * weight + add) * factor, then z = y / rms(y) * next_weight, for rows of n values one after another.
+// rms(x) = sqrt(mean(x^2) + eps) (Zhang, Sennrich, arXiv 1910.07467). Pointers may be null but x, weight and y; z and
+// next_weight go together. y and z may be x or add. 16-byte aligned.
 struct NormChain {
     const float * x;
-    const float * weight;       // [n]
-    const float * add;          // [n] a row
-    const float * factor;       // [1]
+    const float * weight;  // [n]
+    const float * add;     // [n] a row
+    const float * factor;  // [1]
     float * y;
     const float * next_weight;  // [n]
     float * z;
-    PmtpQ8Block * quantised;    // of z, or of y if there is no z; pmtp_row_blocks(n) a row
+    PmtpQ8Block * quantised;  // of z, or of y if there is no z; pmtp_row_blocks(n) a row
     float eps;
     float next_eps;
-    int n;                      // a multiple of 32, at most kMaxNormChain
+    int n;  // a multiple of 32, at most kMaxNormChain
 };
 constexpr int kMaxNormChain = 8192;
 void pmtp_cuda_norm_chain(const NormChain & chain, int n_rows, cudaStream_t stream);
