@@ -1,7 +1,7 @@
 // The MTP head's weights: reads an assistant GGUF and checks that it belongs to the target.
 #pragma once
 
-#include "base/handle.h"
+#include "drafters/gemma4/head_tensors.h"
 
 #include "ggml-backend.h"
 #include "ggml.h"
@@ -74,11 +74,8 @@ class MtpHead {
 
   private:
     class Reader;
-    struct Storage {
-        Handle<ggml_context> context;
-        Handle<ggml_backend_buffer> buffer;
-    };
-    std::vector<Storage> storage_;  // one per buffer type
+
+    std::vector<TensorStorage> storage_;  // one for each kind of buffer
 };
 
 }  // namespace pmtp
