@@ -37,7 +37,7 @@ struct Candidates {
 };
 constexpr int kCandidatesWords = sizeof(Candidates) / 4;
 
-// Fills `out` from a row of n logits, by plain loops: it is what the kernels in csrc/cuda are compared with.
+// Fills `out` from a row of n logits, by plain loops: it is what the kernels in csrc/kernels/choice are compared with.
 void find_candidates(const float * logits, int n, const ChoiceParams & params, Candidates & out);
 
 // What the kernels keep behind the results while they look for them.

@@ -1,5 +1,5 @@
-// Operations of our graphs that ggml does not have (GGML_OP_CUSTOM). The functions run on a CPU; csrc/cuda has kernels
-// for the same ones.
+// Operations of our graphs that ggml does not have (GGML_OP_CUSTOM). The functions run on a CPU; csrc/kernels/choice
+// has kernels for the same ones.
 #pragma once
 
 #include "sampling/candidates.h"

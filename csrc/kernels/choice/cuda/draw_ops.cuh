@@ -1,4 +1,4 @@
-// The custom operations of custom_ops.h on a CUDA device. Hooked into ggml-cuda.
+// The custom operations of sampling/draw_ops.h on a CUDA device. Hooked into ggml-cuda.
 #pragma once
 
 #include <cuda_runtime.h>
