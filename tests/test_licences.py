@@ -42,6 +42,12 @@ def test_the_index_names_every_notice():
     assert set(re.findall(r"\]\(([^)]+)\)", index)) == set(NOTICES)
 
 
+def test_ported_code_in_the_library_is_credited():
+    """llama.cpp's DRY sampler came from another project, and is linked: its notice was missing."""
+    index = (PROJECT / "licenses" / "README.md").read_text()
+    assert "pi6am" in index and "KoboldCpp" in index
+
+
 def test_embedded_models_carry_a_notice():
     files = [path for path in importlib.metadata.files("pyllama-mtp") if path.parent.as_posix() == "pyllama_mtp/demo"]
     assert any(path.suffix == ".gguf" for path in files)
