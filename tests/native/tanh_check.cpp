@@ -1,7 +1,7 @@
 // Prints the largest error of tanh_values relative to float64 over all magnitudes, and whether the specials and every
 // place in a vector are right; exits with 77 without kernels.
-#include "kernels/products/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/rows/cpu/tanh.h"
 
 #include <algorithm>
 #include <cmath>
@@ -17,7 +17,7 @@ int main() {
         x.push_back(-magnitude);
     }
     std::vector<float> result(x.size());
-    pmtp::products::tanh_values(x.data(), result.data(), (int64_t) x.size());
+    pmtp::rows::tanh_values(x.data(), result.data(), (int64_t) x.size());
     double worst = 0;
     for (size_t i = 0; i < x.size(); i++) {
         const double exact = std::tanh((double) x[i]);
@@ -25,13 +25,13 @@ int main() {
         worst = std::isnan(error) ? INFINITY : std::max(worst, error);
     }
     float special[5] = { 0.0f, -0.0f, INFINITY, -INFINITY, NAN };
-    pmtp::products::tanh_values(special, special, 5);
+    pmtp::rows::tanh_values(special, special, 5);
     const bool specials = special[0] == 0 && !std::signbit(special[0]) && special[1] == 0 && std::signbit(special[1]) &&
                           special[2] == 1 && special[3] == -1 && std::isnan(special[4]);
     bool same = true;
     for (int n = 1; n < 19; n++) {
         std::vector<float> part(n);
-        pmtp::products::tanh_values(&x[x.size() / 2], part.data(), n);
+        pmtp::rows::tanh_values(&x[x.size() / 2], part.data(), n);
         same = same && std::equal(part.begin(), part.end(), &result[x.size() / 2]);
     }
     std::printf("%g %d %d\n", worst, specials, same);

@@ -1,27 +1,18 @@
 #include "kernels/products/hook.h"
 
-#include "kernels/products/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/enabled.h"
+#include "kernels/products/cpu/kernels.h"
 
 #include "ggml-cpu-impl.h"
 #include "ggml.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 
 namespace {
 
+using namespace pmtp;
 using namespace pmtp::products;
-
-// For comparisons in one build; read once.
-bool enabled() {
-    static const bool value = [] {
-        const char * text = std::getenv("PYLLAMA_MTP_PRODUCTS");
-        return text == nullptr || std::strcmp(text, "0") != 0;
-    }();
-    return value;
-}
 
 struct Product {
     Kernel (*kernel)(int n_rows);
@@ -35,8 +26,8 @@ Product product(const ggml_tensor * op, int columns, int interleave) {
     const ggml_tensor * x = op->src[1];
     Product found{ nullptr, Block::k32, 8 };
 #ifdef PMTP_SIMD
-    if (!enabled() || ggml_nrows(x) != x->ne[1] || x->ne[1] > kMaxRows || weights->ne[2] != 1 || weights->ne[3] != 1 ||
-        x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) || op->type != GGML_TYPE_F32 ||
+    if (!kernels_enabled() || ggml_nrows(x) != x->ne[1] || x->ne[1] > kMaxRows || weights->ne[2] != 1 ||
+        weights->ne[3] != 1 || x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) || op->type != GGML_TYPE_F32 ||
         weights->nb[1] != ggml_row_size(weights->type, weights->ne[0])) {
         return found;
     }
@@ -54,7 +45,7 @@ Product product(const ggml_tensor * op, int columns, int interleave) {
         }
     }
 #else
-    (void) weights, (void) x, (void) columns, (void) interleave, (void) enabled;
+    (void) weights, (void) x, (void) columns, (void) interleave;
 #endif
     return found;
 }
@@ -98,22 +89,4 @@ bool pmtp_multiply(const ggml_compute_params * params, ggml_tensor * op, int col
                std::min(n_out, n_groups * (chunk + 1) / n_chunks * p.columns));
     }
     return true;
-}
-
-bool pmtp_tanh(const ggml_compute_params * params, ggml_tensor * op) {
-#ifdef PMTP_SIMD
-    const ggml_tensor * x = op->src[0];
-    if (!enabled() || params->use_ref || x->type != GGML_TYPE_F32 || op->type != GGML_TYPE_F32 ||
-        !ggml_is_contiguous(x) || !ggml_is_contiguous(op)) {
-        return false;
-    }
-    const int64_t n = ggml_nelements(op);
-    const int64_t begin = n * params->ith / params->nth;
-    tanh_values((const float *) x->data + begin, (float *) op->data + begin,
-                n * (params->ith + 1) / params->nth - begin);
-    return true;
-#else
-    (void) params, (void) op;
-    return false;
-#endif
 }

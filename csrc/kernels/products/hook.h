@@ -27,11 +27,6 @@ bool pmtp_multiply(const struct ggml_compute_params * params, struct ggml_tensor
 // Bytes of work buffer that pmtp_multiply needs for the operation; 0 if it would not compute it.
 size_t pmtp_multiply_work_size(const struct ggml_tensor * op, int columns, int interleave);
 
-// Computes a UNARY operation TANH, values divided among all threads of the graph: Gemma 4 caps its logits with one,
-// 262144 values a row, and ggml's runs through libm and gives a row to one thread. Returns false, with nothing done, if
-// op is not contiguous f32.
-bool pmtp_tanh(const struct ggml_compute_params * params, struct ggml_tensor * op);
-
 #ifdef __cplusplus
 }
 #endif

@@ -18,7 +18,4 @@ Kernel q4_K_8x8(int n_rows);
 Kernel q8_0(int n_rows);
 Kernel q6_K(int n_rows);
 
-// result[i] = tanh(x[i]) to 2e-7 of it; result may be x. A value does not depend on its place.
-void tanh_values(const float * x, float * result, int64_t n);
-
 }  // namespace pmtp::products

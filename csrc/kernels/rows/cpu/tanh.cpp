@@ -1,11 +1,11 @@
-#include "kernels/products/cpu/kernels.h"
+#include "kernels/rows/cpu/tanh.h"
 #include "kernels/cpu/simd.h"
 
 #include <algorithm>
 
 #ifdef PMTP_SIMD
 
-namespace pmtp::products {
+namespace pmtp::rows {
 namespace {
 
 // tanh |x| = e / (e + 2) with e = exp(2 |x|) - 1, which keeps its relative precision near 0. With 2 |x| = n ln 2 + r,
@@ -46,6 +46,6 @@ void tanh_values(const float * x, float * result, int64_t n) {
     }
 }
 
-}  // namespace pmtp::products
+}  // namespace pmtp::rows
 
 #endif  // PMTP_SIMD
