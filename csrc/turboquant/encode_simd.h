@@ -1,6 +1,9 @@
 // codec.h's encoder with AVX-512 or AVX2. It rounds what codec.h rounds, in the same order, and so writes the same
 // bytes: the grid's scales are tried side by side, one in every lane, so that a lane adds its products as codec.h's
 // loops do.
+//
+// The vectors have nothing in common with kernels/cpu/simd.h: C, and codec.h's 16 lanes on every target, because the
+// lanes are the order of its sums.
 #pragma once
 
 #include "turboquant/codec.h"

@@ -1,10 +1,14 @@
 // The attention kernel as a C function, for test_turboquant_attention.py. Threads are played one after the other.
 #include "kernels/attention/cpu/decode.h"
 #include "kernels/attention/plan.h"
+#include "kernels/cpu/exp.h"
+#include "kernels/cpu/half.h"
+#include "kernels/cpu/simd.h"
 
 #include <cstdlib>
 
 using namespace pmtp::attention;
+using namespace pmtp::cpu;
 
 static void decode_f16(const void * row, float * x, int64_t n) { halves_to_floats((const uint16_t *) row, x, (int) n); }
 
@@ -33,7 +37,7 @@ static Cells cells(int bits, const char * data, int size, int64_t n_cells, int n
 
 extern "C" int attention_lanes() { return kLanes; }
 
-extern "C" void exp_vector(const float * x, float * y) { store(y, exp_nonpositive(load(x))); }
+extern "C" void exp_vector(const float * x, float * y) { store(y, exp_nonpositive(load_floats(x))); }
 
 // q [batches][heads][rows][k_size], mask [mask_batches][mask_heads][rows][cells] f16 or null, sinks [heads] or null,
 // result [batches][rows][heads][v_size].

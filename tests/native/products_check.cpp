@@ -1,8 +1,9 @@
 // Compares the product kernels with float64 products of weights dequantised here, value by value, and quantised
 // activations, and every row with the same row alone, bit for bit. Prints "type n_in columns rows error scale" a case;
 // exits with 77 without kernels.
-#include "kernels/products/cpu/kernels.h"
+#include "kernels/cpu/half.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/products/cpu/kernels.h"
 
 #include <algorithm>
 #include <cmath>
@@ -11,6 +12,7 @@
 #include <random>
 #include <vector>
 
+using namespace pmtp::cpu;
 using namespace pmtp::products;
 
 #ifdef PMTP_SIMD

@@ -1,33 +1,93 @@
-// The vector operations of the product kernels, 64 bytes wide with AVX-512 VNNI and 32 with AVX2 (with or without
-// AVX-VNNI).
+// The vectors of the CPU's kernels: 64 bytes wide with AVX-512, 32 with AVX2, else 16.
 //
-// The width is that of the build's target (GGML_NATIVE, or x86-64-v3). On any other target PMTP_SIMD is not defined.
+// The width is that of the build's target (GGML_NATIVE, or x86-64-v3). Floats are the compiler's own vector extension,
+// so that they have operators on every target. Integers and what mixes the two are intrinsics of the first two widths,
+// for which PMTP_SIMD is defined.
 #pragma once
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && \
-    defined(__AVX512VNNI__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define PMTP_SIMD 64
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define PMTP_SIMD 32
 #endif
 
 #ifdef PMTP_SIMD
-
 #include <immintrin.h>
+#endif
 
 #include <cstdint>
 #include <cstring>
 
-namespace pmtp::products {
+#define PMTP_INLINE inline __attribute__((always_inline))
 
+namespace pmtp::cpu {
+
+#ifdef PMTP_SIMD
 constexpr int kBytes = PMTP_SIMD;
-constexpr int kLaneRows = kBytes / 8;  // weight rows in a vector whose 64-bit lanes hold 8 values of a row each
+#else
+constexpr int kBytes = 16;
+#endif
+constexpr int kLanes = kBytes / 4;
 
-template <class T> inline T load_as(const void * p) {
+typedef float Float __attribute__((vector_size(kBytes)));
+typedef int32_t Int32 __attribute__((vector_size(kBytes)));
+
+template <class T> PMTP_INLINE T load_as(const void * p) {
     T value;
     std::memcpy(&value, p, sizeof(T));
     return value;
 }
+
+PMTP_INLINE Float load_floats(const float * p) { return load_as<Float>(p); }
+PMTP_INLINE void store(float * p, Float a) { std::memcpy(p, &a, sizeof(a)); }
+PMTP_INLINE Float zero_float() { return Float{}; }
+PMTP_INLINE Float broadcast(float x) { return x - Float{}; }
+PMTP_INLINE Int32 bits_of(Float a) { return load_as<Int32>(&a); }
+PMTP_INLINE Float float_of(Int32 bits) { return load_as<Float>(&bits); }
+
+PMTP_INLINE float maximum(Float a) {
+    float m = a[0];
+    for (int i = 1; i < kLanes; i++) {
+        m = a[i] > m ? a[i] : m;
+    }
+    return m;
+}
+
+// The sum of the lanes, first to last; total() has a faster order.
+PMTP_INLINE float total_in_order(Float a) {
+    float sum = 0;
+    for (int i = 0; i < kLanes; i++) {
+        sum += a[i];
+    }
+    return sum;
+}
+
+// Lanes 2i + (2i + 1) of a, then of b.
+PMTP_INLINE Float add_pairs(Float a, Float b) {
+#if PMTP_SIMD == 64
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#elif PMTP_SIMD == 32
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#else
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#endif
+}
+
+// Lane i of the result: the sum of a[i]'s lanes. a is overwritten.
+PMTP_INLINE Float totals(Float (&a)[kLanes]) {
+    for (int n = kLanes / 2; n > 0; n /= 2) {
+        for (int i = 0; i < n; i++) {
+            a[i] = add_pairs(a[2 * i], a[2 * i + 1]);
+        }
+    }
+    return a[0];
+}
+
+#ifdef PMTP_SIMD
+
+constexpr int kLaneRows = kBytes / 8;  // weight rows in a vector whose 64-bit lanes hold 8 values of a row each
 
 // Fetches a block `ahead` bytes past p: the hardware's own prefetching stops at the end of each page.
 template <int Size, int Ahead> inline void fetch_ahead(const void * p) {
@@ -36,21 +96,15 @@ template <int Size, int Ahead> inline void fetch_ahead(const void * p) {
     }
 }
 
-inline float half_to_float(uint16_t half) { return _cvtsh_ss(half); }
-
 #if PMTP_SIMD == 64
-#define PMTP_SIMD_VNNI
 
 using Int = __m512i;
-using Float = __m512;
 
 inline Int load(const void * p) { return _mm512_loadu_si512(p); }
 inline Int zero() { return _mm512_setzero_si512(); }
-inline Float zero_float() { return _mm512_setzero_ps(); }
 inline Int broadcast8(int x) { return _mm512_set1_epi8((char) x); }
 inline Int broadcast32(int x) { return _mm512_set1_epi32(x); }
 inline Int broadcast64(const void * p) { return _mm512_set1_epi64(load_as<long long>(p)); }
-inline Float broadcast(float x) { return _mm512_set1_ps(x); }
 inline Int and_bits(Int a, Int b) { return _mm512_and_si512(a, b); }
 inline Int or_bits(Int a, Int b) { return _mm512_or_si512(a, b); }
 inline Int xor_bits(Int a, Int b) { return _mm512_xor_si512(a, b); }
@@ -60,13 +114,22 @@ inline Int add32(Int a, Int b) { return _mm512_add_epi32(a, b); }
 inline Int sub32(Int a, Int b) { return _mm512_sub_epi32(a, b); }
 inline Int mul32(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
 inline Float to_float(Int a) { return _mm512_cvtepi32_ps(a); }
-inline Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
 inline Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
 inline Float fnma(Float a, Float b, Float c) { return _mm512_fnmadd_ps(a, b, c); }
-// sum + four products of an unsigned and a signed byte a lane.
-inline Int dot(Int sum, Int u8, Int s8) { return _mm512_dpbusd_epi32(sum, u8, s8); }
-inline Int dot16(Int sum, Int a, Int b) { return _mm512_dpwssd_epi32(sum, a, b); }
 inline float total(Float a) { return _mm512_reduce_add_ps(a); }
+
+inline Int add16(Int a, Int b) { return _mm512_add_epi16(a, b); }
+inline Int shift_left32(Int a, int bits) { return _mm512_slli_epi32(a, (unsigned) bits); }
+inline Int absolute8(Int a) { return _mm512_abs_epi8(a); }
+// a with the signs of `signs`; anything where that is 0.
+inline Int signed8(Int a, Int signs) { return _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(signs), zero(), a); }
+// Sums of two products: of an unsigned and a signed byte each, which must fit 16 bits; of two 16-bit numbers each.
+inline Int pairs16(Int u8, Int s8) { return _mm512_maddubs_epi16(u8, s8); }
+inline Int pairs32(Int a, Int b) { return _mm512_madd_epi16(a, b); }
+inline Float round_to_integers(Float a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline Int32 to_int(Float a) { return (Int32) _mm512_cvtps_epi32(a); }
 
 // kLaneRows bytes, each zero-extended to 64 bits.
 inline Int widen8to64(uint64_t bytes) { return _mm512_cvtepu8_epi64(_mm_cvtsi64_si128((long long) bytes)); }
@@ -89,15 +152,12 @@ inline void store_pairs(float * result, Float a) {
 #else
 
 using Int = __m256i;
-using Float = __m256;
 
 inline Int load(const void * p) { return _mm256_loadu_si256((const __m256i *) p); }
 inline Int zero() { return _mm256_setzero_si256(); }
-inline Float zero_float() { return _mm256_setzero_ps(); }
 inline Int broadcast8(int x) { return _mm256_set1_epi8((char) x); }
 inline Int broadcast32(int x) { return _mm256_set1_epi32(x); }
 inline Int broadcast64(const void * p) { return _mm256_set1_epi64x(load_as<long long>(p)); }
-inline Float broadcast(float x) { return _mm256_set1_ps(x); }
 inline Int and_bits(Int a, Int b) { return _mm256_and_si256(a, b); }
 inline Int or_bits(Int a, Int b) { return _mm256_or_si256(a, b); }
 inline Int xor_bits(Int a, Int b) { return _mm256_xor_si256(a, b); }
@@ -107,23 +167,16 @@ inline Int add32(Int a, Int b) { return _mm256_add_epi32(a, b); }
 inline Int sub32(Int a, Int b) { return _mm256_sub_epi32(a, b); }
 inline Int mul32(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
 inline Float to_float(Int a) { return _mm256_cvtepi32_ps(a); }
-inline Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
 inline Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
 inline Float fnma(Float a, Float b, Float c) { return _mm256_fnmadd_ps(a, b, c); }
-#ifdef __AVXVNNI__
-#define PMTP_SIMD_VNNI
-inline Int dot(Int sum, Int u8, Int s8) { return _mm256_dpbusd_avx_epi32(sum, u8, s8); }
-#else
-// The sum of two products must fit 16 bits: |u8| <= 128 where |s8| <= 127.
-inline Int dot(Int sum, Int u8, Int s8) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(u8, s8), _mm256_set1_epi16(1)));
-}
-#endif
-
 inline Int add16(Int a, Int b) { return _mm256_add_epi16(a, b); }
+inline Int shift_left32(Int a, int bits) { return _mm256_slli_epi32(a, bits); }
+inline Int absolute8(Int a) { return _mm256_abs_epi8(a); }
+inline Int signed8(Int a, Int signs) { return _mm256_sign_epi8(a, signs); }
 inline Int pairs16(Int u8, Int s8) { return _mm256_maddubs_epi16(u8, s8); }
-inline Int both_halves(Int a) { return _mm256_or_si256(a, _mm256_slli_epi32(a, 16)); }
-inline Int dot16(Int sum, Int a, Int b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+inline Int pairs32(Int a, Int b) { return _mm256_madd_epi16(a, b); }
+inline Float round_to_integers(Float a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Int32 to_int(Float a) { return (Int32) _mm256_cvtps_epi32(a); }
 inline float total(Float a) {
     __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
@@ -146,11 +199,26 @@ inline void store_pairs(float * result, Float a) {
 
 #endif
 
+// sum + four products of an unsigned and a signed byte a lane. Without VNNI two of them must fit 16 bits: |u8| <= 128
+// where |s8| <= 127.
+#if PMTP_SIMD == 64 && defined(__AVX512VNNI__)
+#define PMTP_SIMD_VNNI
+inline Int dot(Int sum, Int u8, Int s8) { return _mm512_dpbusd_epi32(sum, u8, s8); }
+inline Int dot16(Int sum, Int a, Int b) { return _mm512_dpwssd_epi32(sum, a, b); }
+#elif PMTP_SIMD == 32 && defined(__AVXVNNI__)
+#define PMTP_SIMD_VNNI
+inline Int dot(Int sum, Int u8, Int s8) { return _mm256_dpbusd_avx_epi32(sum, u8, s8); }
+inline Int dot16(Int sum, Int a, Int b) { return add32(sum, pairs32(a, b)); }
+#else
+inline Int dot(Int sum, Int u8, Int s8) { return add32(sum, pairs32(pairs16(u8, s8), broadcast32(0x00010001))); }
+inline Int dot16(Int sum, Int a, Int b) { return add32(sum, pairs32(a, b)); }
+#endif
+
 // The factor that add_scaled_dots() takes, from a number below 64 in each 32-bit lane.
 #ifdef PMTP_SIMD_VNNI
 inline Int dots_scale(Int scale) { return scale; }
 #else
-inline Int dots_scale(Int scale) { return both_halves(scale); }
+inline Int dots_scale(Int scale) { return or_bits(scale, shift_left32(scale, 16)); }
 #endif
 
 // sum + scale times the products of 4-bit weights with 32 values, 8 of which each w[i] meets in every 64-bit lane.
@@ -170,6 +238,6 @@ inline Int add_scaled_dots(Int sum, const Int (&w)[4], const int8_t * values, In
 #endif
 }
 
-}  // namespace pmtp::products
-
 #endif  // PMTP_SIMD
+
+}  // namespace pmtp::cpu

@@ -1,7 +1,8 @@
 #include "kernels/attention/plan.h"
 
 #include "kernels/attention/cpu/decode.h"
-#include "kernels/attention/cpu/simd.h"
+#include "kernels/cpu/exp.h"
+#include "kernels/cpu/simd.h"
 
 #include <algorithm>
 #include <cmath>
@@ -83,20 +84,20 @@ struct Scratch {
 
 // logits[c][i] for kColumns columns and kDots cells.
 PMTP_INLINE void dot(const float * q, const float * k, int size, float * logits) {
-    Vec sums[kColumns * kDots] = {};
+    Float sums[kColumns * kDots] = {};
     for (int d = 0; d < size; d += kLanes) {
-        Vec cells[kDots];
+        Float cells[kDots];
         for (int i = 0; i < kDots; i++) {
-            cells[i] = load(k + i * size + d);
+            cells[i] = load_floats(k + i * size + d);
         }
         for (int c = 0; c < kColumns; c++) {
-            const Vec x = load(q + c * size + d);
+            const Float x = load_floats(q + c * size + d);
             for (int i = 0; i < kDots; i++) {
                 sums[c * kDots + i] += x * cells[i];
             }
         }
     }
-    const Vec all = totals(sums);
+    const Float all = totals(sums);
     for (int c = 0; c < kColumns; c++) {
         std::memcpy(logits + c * kCells, (const float *) &all + c * kDots, kDots * sizeof(float));
     }
@@ -105,19 +106,19 @@ PMTP_INLINE void dot(const float * q, const float * k, int size, float * logits)
 // values[c] = values[c] * factors[c] + weights[c] . v for kColumns columns and kStep values; n cells of v, 64 apart.
 PMTP_INLINE void accumulate(const float * weights, const float * factors, const float * v, int n, float * values,
                             int head_size) {
-    Vec sums[kColumns][kDots];
+    Float sums[kColumns][kDots];
     for (int c = 0; c < kColumns; c++) {
         for (int i = 0; i < kDots; i++) {
-            sums[c][i] = load(values + c * head_size + i * kLanes) * factors[c];
+            sums[c][i] = load_floats(values + c * head_size + i * kLanes) * factors[c];
         }
     }
     for (int t = 0; t < n; t++) {
-        Vec cell[kDots];
+        Float cell[kDots];
         for (int i = 0; i < kDots; i++) {
-            cell[i] = load(v + t * 64 + i * kLanes);
+            cell[i] = load_floats(v + t * 64 + i * kLanes);
         }
         for (int c = 0; c < kColumns; c++) {
-            const Vec w = broadcast(weights[c * kCells + t]);
+            const Float w = broadcast(weights[c * kCells + t]);
             for (int i = 0; i < kDots; i++) {
                 sums[c][i] += w * cell[i];
             }
@@ -132,16 +133,16 @@ PMTP_INLINE void accumulate(const float * weights, const float * factors, const 
 
 // Logits to weights for one column; updates its maximum and sum and returns the factor of what was accumulated before.
 PMTP_INLINE float soften(float * weights, const float * mask, float scale, float softcap, float & max, float & sum) {
-    const Vec hidden = broadcast(-INFINITY);
-    Vec largest = hidden;
+    const Float hidden = broadcast(-INFINITY);
+    Float largest = hidden;
     for (int t = 0; t < kCells; t += kLanes) {
-        Vec x = load(weights + t) * scale;
+        Float x = load_floats(weights + t) * scale;
         if (softcap != 0.0f) {
             for (int i = 0; i < kLanes; i++) {
                 x[i] = softcap * std::tanh(x[i] / softcap);
             }
         }
-        const Vec m = load(mask + t);
+        const Float m = load_floats(mask + t);
         x = m == hidden ? hidden : x + m;  // a masked cell may hold anything, NaN included
         largest = x > largest ? x : largest;
         store(weights + t, x);
@@ -153,14 +154,14 @@ PMTP_INLINE float soften(float * weights, const float * mask, float scale, float
     }
     const float new_max = std::max(max, tile_max);
     const float factor = new_max == max ? 1.0f : std::exp(max - new_max);
-    Vec tile_sum{};
+    Float tile_sum{};
     for (int t = 0; t < kCells; t += kLanes) {
-        const Vec w = exp_nonpositive(load(weights + t) - new_max);
+        const Float w = exp_nonpositive(load_floats(weights + t) - new_max);
         tile_sum += w;
         store(weights + t, w);
     }
     max = new_max;
-    sum = sum * factor + total(tile_sum);
+    sum = sum * factor + total_in_order(tile_sum);
     return factor;
 }
 
@@ -174,7 +175,7 @@ void merge_column(float & max, float & sum, float * values, float other_max, flo
     sum = sum * ours + other_sum * theirs;
     max = new_max;
     for (int d = 0; d < size; d += kLanes) {
-        store(values + d, load(values + d) * ours + load(other + d) * theirs);
+        store(values + d, load_floats(values + d) * ours + load_floats(other + d) * theirs);
     }
 }
 
@@ -415,7 +416,7 @@ void Plan::finish(const Tile & tile, int column, float max, float sum, const flo
     const int size = task_.v.head_size;
     float * result = task_.result + ((tile.batch * (int64_t) task_.n_rows + row) * task_.n_heads + head) * size;
     for (int d = 0; d < size; d += kLanes) {
-        store(result + d, load(values + d) * factor);
+        store(result + d, load_floats(values + d) * factor);
     }
 }
 

@@ -3,45 +3,16 @@
 #pragma once
 
 #include "kernels/attention/plan.h"
-#include "kernels/attention/cpu/simd.h"
+#include "kernels/cpu/half.h"
+#include "kernels/cpu/simd.h"
 #include "turboquant/codebook.h"
 #include "turboquant/turboquant.h"
 
-#if defined(__F16C__) || defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 namespace pmtp::attention {
 
-inline float half_to_float(uint16_t half) {
-#ifdef __F16C__
-    return _cvtsh_ss(half);
-#else
-    const uint32_t sign = (uint32_t) (half & 0x8000) << 16, exponent = half >> 10 & 31, mantissa = half & 0x3ff;
-    float value;
-    if (exponent == 0) {
-        value = (float) mantissa * 0x1p-24f;
-    } else {
-        const uint32_t bits = (exponent == 31 ? 255u : exponent + 112) << 23 | mantissa << 13;
-        std::memcpy(&value, &bits, sizeof(value));
-    }
-    return sign ? -value : value;
-#endif
-}
+using namespace cpu;
 
-inline void halves_to_floats(const uint16_t * halves, float * x, int n) {
-    int i = 0;
-#ifdef __F16C__
-    for (; i + 8 <= n; i += 8) {
-        _mm256_storeu_ps(x + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) (halves + i))));
-    }
-#endif
-    for (; i < n; i++) {
-        x[i] = half_to_float(halves[i]);
-    }
-}
-
-#ifdef __AVX512F__
+#if PMTP_SIMD == 64
 
 // A table look-up takes the low four bits of each lane's index, so the bits above need no masking. Tables of 2-bit
 // indices repeat four times: then the next two bits do not matter either.

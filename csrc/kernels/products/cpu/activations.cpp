@@ -1,5 +1,6 @@
 #include "kernels/products/cpu/activations.h"
 
+#include "kernels/cpu/half.h"
 #include "kernels/cpu/simd.h"
 
 #include <cstring>
@@ -84,7 +85,7 @@ void Activations::quantize(const float * x, int64_t row, int64_t begin, int64_t 
         int sums[2];
         if (block_ == Block::k32) {
             round32(x + b * size, inverse, values + b * size, sums);
-            scales[b] = _cvtsh_ss(_cvtss_sh(scale, _MM_FROUND_TO_NEAREST_INT));
+            scales[b] = cpu::rounded_to_half(scale);
             ((int32_t *) r.corrections)[b] = -4 * (sums[0] + sums[1]);
             continue;
         }

@@ -1,7 +1,8 @@
 // Weights in ggml's plain layouts: a vector holds successive values of one weight row, whose lanes are added once, at
 // the end.
-#include "kernels/products/cpu/kernels.h"
+#include "kernels/cpu/half.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/products/cpu/kernels.h"
 
 #include <cstddef>
 
@@ -9,6 +10,8 @@
 
 namespace pmtp::products {
 namespace {
+
+using namespace cpu;
 
 struct BlockQ8_0 {
     uint16_t d;
@@ -30,9 +33,9 @@ inline SignedWeights signed_weights(Int w) { return { w, sub32(zero(), dot(zero(
 inline Int signed_activations(const int8_t * x) { return xor_bits(load(x), broadcast8(0x80)); }
 inline Int signed_dot(const SignedWeights & w, Int x) { return dot(w.start, x, w.values); }
 #else
-inline SignedWeights signed_weights(Int w) { return { w, _mm256_abs_epi8(w) }; }
+inline SignedWeights signed_weights(Int w) { return { w, absolute8(w) }; }
 inline Int signed_activations(const int8_t * x) { return load(x); }
-inline Int signed_dot(const SignedWeights & w, Int x) { return dot(zero(), w.start, _mm256_sign_epi8(x, w.values)); }
+inline Int signed_dot(const SignedWeights & w, Int x) { return dot(zero(), w.start, signed8(x, w.values)); }
 #endif
 
 #if PMTP_SIMD == 64
@@ -76,7 +79,7 @@ void q8_0_columns(const BlockQ8_0 * weights, int64_t n_blocks, const Row * rows,
             const Int x = signed_activations(rows[n].values + b * 32);
             const Float d = spread_scales(rows[n].scales + b);
             for (int c = 0; c < C; c++) {
-                sums[c][n] = fma(to_float(signed_dot(w[c], x)), mul(scale[c], d), sums[c][n]);
+                sums[c][n] = fma(to_float(signed_dot(w[c], x)), scale[c] * d, sums[c][n]);
             }
         }
     }

@@ -2,8 +2,8 @@
 //
 // A 64-bit lane of a decoded vector holds 8 successive values of one weight row. Multiplied with 8 broadcast
 // activations, its sum lies in two neighbouring 32-bit lanes, which are added once, at the end.
-#include "kernels/products/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/products/cpu/kernels.h"
 
 #include <cstddef>
 
@@ -11,6 +11,8 @@
 
 namespace pmtp::products {
 namespace {
+
+using namespace cpu;
 
 constexpr int kColumns = 8;                   // weight rows in a block
 constexpr int kParts = kColumns / kLaneRows;  // vectors that hold one value group of all of them
@@ -60,7 +62,7 @@ void q4_0_groups(const BlockQ4_0x8 * weights, int part, int64_t n_blocks, const 
                 }
             }
             for (int g = 0; g < G; g++) {
-                sums[g][n] = fma(to_float(dots[g]), mul(scale[g], d), sums[g][n]);
+                sums[g][n] = fma(to_float(dots[g]), scale[g] * d, sums[g][n]);
             }
         }
     }
@@ -155,8 +157,8 @@ void q4_K_parts(const BlockQ4_Kx8 * weights, int part, int64_t n_blocks, const R
                 const Int min =
                     dot16(dot16(zero(), mins[p][0], broadcast64(sums32)), mins[p][1], broadcast64(sums32 + 4));
                 const Float scale = broadcast(rows[n].scales[b]);
-                sums[p][n] = fma(to_float(dots[p][n]), mul(d, scale), sums[p][n]);
-                sums[p][n] = fnma(to_float(min), mul(dmin, scale), sums[p][n]);
+                sums[p][n] = fma(to_float(dots[p][n]), d * scale, sums[p][n]);
+                sums[p][n] = fnma(to_float(min), dmin * scale, sums[p][n]);
             }
         }
     }
