@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from pyllama_mtp.convert.checkpoint import StoredTensor, open_checkpoint, read_json
+from pyllama_mtp.convert.config import CENTROIDS, LM_HEAD, TOKEN_ORDERING, read_config
 from pyllama_mtp.convert.output import check_destination, write_gguf, write_mixture
 from pyllama_mtp.convert.tokenizer import tokenizer_metadata
 from pyllama_mtp.errors import ConversionError
 from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry
-from pyllama_mtp.gguf.gemma4_assistant import CENTROIDS, LM_HEAD, PREFIX, TOKEN_ORDERING, AssistantConfig, TensorSpec
+from pyllama_mtp.gguf.gemma4_assistant import PREFIX, AssistantConfig, TensorSpec
 from pyllama_mtp.gguf.quantize import encode
 
 PLAIN_OUTTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")  # one type for all matrices
@@ -46,7 +47,7 @@ def convert_assistant(
     folder, out = Path(model_dir), Path(out)
     if not folder.is_dir():
         raise ConversionError(f"{folder} is not a folder")
-    config = AssistantConfig.from_json(read_json(folder / "config.json"))
+    config = read_config(read_json(folder / "config.json"))
     stored = open_checkpoint(folder)
     inputs = {tensor.path for tensor in stored.values()} | {*folder.glob("*.json"), *folder.glob("*.jinja")}
     check_destination(out, inputs)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyllama_mtp.convert.assistant import OUTTYPES, convert_assistant
-from pyllama_mtp.convert.upgrade import OLD_LAYOUTS, upgrade_assistant
+from pyllama_mtp.convert.upgrade import upgrade_assistant
 from pyllama_mtp.errors import ConversionError, one_line
+from pyllama_mtp.gguf.gemma4_assistant import OLD_LAYOUTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -13,47 +12,10 @@ from pyllama_mtp.errors import ConversionError, ModelLoadError, shown
 from pyllama_mtp.gguf import gemma4_checks
 from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry, GGUFFile, TensorInfo, read_header
 from pyllama_mtp.gguf.gemma4 import ROTATED_SHARE
-from pyllama_mtp.gguf.gemma4_assistant import PREFIX, AssistantConfig, Layer
+from pyllama_mtp.gguf.gemma4_assistant import OLD_LAYOUTS, ORDERED, PREFIX, AssistantConfig, Layer, OldLayout
 from pyllama_mtp.gguf.gemma4_checks import MAX_HEAD_SIZE, MAX_HEADS, MAX_LENGTH, MAX_WIDTH, ROPE_FACTORS, WEIGHT_TYPES
 from pyllama_mtp.gguf.hyperparameters import HyperParameters
 from pyllama_mtp.gguf.quantize import DECODED_TYPES, decode
-
-_ORDERED = "use_ordered_embeddings"  # the flag of both: the centroid head is there
-
-
-@dataclass(frozen=True, slots=True)
-class OldLayout:
-    """What an older layout calls what: keys without the architecture, and tensors."""
-
-    n_embd_backbone: str
-    n_centroids: str
-    top_k: str
-    centroids: str  # [E, n_centroids], of any type
-    token_ordering: str  # i32 [V]
-    pre_projection: str
-    post_projection: str
-
-
-OLD_LAYOUTS = {
-    "gemma4_assistant": OldLayout(
-        "n_embd_backbone",
-        "n_centroids",
-        "centroid_top_k",
-        "mtp.centroids.weight",
-        "mtp.token_ordering.weight",
-        "mtp.pre_projection.weight",
-        "mtp.post_projection.weight",
-    ),
-    "gemma4_mtp": OldLayout(
-        "backbone_embedding_length",
-        "centroid_count",
-        "centroid_top_k",
-        "mtp_centroids.weight",
-        "mtp_token_ordering.weight",
-        "mtp_pre_proj.weight",
-        "mtp_post_proj.weight",
-    ),
-}
 
 
 def upgrade_assistant(old: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
@@ -137,9 +99,9 @@ def _same(p: HyperParameters, key: str, most: int, n_layer: int) -> int:
 
 
 def _has_centroids(p: HyperParameters, layout: OldLayout) -> bool:
-    ordered = p.header.metadata.get(f"{p.prefix}.{_ORDERED}", layout.centroids in p.header.tensors)
+    ordered = p.header.metadata.get(f"{p.prefix}.{ORDERED}", layout.centroids in p.header.tensors)
     if not isinstance(ordered, bool):
-        raise p.fail(_ORDERED, repr(ordered), "a boolean")
+        raise p.fail(ORDERED, repr(ordered), "a boolean")
     return ordered
 
 
@@ -177,7 +139,7 @@ def _metadata(header: GGUFFile, layout: OldLayout, config: AssistantConfig) -> d
     have comes from the configuration.
     """
     old = f"{header.architecture}."
-    special = (layout.n_embd_backbone, layout.n_centroids, layout.top_k, _ORDERED)
+    special = (layout.n_embd_backbone, layout.n_centroids, layout.top_k, ORDERED)
     own: dict[str, Entry] = {"general.architecture": Entry("string", PREFIX)}
     others: dict[str, Entry] = {}
     carried: dict[str, Entry] = {}

@@ -13,8 +13,8 @@ from pyllama_mtp import ConversionError
 from pyllama_mtp.convert import convert_assistant
 from pyllama_mtp.convert.assistant import PLAIN_OUTTYPES
 from pyllama_mtp.convert.cli import main
+from pyllama_mtp.convert.config import CENTROIDS, TOKEN_ORDERING, read_config
 from pyllama_mtp.gguf.format import read_header
-from pyllama_mtp.gguf.gemma4_assistant import CENTROIDS, TOKEN_ORDERING, AssistantConfig
 from pyllama_mtp.gguf.quantize import from_bf16, to_bf16
 from support.checkpoints import N_VOCAB, config_json, random_tensors, safetensors_bytes, write_checkpoint
 
@@ -69,7 +69,7 @@ def test_the_file_has_the_portable_layout(tmp_path: Path, centroids: int):
     assert len(gguf.metadata["tokenizer.ggml.tokens"]) == N_VOCAB
     assert gguf.metadata["tokenizer.ggml.tokens"][2] == "<bos>"
     assert gguf.metadata["tokenizer.ggml.token_type"][[2, 8, 300]].tolist() == [3, 6, 1]
-    specs = AssistantConfig.from_json(config).tensors()
+    specs = read_config(config).tensors()
     assert set(gguf.tensors) == {s.gguf_name for s in specs.values()} | {"rope_freqs.weight"}
     for name, spec in specs.items():
         assert gguf.tensors[spec.gguf_name].shape == spec.shape[::-1]

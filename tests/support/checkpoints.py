@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyllama_mtp.gguf.gemma4_assistant import CENTROIDS, TOKEN_ORDERING, AssistantConfig
+from pyllama_mtp.convert.config import CENTROIDS, TOKEN_ORDERING, read_config
 from pyllama_mtp.gguf.quantize import to_bf16
 from pyllama_mtp.gguf.random_weights import synthetic_tokenizer
 
@@ -54,7 +54,7 @@ def config_json(*, centroids: int = 32, architecture: str = "Gemma4AssistantForC
 def random_tensors(config: dict, seed: int = 0) -> dict[str, np.ndarray]:
     """float32 tensors of every name that the configuration asks for; int64 for the ordering."""
     random = np.random.default_rng(seed)
-    parsed = AssistantConfig.from_json(config)
+    parsed = read_config(config)
     tensors = {name: random.standard_normal(spec.shape, np.float32) for name, spec in parsed.tensors().items()}
     if parsed.n_centroids:
         tensors[CENTROIDS] = random.standard_normal((parsed.n_centroids, parsed.n_embd), np.float32)
