@@ -33,6 +33,15 @@ namespace {
 
 using pmtp::Error;
 using pmtp::format;
+using pmtp::Status;
+
+static_assert((int) pmtp::Status::invalid_argument == PMTP_ERROR_INVALID_ARGUMENT &&
+              (int) pmtp::Status::model_load == PMTP_ERROR_MODEL_LOAD &&
+              (int) pmtp::Status::incompatible_head == PMTP_ERROR_INCOMPATIBLE_HEAD &&
+              (int) pmtp::Status::context_overflow == PMTP_ERROR_CONTEXT_OVERFLOW &&
+              (int) pmtp::Status::out_of_memory == PMTP_ERROR_OUT_OF_MEMORY &&
+              (int) pmtp::Status::busy == PMTP_ERROR_BUSY && (int) pmtp::Status::internal == PMTP_ERROR_INTERNAL);
+static_assert(pmtp::kMaxDraft == PMTP_MAX_DRAFT && pmtp::kDraftAuto == PMTP_DRAFT_AUTO);
 
 thread_local std::string last_error;
 
@@ -43,7 +52,7 @@ template <typename Body> pmtp_status guarded(Body body) noexcept {
             return PMTP_OK;
         } catch (const Error & e) {
             last_error = e.what();
-            return e.status;
+            return (pmtp_status) e.status;
         } catch (const std::bad_alloc &) {
             last_error = "out of memory";
             return PMTP_ERROR_OUT_OF_MEMORY;
@@ -61,7 +70,7 @@ template <typename Body> pmtp_status guarded(Body body) noexcept {
 
 void require(bool ok, const std::string & message) {
     if (!ok) {
-        throw Error(PMTP_ERROR_INVALID_ARGUMENT, message);
+        throw Error(Status::invalid_argument, message);
     }
 }
 
@@ -121,7 +130,7 @@ llama_ftype mixture(const std::string & type) {
             return ftype;
         }
     }
-    throw Error(PMTP_ERROR_INVALID_ARGUMENT,
+    throw Error(Status::invalid_argument,
                 format("type is %s, expected q2_k, q3_k_s, q3_k_m, q3_k_l, q4_k_s, q4_k_m, q5_k_s, q5_k_m or q6_k",
                        type.c_str()));
 }
@@ -218,11 +227,10 @@ pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_to
         require_between("n_batch", n_batch, 1, pmtp::kMaxOutputs);
         pmtp::Session & session = model->session();
         if (model->busy) {
-            throw Error(PMTP_ERROR_BUSY, "a generation is running on this model");
+            throw Error(Status::busy, "a generation is running on this model");
         }
         if (n_tokens > session.n_ctx()) {
-            throw Error(PMTP_ERROR_CONTEXT_OVERFLOW,
-                        format("%d tokens, the context holds %d", n_tokens, session.n_ctx()));
+            throw Error(Status::context_overflow, format("%d tokens, the context holds %d", n_tokens, session.n_ctx()));
         }
         session.abort = false;
         session.truncate(0);
@@ -246,7 +254,7 @@ pmtp_status pmtp_generation_start(pmtp_model * model, const int32_t * prompt, in
         require(n_prompt >= 1, "the prompt is empty");
         check(*model, *params);
         if (model->busy) {
-            throw Error(PMTP_ERROR_BUSY, "another generation lives on this model: finish or close it first");
+            throw Error(Status::busy, "another generation lives on this model: finish or close it first");
         }
         std::vector<int32_t> end_tokens(params->stop_tokens, params->stop_tokens + params->n_stop_tokens);
         if (!params->ignore_eos) {
@@ -294,7 +302,7 @@ pmtp_status pmtp_quantize(const char * path, const char * out_path, const char *
         params.nthread = n_threads;
         const pmtp::ErrorLines errors;
         if (llama_model_quantize(path, out_path, &params) != 0) {
-            throw Error(PMTP_ERROR_MODEL_LOAD,
+            throw Error(Status::model_load,
                         format("llama.cpp could not quantise %s to %s: %s", path, out_path, errors.text().c_str()));
         }
     });

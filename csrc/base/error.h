@@ -1,8 +1,6 @@
 // Failures inside the library: thrown as Error, turned into a status and a message by the C entry points.
 #pragma once
 
-#include "pyllama_mtp.h"
-
 #include <cstdarg>
 #include <cstdio>
 #include <stdexcept>
@@ -10,9 +8,20 @@
 
 namespace pmtp {
 
+// Kinds of failure, by the numbers of pmtp_status.
+enum class Status {
+    invalid_argument = 1,
+    model_load,
+    incompatible_head,
+    context_overflow,
+    out_of_memory,
+    busy,
+    internal,
+};
+
 struct Error : std::runtime_error {
-    Error(pmtp_status status, const std::string & message) : std::runtime_error(message), status(status) {}
-    pmtp_status status;
+    Error(Status status, const std::string & message) : std::runtime_error(message), status(status) {}
+    Status status;
 };
 
 #if defined(__GNUC__)

@@ -10,7 +10,7 @@ namespace pmtp {
 namespace {
 
 std::mutex receiver_mutex;
-pmtp_log_fn receiver = nullptr;
+LogReceiver receiver = nullptr;
 void * receiver_user = nullptr;
 thread_local std::string * error_lines = nullptr;
 
@@ -41,7 +41,7 @@ const bool installed = [] {
 
 }  // namespace
 
-void set_log(pmtp_log_fn log, void * user) {
+void set_log(LogReceiver log, void * user) {
     const std::lock_guard<std::mutex> lock(receiver_mutex);
     receiver = log;
     receiver_user = user;

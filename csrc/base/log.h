@@ -1,13 +1,15 @@
 // Native log lines: handed to the caller's receiver, and remembered where a failure has to be explained.
 #pragma once
 
-#include "pyllama_mtp.h"
-
+#include <cstdint>
 #include <string>
 
 namespace pmtp {
 
-void set_log(pmtp_log_fn log, void * user);
+// As pmtp_log_fn.
+using LogReceiver = void (*)(int32_t level, const char * text, void * user);
+
+void set_log(LogReceiver log, void * user);
 
 // Collects the error lines that llama.cpp logs on this thread while it lives: its loaders report causes in no other
 // way.

@@ -29,13 +29,13 @@ DraftLength::DraftLength(int fixed, DraftHistory & history, bool learns)
       history_(history),
       learns_(learns),
       undrafted_(kAtOnce) {  // a new text may be another kind of text
-    if (fixed_ == PMTP_DRAFT_AUTO) {
+    if (fixed_ == kDraftAuto) {
         history_.rates = history_.rates.faded();
     }
 }
 
 int DraftLength::next(int limit) {
-    if (fixed_ != PMTP_DRAFT_AUTO) {
+    if (fixed_ != kDraftAuto) {
         return std::min(fixed_, limit);
     }
     decide();
@@ -43,7 +43,7 @@ int DraftLength::next(int limit) {
 }
 
 void DraftLength::observe(int drafted, int accepted, double seconds) {
-    if (fixed_ != PMTP_DRAFT_AUTO) {
+    if (fixed_ != kDraftAuto) {
         return;
     }
     if (learns_ && drafted == last_) {

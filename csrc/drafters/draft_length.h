@@ -5,10 +5,11 @@
 #pragma once
 
 #include "drafters/acceptance_rates.h"
-#include "pyllama_mtp.h"
 #include "drafters/round_costs.h"
 
 namespace pmtp {
+
+constexpr int kDraftAuto = -1;  // the number of drafts is chosen every round
 
 // What "auto" has learnt. Kept with the model, so that a short generation need not learn it again.
 struct DraftHistory {
@@ -20,7 +21,7 @@ struct DraftHistory {
 
 class DraftLength {
   public:
-    // fixed: 0..PMTP_MAX_DRAFT, or PMTP_DRAFT_AUTO, which goes on with `history`. learns: whether measured times count;
+    // fixed: 0..kMaxDraft, or kDraftAuto, which goes on with `history`. learns: whether measured times count;
     // if not, the choice follows from the history and the outcomes alone, so that it repeats.
     DraftLength(int fixed, DraftHistory & history, bool learns);
 

@@ -1,20 +1,13 @@
 // What the draft/verify loop knows about a drafter.
 #pragma once
 
-#include "sampling/distribution.h"
+#include "sampling/draft.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 namespace pmtp {
-
-// How drafts are drawn from the head's distribution.
-enum class Draw {
-    greedy,   // the most probable token
-    coupled,  // under the noise that the target draws its own token with, so that the two agree as often as they can
-    independent,  // under noise of their own; the distribution is returned with the draft
-};
 
 struct DraftRequest {
     int32_t token;        // the last one, not in the KV cache yet
@@ -25,11 +18,6 @@ struct DraftRequest {
     Warp warp;  // of the head's distribution, as of the target's
     uint64_t seed;
     uint64_t counter;  // of independent draws: step i uses counter + i
-};
-
-struct Draft {
-    int32_t token;
-    std::vector<WeightedToken> q;  // what it was drawn from; empty unless the draw was independent
 };
 
 class Drafter {

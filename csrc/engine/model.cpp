@@ -29,7 +29,7 @@ ggml_type cache_type(const char * name) {
         }
         known += (known.empty() ? "" : ", ") + std::string(ggml_type_name(type));
     }
-    throw Error(PMTP_ERROR_INVALID_ARGUMENT,
+    throw Error(Status::invalid_argument,
                 format("KV cache type '%s' is unknown; known are %s", name ? name : "", known.c_str()));
 }
 
@@ -39,11 +39,11 @@ CacheTypes cache_types(const pmtp_model_params & p, const llama_model * model) {
     t.v_swa = p.cache_type_v_swa != nullptr ? cache_type(p.cache_type_v_swa) : t.v;
     if ((t.k_swa != t.k || t.v_swa != t.v) && llama_model_n_swa(model) == 0) {
         throw Error(
-            PMTP_ERROR_INVALID_ARGUMENT,
+            Status::invalid_argument,
             "cache types for the sliding layers are given, and this model has no sliding layers: leave them out");
     }
     if (p.flash_attention == 0 && (ggml_is_quantized(t.v) || ggml_is_quantized(t.v_swa))) {
-        throw Error(PMTP_ERROR_INVALID_ARGUMENT,
+        throw Error(Status::invalid_argument,
                     "a quantised cache_type_v needs flash attention; leave it on or choose f16");
     }
     return t;
@@ -52,7 +52,7 @@ CacheTypes cache_types(const pmtp_model_params & p, const llama_model * model) {
 llama_context_params context_params(const pmtp_model_params & p, const CacheTypes & types, const llama_model * model) {
     const auto require = [](bool ok, const char * what, int value, const char * range) {
         if (!ok) {
-            throw Error(PMTP_ERROR_INVALID_ARGUMENT, format("%s is %d, expected %s", what, value, range));
+            throw Error(Status::invalid_argument, format("%s is %d, expected %s", what, value, range));
         }
     };
     require(p.n_ctx >= 0, "n_ctx", p.n_ctx, "0 (as trained) or more");
@@ -81,12 +81,12 @@ llama_model * load_target(const std::string & path, const pmtp_model_params & pa
     const ErrorLines errors;
     llama_model * model = llama_model_load_from_file(path.c_str(), m);
     if (model == nullptr) {
-        throw Error(PMTP_ERROR_MODEL_LOAD, "cannot load " + path + ": " + errors.text());
+        throw Error(Status::model_load, "cannot load " + path + ": " + errors.text());
     }
     for (const auto & [name, tensor] : llama_internal_get_tensor_map(model)) {
         if (pmtp_is_turbo(tensor->type)) {
             llama_model_free(model);
-            throw Error(PMTP_ERROR_MODEL_LOAD,
+            throw Error(Status::model_load,
                         format("cannot load %s: tensor %s has type %d, which is not a type of model files",
                                path.c_str(), name.c_str(), (int) tensor->type));
         }
@@ -103,10 +103,10 @@ void check_rotation(const llama_kv_cache & cache, ggml_type k, ggml_type v) {
                rotated_v = cache.build_input_v_rot(ctx.get()) != nullptr;
     for (const auto & [type, rotated] : { std::pair{ k, rotated_k }, std::pair{ v, rotated_v } }) {
         if (pmtp_is_turbo(type) && !rotated) {
-            throw Error(PMTP_ERROR_MODEL_LOAD, format("KV cache type %s needs rotated heads: all heads of a cache must "
-                                                      "have one size, a multiple of 64, and LLAMA_ATTN_ROT_DISABLE "
-                                                      "must not be set; choose q4_0 or f16",
-                                                      ggml_type_name(type)));
+            throw Error(Status::model_load, format("KV cache type %s needs rotated heads: all heads of a cache must "
+                                                   "have one size, a multiple of 64, and LLAMA_ATTN_ROT_DISABLE "
+                                                   "must not be set; choose q4_0 or f16",
+                                                   ggml_type_name(type)));
         }
     }
 }
@@ -119,7 +119,7 @@ void check_rotation(llama_context * context, const CacheTypes & types) {
     } else if (const auto * cache = dynamic_cast<const llama_kv_cache *>(memory)) {
         check_rotation(*cache, types.k, types.v);
     } else if (pmtp_is_turbo(types.k) || pmtp_is_turbo(types.v)) {
-        throw Error(PMTP_ERROR_MODEL_LOAD,
+        throw Error(Status::model_load,
                     "TurboQuant cache types need a model with an ordinary or sliding-window KV cache; choose f16");
     }
 }
@@ -144,7 +144,7 @@ Model::Model(const std::string & target_path, const char * head_path, const pmtp
       n_threads_(params.n_threads) {
     metadata_ = read_metadata(target_.get());
     if (!llama_model_has_decoder(target_.get()) || llama_model_has_encoder(target_.get())) {
-        throw Error(PMTP_ERROR_MODEL_LOAD, target_path + " is not a text generation model");
+        throw Error(Status::model_load, target_path + " is not a text generation model");
     }
     const CacheTypes types = cache_types(params, target_.get());
     const llama_context_params context = context_params(params, types, target_.get());
@@ -173,7 +173,7 @@ void Model::load_head(const char * path) {
     const auto * cache = dynamic_cast<const llama_kv_cache_iswa *>(llama_get_memory(session_->context()));
     const char * architecture = metadata("general.architecture");
     if (cache == nullptr || architecture == nullptr || std::string(architecture) != "gemma4") {
-        throw Error(PMTP_ERROR_INCOMPATIBLE_HEAD,
+        throw Error(Status::incompatible_head,
                     format("the target's architecture is %s; an MTP head needs a gemma4 target",
                            architecture ? architecture : "unknown"));
     }

@@ -5,6 +5,7 @@
 #include "drafters/drafter.h"
 #include "drafters/gemma4/mtp_head.h"
 #include "engine/session.h"
+#include "pyllama_mtp.h"
 
 #include "llama.h"
 

@@ -106,7 +106,7 @@ bool OutputRows::select(ggml_tensor * logits) {
 
 TargetRow OutputRows::row(int i) {
     if (i < 0 || i >= kept_->ne[1]) {
-        throw Error(PMTP_ERROR_INTERNAL, format("no output row %d", i));
+        throw Error(Status::internal, format("no output row %d", i));
     }
     if (selected_ == nullptr) {
         return { reinterpret_cast<float *>(static_cast<char *>(kept_->data) + i * kept_->nb[1]) };

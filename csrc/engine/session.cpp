@@ -17,7 +17,7 @@ ggml_threadpool * new_threads(int n) {
     ggml_threadpool_params params = ggml_threadpool_params_default(n);
     ggml_threadpool * pool = ggml_threadpool_new(&params);
     if (pool == nullptr) {
-        throw Error(PMTP_ERROR_OUT_OF_MEMORY, format("could not start %d threads", n));
+        throw Error(Status::out_of_memory, format("could not start %d threads", n));
     }
     return pool;
 }
@@ -33,7 +33,7 @@ Session::Session(llama_model * model, const llama_context_params & params, bool 
     p.abort_callback_data = &abort;
     context_.reset(llama_init_from_model(model, p));
     if (!context_) {
-        throw Error(PMTP_ERROR_OUT_OF_MEMORY, "llama.cpp could not create a context");
+        throw Error(Status::out_of_memory, "llama.cpp could not create a context");
     }
     n_ctx_ = params.n_ctx != 0 ? (int) params.n_ctx : llama_model_n_ctx_train(model);
     n_batch_ = (int) std::min(llama_n_batch(context_.get()), llama_n_ubatch(context_.get()));
@@ -49,8 +49,8 @@ Session::~Session() { llama_batch_free(batch_); }
 
 bool Session::evaluate(const int32_t * tokens, int n, int n_outputs, const Wanted & wanted) {
     if (n < 1 || n_outputs < 0 || n_outputs > std::min(n, kMaxOutputs) || (int) tokens_.size() + n > n_ctx_) {
-        throw Error(PMTP_ERROR_INTERNAL, format("evaluate: %d tokens, %d outputs, %zu of %d positions used", n,
-                                                n_outputs, tokens_.size(), n_ctx_));
+        throw Error(Status::internal, format("evaluate: %d tokens, %d outputs, %zu of %d positions used", n, n_outputs,
+                                             tokens_.size(), n_ctx_));
     }
     const int first_output = n - n_outputs;
     for (int done = 0; done < n;) {
@@ -75,7 +75,7 @@ bool Session::evaluate(const int32_t * tokens, int n, int n_outputs, const Wante
         }
         if (status != 0) {
             const bool full = status == 1;
-            throw Error(full ? PMTP_ERROR_CONTEXT_OVERFLOW : PMTP_ERROR_INTERNAL,
+            throw Error(full ? Status::context_overflow : Status::internal,
                         full ? format("no free KV cells for %d tokens after %zu", size, tokens_.size())
                              : format("llama_decode failed with status %d", status));
         }
@@ -97,7 +97,7 @@ TargetRow Session::output(int row) {
     }
     float * logits = llama_get_logits_ith(context_.get(), first_output_ + row);
     if (logits == nullptr) {
-        throw Error(PMTP_ERROR_INTERNAL, format("no logits for output row %d", row));
+        throw Error(Status::internal, format("no logits for output row %d", row));
     }
     return { logits };
 }
@@ -105,7 +105,7 @@ TargetRow Session::output(int row) {
 const float * Session::state(int row) const {
     const float * data = llama_get_embeddings_nextn_ith(context_.get(), first_output_ + row);
     if (data == nullptr) {
-        throw Error(PMTP_ERROR_INTERNAL, format("no state for output row %d", row));
+        throw Error(Status::internal, format("no state for output row %d", row));
     }
     return data;
 }

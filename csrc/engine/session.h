@@ -19,7 +19,7 @@ constexpr int kMaxOutputs = 32;  // rows of logits that one batch may ask for
 
 class Session {
   public:
-    // n_ctx 0: as trained. Throws Error(OUT_OF_MEMORY) if the context cannot be made.
+    // n_ctx 0: as trained. Throws Error(out_of_memory) if the context cannot be made.
     Session(llama_model * model, const llama_context_params & params, bool needs_states);
     ~Session();
     Session(const Session &) = delete;

@@ -57,10 +57,10 @@ Generation::Generation(Session & session, Drafter * drafter, DraftHistory & hist
                     acceptance_.rule() == PMTP_ACCEPTANCE_COUPLED || !params.reproducible ? history : table_,
                     acceptance_.rule() == PMTP_ACCEPTANCE_COUPLED || !params.reproducible) {
     if (n_prompt >= session.n_ctx()) {
-        throw Error(PMTP_ERROR_CONTEXT_OVERFLOW, format("the prompt has %d tokens, the context holds %d and needs room "
-                                                        "for one more: shorten the prompt or load the "
-                                                        "model with a larger n_ctx",
-                                                        n_prompt, session.n_ctx()));
+        throw Error(Status::context_overflow, format("the prompt has %d tokens, the context holds %d and needs room "
+                                                     "for one more: shorten the prompt or load the "
+                                                     "model with a larger n_ctx",
+                                                     n_prompt, session.n_ctx()));
     }
     session_.abort = false;
     stats_.prompt_tokens = n_prompt;
@@ -70,7 +70,7 @@ Generation::Generation(Session & session, Drafter * drafter, DraftHistory & hist
 void Generation::step(pmtp_burst & burst) {
     burst = {};
     if (finish_ != PMTP_FINISH_NONE) {
-        throw Error(PMTP_ERROR_INVALID_ARGUMENT, "the generation has ended");
+        throw Error(Status::invalid_argument, "the generation has ended");
     }
     sampler_.clear_logprobs();
     if (session_.abort) {
@@ -189,7 +189,7 @@ void Generation::record(const pmtp_burst & burst) {
 
 void Generation::truncate(int n) {
     if (n < 0 || n > stats_.completion_tokens) {
-        throw Error(PMTP_ERROR_INVALID_ARGUMENT, format("cannot keep %d of %d tokens", n, stats_.completion_tokens));
+        throw Error(Status::invalid_argument, format("cannot keep %d of %d tokens", n, stats_.completion_tokens));
     }
     sampler_.truncate(n);
     session_.truncate((int) prompt_.size() + n);

@@ -4,6 +4,7 @@
 // rules of acceptance.h.
 #pragma once
 
+#include "pyllama_mtp.h"
 #include "sampling/acceptance.h"
 #include "drafters/draft_length.h"
 #include "drafters/drafter.h"
@@ -17,7 +18,7 @@ namespace pmtp {
 class Generation {
   public:
     // drafter may be nullptr; history: the model's, updated by rounds; end_tokens end the generation. The owner of
-    // these three must outlive the generation. Throws Error(CONTEXT_OVERFLOW).
+    // these three must outlive the generation. Throws Error(context_overflow).
     Generation(Session & session, Drafter * drafter, DraftHistory & history, const int32_t * prompt, int n_prompt,
                const pmtp_generation_params & params, std::vector<int32_t> end_tokens, int n_vocab);
 

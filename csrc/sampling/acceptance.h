@@ -16,7 +16,8 @@
 //                    Decoding", arXiv 2403.10444, algorithm 2.)
 #pragma once
 
-#include "drafters/drafter.h"
+#include "pyllama_mtp.h"
+#include "sampling/draft.h"
 #include "sampling/sampler.h"
 
 #include <vector>
@@ -51,7 +52,7 @@ class Acceptance {
     Choice next(Sampler & sampler);
 
   private:
-    static constexpr uint64_t kDraws = PMTP_MAX_DRAFT + 1;  // counters that a round may use
+    static constexpr uint64_t kDraws = kMaxDraft + 1;  // counters that a round may use
 
     Choice choose(const Sampler & sampler, int row);
     Choice choose_coupled(const Sampler & sampler, int row);

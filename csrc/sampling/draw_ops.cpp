@@ -1,6 +1,6 @@
 #include "sampling/draw_ops.h"
 
-#include "sampling/step_draw.h"
+#include "sampling/draft.h"
 #include "base/handle.h"
 
 #include "ggml.h"

@@ -18,7 +18,7 @@ void find_candidates(ggml_tensor * dst, int ith, int nth, void * user);
 // i32 [1 + 2 * n_table]: a token drawn from logits (f32 [n]; at most kMaxDrawnLogits on a device), whose ids are in a
 // second tensor (i32 [n]) if they are not their indices.
 //
-// On a CPU `user` is a StepDraw (draw.h), which gets the table. On a device the last tensor is a ChoiceParams, the
+// On a CPU `user` is a StepDraw (draft.h), which gets the table. On a device the last tensor is a ChoiceParams, the
 // first one may be a Candidates instead of logits, and the table is in the result: n_table probabilities (bits of f32;
 // 0 outside the support), then their tokens.
 void draw_token(ggml_tensor * dst, int ith, int nth, void * user);

@@ -10,7 +10,7 @@ namespace pmtp {
 namespace {
 
 [[noreturn]] void throw_no_choice() {
-    throw Error(PMTP_ERROR_INTERNAL,
+    throw Error(Status::internal,
                 "no token can be chosen: the target's logits are not numbers, or every token is forbidden");
 }
 
@@ -107,7 +107,7 @@ void Sampler::apply_mask(float * logits) {
     std::fill(allowed_.begin(), allowed_.end(), 0);
     const int status = params_.mask(params_.mask_user, generated_.data(), (int32_t) generated_.size(), allowed_.data());
     if (status != 0) {
-        throw Error(PMTP_ERROR_INTERNAL, format("the mask callback failed with status %d", status));
+        throw Error(Status::internal, format("the mask callback failed with status %d", status));
     }
     for (int i = 0; i < n_vocab_; i++) {
         if (((allowed_[i / 32] >> (i % 32)) & 1) == 0) {

@@ -9,6 +9,7 @@
 //   rounds until a changed text is followed, from good to bad and from bad to good.
 
 #include "drafters/draft_length.h"
+#include "sampling/draft.h"
 #include "sampling/noise.h"
 
 #include <algorithm>
@@ -121,10 +122,10 @@ Run run(const Text & text, const Machine & machine, bool learns, int tokens_a_te
     }
     Run out;
     while ((int) out.k.size() < kRounds) {
-        DraftLength length(PMTP_DRAFT_AUTO, history, learns);
+        DraftLength length(kDraftAuto, history, learns);
         for (int left = tokens_a_text; left > 0 && (int) out.k.size() < kRounds;) {
             const int part = text.changes ? (int) out.k.size() / kPart : 0;
-            const int k = length.next(PMTP_MAX_DRAFT);
+            const int k = length.next(kMaxDraft);
             if (k < 0 || k > kAutoLimit) {
                 std::abort();
             }

@@ -1,7 +1,6 @@
 #include "drafters/gemma4/gemma4_drafter.h"
 
 #include "sampling/draw_ops.h"
-#include "sampling/step_draw.h"
 #include "base/error.h"
 #include "llama/internal.h"
 
@@ -45,7 +44,7 @@ void upload_rotation(ggml_tensor * dst, const llama_kv_cache & cache,
     Handle<ggml_backend_buffer> buffer(
         ggml_backend_alloc_ctx_tensors_from_buft(host.get(), ggml_backend_cpu_buffer_type()), ggml_backend_buffer_free);
     if (!buffer) {
-        throw Error(PMTP_ERROR_OUT_OF_MEMORY, "cannot allocate the rotation of a quantised KV cache");
+        throw Error(Status::out_of_memory, "cannot allocate the rotation of a quantised KV cache");
     }
     (cache.*fill)(copy);
     ggml_backend_tensor_set(dst, copy->data, 0, ggml_nbytes(dst));
@@ -185,7 +184,7 @@ Gemma4Drafter::Graph::Graph(const MtpHead & head, llama_context & context, int k
         ggml_backend_sched_set_tensor_backend(sched.get(), token, backend);
     }
     if (!ggml_backend_sched_alloc_graph(sched.get(), graph)) {
-        throw Error(PMTP_ERROR_OUT_OF_MEMORY, "cannot allocate the MTP head's draft graph");
+        throw Error(Status::out_of_memory, "cannot allocate the MTP head's draft graph");
     }
     for (const CacheView * view : { &full, &sliding }) {
         upload_rotation(view->k_rot, *view->cache, &llama_kv_cache::set_input_k_rot);
@@ -434,7 +433,7 @@ bool Gemma4Drafter::draft(const DraftRequest & request, std::vector<Draft> & dra
         return false;
     }
     if (status != GGML_STATUS_SUCCESS) {
-        throw Error(PMTP_ERROR_INTERNAL, format("the draft graph failed with status %d", (int) status));
+        throw Error(Status::internal, format("the draft graph failed with status %d", (int) status));
     }
     graph.read(drafts);
     return true;

@@ -11,7 +11,7 @@
 
 namespace pmtp {
 
-[[noreturn]] inline void bad_file(const std::string & what) { throw Error(PMTP_ERROR_MODEL_LOAD, "MTP head: " + what); }
+[[noreturn]] inline void bad_file(const std::string & what) { throw Error(Status::model_load, "MTP head: " + what); }
 
 // What the published layouts of an assistant call the same things; keys stand without the architecture. The first has
 // the centroid head in metadata arrays, the others in tensors: centroids [E, n_centroids] of any type, ordering i32
@@ -44,7 +44,7 @@ inline const Layout & layout_of(const std::string & path, const std::string & ar
             return layout;
         }
     }
-    throw Error(PMTP_ERROR_INCOMPATIBLE_HEAD,
+    throw Error(Status::incompatible_head,
                 format("%s is a model of architecture %s, expected an MTP head (%s) made by convert-assistant",
                        path.c_str(), architecture.c_str(), kLayouts[0].architecture));
 }

@@ -119,7 +119,7 @@ std::vector<TensorStorage> HeadTensors::load() {
     for (auto & [buft, storage] : storage_) {
         storage.buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(storage.context.get(), buft));
         if (!storage.buffer) {
-            throw Error(PMTP_ERROR_OUT_OF_MEMORY,
+            throw Error(Status::out_of_memory,
                         format("MTP head: cannot allocate weights in %s", ggml_backend_buft_name(buft)));
         }
         ggml_backend_buffer_set_usage(storage.buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);

@@ -13,7 +13,7 @@ namespace {
 
 [[noreturn]] void mismatch(const char * what, long long head, long long target) {
     throw Error(
-        PMTP_ERROR_INCOMPATIBLE_HEAD,
+        Status::incompatible_head,
         format("the MTP head was made for another target: its %s is %lld, the target's is %lld. Use the assistant that "
                "belongs to this model.",
                what, head, target));
@@ -44,7 +44,7 @@ SharedLayers shared_layers(const llama_kv_cache_iswa & cache) {
     const auto last = [](const llama_kv_cache * kv) {
         const std::vector<uint32_t> ids = kv->get_layer_ids();
         if (ids.empty()) {
-            throw Error(PMTP_ERROR_INCOMPATIBLE_HEAD,
+            throw Error(Status::incompatible_head,
                         "the target needs both sliding and full attention layers to share with a head");
         }
         return (int) *std::max_element(ids.begin(), ids.end());
