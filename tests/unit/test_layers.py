@@ -1,0 +1,182 @@
+"""The arrows between the folders of csrc/ and of the package go one way, and the list of exceptions only shrinks."""
+
+import ast
+import graphlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from support.cmake import PROJECT
+
+ROOT = PROJECT / "csrc"
+CONTRACT = "pyllama_mtp.h"
+INTERNAL = "llama/internal.h"
+
+# Folder -> folders that it may include beside itself; "" is csrc/ itself: the C interface.
+ARROWS = {
+    "": {"engine", "base"},
+    "engine": {"drafters", "sampling", "base"},
+    "drafters": {"sampling", "base"},
+    "sampling": {"base"},
+    "base": set(),
+    "kernels": {"turboquant"},
+    "turboquant": set(),
+    "llama": set(),
+}
+# Headers that more files may include than the arrows allow: by folder, or by file.
+ALSO = {
+    "kernels": {"sampling/noise.h", "sampling/candidates.h", "sampling/draw_ops.h"},
+    "drafters/gemma4": {INTERNAL},
+    "engine/model.cpp": {INTERNAL, "llama/hooks/cache_types.h"},
+    "engine/output_rows.cpp": {INTERNAL, "llama/hooks/keep_logits.h"},
+    "engine/session.cpp": {INTERNAL},
+    "pyllama_mtp.cpp": {CONTRACT},
+}
+# Below the C interface the engine still fills structs of its header. To be cut, never to be added to.
+KNOWS_THE_CONTRACT = {"engine/model.h", "engine/speculate.h", "sampling/acceptance.h", "sampling/sampler.h"}
+
+
+def read(folder: Path) -> dict[str, str]:
+    """Every source below the folder, keyed by its path there."""
+    files = (path for path in folder.rglob("*") if path.suffix in (".h", ".c", ".cpp", ".cu", ".cuh", ".inc"))
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
+
+
+def folder_of(name: str) -> str:
+    return name.partition("/")[0] if "/" in name else ""
+
+
+def includes(sources: dict[str, str]) -> list[tuple[str, str]]:
+    """(file, what it includes) of every quoted include."""
+    found = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+    return [(name, included) for name, text in sorted(sources.items()) for included in found.findall(text)]
+
+
+def faults(sources: dict[str, str]) -> list[str]:
+    """The includes that section 2 of the architecture forbids, as lines of text."""
+    own_names = {name.rpartition("/")[2] for name in sources}
+    lines = []
+    for name, included in includes(sources):
+        if included not in sources:  # a header of llama.cpp, whose names have no folder
+            if "/" in included or included in own_names:
+                lines.append(f'{name} includes "{included}", which is not written from the root csrc/')
+            continue
+        folders = ARROWS[folder_of(name)] | {folder_of(name)} - {""}
+        also = set().union(*(more for place, more in ALSO.items() if name == place or name.startswith(place + "/")))
+        if not (folder_of(included) in folders or included in also):
+            if not (included == CONTRACT and name in KNOWS_THE_CONTRACT):
+                lines.append(f'{name} includes "{included}"')
+    return lines
+
+
+def arrows(sources: dict[str, str], node_of) -> set[tuple[str, str]]:
+    """From node to another node, for every include between files of ours."""
+    pairs = {(node_of(name), node_of(included)) for name, included in includes(sources) if included in sources}
+    return {(a, b) for a, b in pairs if a != b}
+
+
+def floors(pairs: Iterable[tuple[str, str]]) -> int:
+    """Nodes on the longest way along the arrows; raises graphlib.CycleError if there is a cycle."""
+    below: dict[str, set[str]] = {}
+    for a, b in pairs:
+        below.setdefault(a, set()).add(b)
+    height: dict[str, int] = {}
+    for node in graphlib.TopologicalSorter(below).static_order():
+        height[node] = 1 + max((height[b] for b in below.get(node, ())), default=0)
+    return max(height.values(), default=0)
+
+
+def unit(name: str) -> str:
+    """A source with its header; the contract stands alone, since files below the C interface know it."""
+    return name if name == CONTRACT else str(Path(name).with_suffix(""))
+
+
+def test_no_include_goes_up_or_aside():
+    assert faults(read(ROOT)) == []
+
+
+def test_the_list_of_files_that_know_the_c_header_is_true():
+    direct = {name for name, included in includes(read(ROOT)) if included == CONTRACT}
+    assert direct == KNOWS_THE_CONTRACT | {"pyllama_mtp.cpp"}
+
+
+def test_folders_and_files_have_no_cycles(capsys):
+    """The 41 sources that once lay side by side in csrc/ had 9 floors and 60 arrows, counted likewise."""
+    sources = read(ROOT)
+    folders = arrows(sources, lambda name: folder_of(name) or unit(name))
+    counted = {"folders": (floors(folders), len(folders)), "files": (floors(p := arrows(sources, unit)), len(p))}
+    with capsys.disabled():
+        print("".join(f"\n{kind}: {n} floors, {m} arrows" for kind, (n, m) in counted.items()), end=" ")
+    assert counted["folders"][0] <= 5 and counted["folders"][1] <= 15
+
+
+@pytest.mark.parametrize(
+    "name, line, fault",
+    [
+        ("base/log.cpp", '#include "engine/session.h"', "base/log.cpp"),  # up
+        ("kernels/rows/cpu/tanh.cpp", '#include "sampling/sampler.h"', "sampling/sampler.h"),  # not one of the three
+        ("turboquant/cpu.c", '  #  include "kernels/cpu/simd.h"', "kernels/cpu/simd.h"),
+        ("sampling/logits.cpp", '#include "llama/internal.h"', "llama/internal.h"),
+        ("sampling/logits.cpp", '#include "pyllama_mtp.h"', "pyllama_mtp.h"),
+        ("engine/session.cpp", '#include "kernels/products/hook.h"', "kernels/products/hook.h"),
+        ("engine/session.cpp", '#include "model.h"', "not written from the root"),  # bare
+        ("engine/session.cpp", '#include "../base/log.h"', "not written from the root"),
+        ("kernels/cuda/fusion.cu", '#include "drafters/drafter.h"', "drafters/drafter.h"),
+    ],
+)
+def test_a_forbidden_include_is_found(name, line, fault):
+    sources = read(ROOT)
+    sources[name] += line + "\n"
+    (found,) = faults(sources)
+    assert name in found and fault in found
+
+
+def test_a_cycle_is_found():
+    sources = read(ROOT)
+    sources["base/error.h"] += '#include "base/log.h"\n'
+    sources["base/log.h"] += '#include "base/error.h"\n'
+    with pytest.raises(graphlib.CycleError):
+        floors(arrows(sources, unit))
+
+
+def test_hooks_in_llama_cpp_reach_what_is_reached_through_hooks_alone():
+    """A patch that included the engine would turn every arrow round."""
+    added = re.compile(r'^\+#include "([\w./-]+)"', re.MULTILINE)
+    patches = "".join(path.read_text() for path in (ROOT / "llama" / "patches").glob("*.patch"))
+    assert {folder_of(name) for name in added.findall(patches)} <= {"kernels", "turboquant", "llama"}
+    assert all((ROOT / name).is_file() for name in added.findall(patches))
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a Python file imports, names imported from packages included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def python_faults(package: Path) -> list[str]:
+    allowed = ("pyllama_mtp.gguf", "pyllama_mtp.errors", "pyllama_mtp.part_files")
+    lines = []
+    for path in sorted(package.rglob("*.py")):
+        for module in sorted(imports(path)):
+            ours = module.startswith("pyllama_mtp.")
+            below = path.parent.name != "gguf" or not ours or module.startswith(allowed)
+            if module.startswith("pyllama_mtp.convert") or not below:
+                lines.append(f"{path.relative_to(package).as_posix()} imports {module}")
+    return lines
+
+
+def test_the_engine_does_not_import_the_converter_and_the_formats_import_nothing_above_them(tmp_path):
+    assert python_faults(PROJECT / "pyllama_mtp") == []
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / "format.py").write_text("def f():\n    from pyllama_mtp.model import Model\n")
+    (tmp_path / "cli.py").write_text("from pyllama_mtp import convert\n")
+    faults = python_faults(tmp_path)
+    assert faults[0] == "cli.py imports pyllama_mtp.convert" and "gguf/format.py imports pyllama_mtp.model" in faults
