@@ -158,11 +158,11 @@ const PmtpQ8Block * quantised(const ggml_tensor * x, cudaStream_t stream) {
     return (const PmtpQ8Block *) rows.data;
 }
 
-// The product at a node, with its gate or null, if there is a kernel. Nothing is launched, and x is still to come.
-bool is_q4_product(const ggml_tensor * product, const ggml_tensor * gate, const ggml_tensor * out, Q4Product & p) {
-    const ggml_tensor * weights = product->src[0];
-    const ggml_tensor * x = product->src[1];
-    for (const ggml_tensor * w : { weights, gate != nullptr ? gate->src[0] : weights }) {
+// The product of weights and x, with the gate's weights or null, if there is a kernel. Nothing is launched, and x is
+// still to come.
+bool is_q4_product(const ggml_tensor * weights, const ggml_tensor * gate, const ggml_tensor * x,
+                   const ggml_tensor * out, Q4Product & p) {
+    for (const ggml_tensor * w : { weights, gate != nullptr ? gate : weights }) {
         if (w->type != GGML_TYPE_Q4_0 || !is_weight(w) || !ggml_is_matrix(w) || !ggml_is_contiguous(w) ||
             !is_aligned(w)) {
             return false;
@@ -171,7 +171,7 @@ bool is_q4_product(const ggml_tensor * product, const ggml_tensor * gate, const 
     if (!is_rows(x) || !is_rows(out) || x->ne[1] > kPmtpMaxColumns || !pmtp_is_multiplied(x)) {
         return false;
     }
-    p = { weights->data,    gate != nullptr ? gate->src[0]->data : nullptr,
+    p = { weights->data,    gate != nullptr ? gate->data : nullptr,
           nullptr,          (float *) out->data,
           nullptr,          (int) x->ne[0],
           (int) out->ne[0], (int) x->ne[1] };
@@ -191,7 +191,7 @@ int fuse_gated(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     Q4Product p;
     if (!both || gate->src[1] != up->src[1] || !ggml_are_same_shape(gate->src[0], up->src[0]) ||
         ggml_get_glu_op(glu) != GGML_GLU_OP_GEGLU || ggml_get_op_params_i32(glu, 1) != 0 ||
-        !is_q4_product(up, gate, glu, p)) {
+        !is_q4_product(up->src[0], gate->src[0], up->src[1], glu, p)) {
         return 0;
     }
     p.x = quantised(up->src[1], stream);
@@ -217,12 +217,13 @@ int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream) {
                                                                                       : 0;
 }
 
-bool pmtp_cuda_multiply(const ggml_tensor * product, cudaStream_t stream) {
+bool pmtp_cuda_multiply(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out,
+                        cudaStream_t stream) {
     Q4Product p;
-    if (!is_q4_product(product, nullptr, product, p)) {
+    if (!is_q4_product(weights, nullptr, x, out, p)) {
         return false;
     }
-    p.x = quantised(product->src[1], stream);
+    p.x = quantised(x, stream);
     pmtp_cuda_multiply_q4(p, stream);
     return true;
 }

@@ -9,8 +9,10 @@
 // after i are done too, 0 if nothing was launched. Only while a PmtpSharedActivations of the graph lives.
 int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream);
 
-// MUL_MAT: whether it was launched.
-bool pmtp_cuda_multiply(const ggml_tensor * product, cudaStream_t stream);
+// out = weights x: whether it was launched. The tensors may be slices made for the call, which no graph holds: those
+// of experts have no sources.
+bool pmtp_cuda_multiply(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out,
+                        cudaStream_t stream);
 
 #ifdef __CUDACC__
 // What a product's block does before it waits for the kernels in front of it: asks for its rows of weights, which do

@@ -89,19 +89,18 @@ bool pmtp_cuda_is_signed_rotation(const ggml_tensor * op) {
     return op->op == GGML_OP_MUL_MAT && op->op_params[1] == GGML_HINT_SRC0_IS_HADAMARD && op->op_params[2] != 0;
 }
 
-bool pmtp_cuda_rotate(const ggml_tensor * op, cudaStream_t stream) {
-    const ggml_tensor * rotation = op->src[0];
-    const ggml_tensor * x = op->src[1];
+bool pmtp_cuda_rotate(const ggml_tensor * rotation, const ggml_tensor * x, const ggml_tensor * out,
+                      cudaStream_t stream) {
     const int64_t n = x->ne[0];
-    if (rotation->type != GGML_TYPE_F32 || !ggml_is_contiguous(x) || !ggml_is_contiguous(op) ||
-        op->type != GGML_TYPE_F32 || (n != 64 && n != 128 && n != 256 && n != 512)) {
+    if (rotation->type != GGML_TYPE_F32 || !ggml_is_contiguous(x) || !ggml_is_contiguous(out) ||
+        out->type != GGML_TYPE_F32 || (n != 64 && n != 128 && n != 256 && n != 512)) {
         return false;  // the matrix itself is multiplied with
     }
     const auto * signs = (const float *) rotation->data;  // of its first row
     if (x->type == GGML_TYPE_F16) {
-        rotate((const half *) x->data, signs, (float *) op->data, (int) n, ggml_nrows(x), stream);
+        rotate((const half *) x->data, signs, (float *) out->data, (int) n, ggml_nrows(x), stream);
     } else if (x->type == GGML_TYPE_F32) {
-        rotate((const float *) x->data, signs, (float *) op->data, (int) n, ggml_nrows(x), stream);
+        rotate((const float *) x->data, signs, (float *) out->data, (int) n, ggml_nrows(x), stream);
     }
     return x->type == GGML_TYPE_F16 || x->type == GGML_TYPE_F32;
 }

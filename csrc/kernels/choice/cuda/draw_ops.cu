@@ -1,8 +1,9 @@
 #include "kernels/choice/cuda/draw_ops.cuh"
 
 #include "kernels/choice/cuda/candidates.cuh"
-#include "sampling/draw_ops.h"
 #include "kernels/choice/cuda/draw.cuh"
+#include "kernels/choice/cuda/select.cuh"
+#include "sampling/draw_ops.h"
 
 #include "ggml-impl.h"
 
@@ -27,6 +28,16 @@ const ggml_tensor * last_source(const ggml_tensor * op) {
 }
 
 }  // namespace
+
+bool pmtp_cuda_choose(const ggml_tensor * x, const ggml_tensor * out, cudaStream_t stream) {
+    if (x->type != GGML_TYPE_F32 || out->type != GGML_TYPE_I32 || !ggml_is_contiguous(x)) {
+        return false;
+    }
+    const auto * values = (const float *) x->data;
+    auto * index = (int32_t *) out->data;
+    return out->op == GGML_OP_ARGMAX ? pmtp_cuda_arg_max(values, index, x->ne[0], ggml_nrows(x), stream)
+                                     : pmtp_cuda_top_k(values, index, x->ne[0], ggml_nrows(x), out->ne[0], stream);
+}
 
 bool pmtp_cuda_has_custom(const ggml_tensor * op) {
     const ggml_tensor * x = op->src[0];
