@@ -17,7 +17,8 @@ bool pmtp_cuda_turbo_write(const ggml_tensor * op, cudaStream_t stream);
 // MUL_MAT with a rotation that has signs (csrc/llama/patches/*-cuda-rotation.patch marks it): out = rotation x. Returns
 // false likewise. The tensors may be slices made for the call, which no graph holds.
 bool pmtp_cuda_is_signed_rotation(const ggml_tensor * op);
-bool pmtp_cuda_rotate(const ggml_tensor * rotation, const ggml_tensor * x, const ggml_tensor * out, cudaStream_t stream);
+bool pmtp_cuda_rotate(const ggml_tensor * rotation, const ggml_tensor * x, const ggml_tensor * out,
+                      cudaStream_t stream);
 
 // Converters to f16 under ggml-cuda's signatures; null for other types. n: values; ne and s: sizes, and blocks from one
 // row, matrix, batch to the next.

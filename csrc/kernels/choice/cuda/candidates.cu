@@ -1,7 +1,7 @@
 #include "kernels/choice/cuda/candidates.cuh"
 
 #include "kernels/choice/cuda/noise.cuh"
-#include "kernels/cuda/order.cuh"
+#include "kernels/cuda/reduce.cuh"
 
 namespace {
 
@@ -47,23 +47,6 @@ struct Slice {
     }
 };
 
-template <typename T, typename Combine>
-__device__ T reduce_block(T value, T (&of_warp)[kThreads / kWarp], Combine combine) {
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-        value = combine(value, __shfl_xor_sync(0xffffffffu, value, offset));
-    }
-    if (threadIdx.x % kWarp == 0) {
-        of_warp[threadIdx.x / kWarp] = value;
-    }
-    __syncthreads();
-    value = of_warp[0];
-    for (int i = 1; i < kThreads / kWarp; i++) {
-        value = combine(value, of_warp[i]);
-    }
-    __syncthreads();
-    return value;
-}
-
 __device__ float max_of(const CandidatesScratch & scratch) {
     float max = scratch.max[0];
     for (int i = 1; i < kCandidateBlocks; i++) {
@@ -75,13 +58,14 @@ __device__ float max_of(const CandidatesScratch & scratch) {
 __device__ float distance(float max, float rank) { return (max - rank) * kCandidateBinsPerUnit; }
 
 __global__ void __launch_bounds__(kThreads) find_max(const Rows rows) {
-    __shared__ float of_warp[kThreads / kWarp];
+    __shared__ BlockReducerMemory<float> memory;
+    BlockReducer<float> reduce(memory);
     const Slice slice(rows);
     float max = -INFINITY;
     for (int i = slice.begin + threadIdx.x; i < slice.end; i += kThreads) {
         max = fmaxf(max, slice.rank(slice.logits[i], i));
     }
-    max = reduce_block(max, of_warp, [](float a, float b) { return fmaxf(a, b); });
+    max = reduce(max, Max());
     if (threadIdx.x == 0) {
         slice.scratch.max[blockIdx.x] = max;
     }
@@ -92,7 +76,8 @@ __global__ void __launch_bounds__(kThreads) find_max(const Rows rows) {
 
 __global__ void __launch_bounds__(kThreads) count_bins(const Rows rows) {
     __shared__ uint32_t histogram[kCandidateBins];
-    __shared__ float of_warp[kThreads / kWarp];
+    __shared__ BlockReducerMemory<float> memory;
+    BlockReducer<float> reduce(memory);
     for (int bin = threadIdx.x; bin < kCandidateBins; bin += kThreads) {
         histogram[bin] = 0;
     }
@@ -108,7 +93,7 @@ __global__ void __launch_bounds__(kThreads) count_bins(const Rows rows) {
             atomicAdd(&histogram[(int) d], 1u);
         }
     }
-    sum = reduce_block(sum, of_warp, [](float a, float b) { return a + b; });
+    sum = reduce(sum, Sum());
     if (threadIdx.x == 0) {
         slice.scratch.sum[blockIdx.x] = sum;
     }
@@ -120,7 +105,7 @@ __global__ void __launch_bounds__(kThreads) count_bins(const Rows rows) {
 }
 
 // The number of bins from the best one on that hold kCandidates tokens or fewer.
-__device__ int chosen_bins(const CandidatesScratch & scratch, int (&of_warp)[kThreads / kWarp]) {
+__device__ int chosen_bins(const CandidatesScratch & scratch, BlockReducer<int> & reduce) {
     const uint32_t * bins = scratch.histogram + threadIdx.x * kBinsPerThread;
     uint32_t own = 0;
     for (int i = 0; i < kBinsPerThread; i++) {
@@ -144,19 +129,20 @@ __device__ int chosen_bins(const CandidatesScratch & scratch, int (&of_warp)[kTh
     for (int i = 0; i < kBinsPerThread && (before += bins[i]) <= kCandidates; i++) {
         n++;
     }
-    return reduce_block(n, of_warp, [](int a, int b) { return a + b; });
+    return reduce(n, Sum());
 }
 
 __global__ void __launch_bounds__(kThreads) count_candidates(const Rows rows) {
-    __shared__ int of_warp[kThreads / kWarp];
+    __shared__ BlockReducerMemory<int> memory;
+    BlockReducer<int> reduce(memory);
     const Slice slice(rows);
     const float max = max_of(slice.scratch);
-    const int n_bins = chosen_bins(slice.scratch, of_warp);
+    const int n_bins = chosen_bins(slice.scratch, reduce);
     int count = 0;
     for (int i = slice.begin + threadIdx.x; i < slice.end; i += kThreads) {
         count += distance(max, slice.rank(slice.logits[i], i)) < n_bins;
     }
-    count = reduce_block(count, of_warp, [](int a, int b) { return a + b; });
+    count = reduce(count, Sum());
     if (threadIdx.x == 0) {
         slice.scratch.count[blockIdx.x] = count;
         if (blockIdx.x == 0) {

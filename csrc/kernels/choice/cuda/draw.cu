@@ -2,6 +2,7 @@
 
 #include "kernels/choice/cuda/noise.cuh"
 #include "kernels/cuda/order.cuh"
+#include "kernels/cuda/reduce.cuh"
 
 namespace {
 
@@ -10,43 +11,16 @@ using namespace pmtp;
 constexpr int kThreads = 1024;
 constexpr int kPerThread = kMaxDrawnLogits / kThreads;
 
-template <typename T, typename Combine> __device__ T reduce_block(T value, Combine combine) {
-    __shared__ T of_warp[kWarp];
-    const auto reduce_warp = [&] {
-        for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-            value = combine(value, __shfl_xor_sync(0xffffffffu, value, offset));
-        }
-    };
-    reduce_warp();
-    if (threadIdx.x % kWarp == 0) {
-        of_warp[threadIdx.x / kWarp] = value;
-    }
-    __syncthreads();
-    value = of_warp[threadIdx.x % kWarp];
-    reduce_warp();
-    __syncthreads();
-    return value;
-}
-
-__device__ uint64_t max_of(uint64_t a, uint64_t b) { return a > b ? a : b; }
-
-__device__ float max_of(float value) {
-    return reduce_block(value, [](float a, float b) { return fmaxf(a, b); });
-}
-
-__device__ float sum_of(float value) {
-    return reduce_block(value, [](float a, float b) { return a + b; });
-}
-
 // The largest threshold whose tokens at or above it weigh `wanted` or more.
-__device__ uint32_t threshold_of(const uint32_t (&order)[kPerThread], const float (&weight)[kPerThread], float wanted) {
+__device__ uint32_t threshold_of(const uint32_t (&order)[kPerThread], const float (&weight)[kPerThread], float wanted,
+                                 BlockReducer<float> & reduce) {
     uint32_t threshold = 0;
     for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
         float covered = 0;
         for (int j = 0; j < kPerThread; j++) {
             covered += order[j] >= (threshold | bit) ? weight[j] : 0.0f;
         }
-        if (sum_of(covered) >= wanted) {
+        if (reduce(covered, Sum()) >= wanted) {
             threshold |= bit;
         }
     }
@@ -56,6 +30,9 @@ __device__ uint32_t threshold_of(const uint32_t (&order)[kPerThread], const floa
 __global__ void __launch_bounds__(kThreads)
     draw(const float * logits, const int32_t * ids, int n, const Candidates * candidates,
          const ChoiceParams * all_params, int32_t * out, int n_table) {
+    __shared__ BlockReducerMemory<float> memory;
+    __shared__ BlockReducerMemory<uint64_t> best_memory;
+    BlockReducer<float> reduce(memory);
     const ChoiceParams params = *all_params;
     if (candidates != nullptr) {
         logits = candidates->logit;
@@ -72,7 +49,7 @@ __global__ void __launch_bounds__(kThreads)
         token[j] = i < n ? (ids != nullptr ? ids[i] : i) : -1;
         max = fmaxf(max, z[j]);
     }
-    max = max_of(max);
+    max = reduce(max, Max());
 
     uint32_t order[kPerThread];
     float one[kPerThread];
@@ -89,8 +66,8 @@ __global__ void __launch_bounds__(kThreads)
             count += one[j];
             total += weight[j];
         }
-        total = sum_of(total);
-        count = sum_of(count);
+        total = reduce(total, Sum());
+        count = reduce(count, Sum());
     };
     for (int j = 0; j < kPerThread; j++) {
         z[j] = isinf(z[j]) ? -INFINITY : (z[j] - max) * params.scale;
@@ -99,29 +76,27 @@ __global__ void __launch_bounds__(kThreads)
     }
     weigh(0);
     if (params.top_k > 0 && params.top_k < count) {
-        weigh(threshold_of(order, one, params.top_k));
+        weigh(threshold_of(order, one, params.top_k, reduce));
     }
     if (params.top_p < 1) {
-        weigh(threshold_of(order, weight, params.top_p * total));
+        weigh(threshold_of(order, weight, params.top_p * total, reduce));
     }
 
-    uint64_t best = 0;  // order of the score, then the smaller token
+    uint64_t best = 0;
     for (int j = 0; j < kPerThread; j++) {
         const int i = threadIdx.x + j * kThreads;
         if (one[j] > 0) {
             const float score = z[j] + device_gumbel(token_bits(params.key, token[j]));
-            best = max_of(best, (uint64_t) order_of(score) << 32 | (uint32_t) ~token[j]);
+            best = Max()(best, rank_of(order_of(score), token[j]));
         }
         if (i < n_table) {
             out[1 + i] = __float_as_int(weight[j] / total);
             out[1 + n_table + i] = token[j];
         }
     }
-    best = reduce_block(best, [](uint64_t a, uint64_t b) { return max_of(a, b); });
-    if (threadIdx.x == 0) {
-        out[0] = best == 0
-                     ? 0
-                     : (int32_t) ~(uint32_t) best;  // logits that are not numbers: any token does, the target decides
+    best = BlockReducer<uint64_t>(best_memory)(best, Max());
+    if (threadIdx.x == 0) {  // logits that are not numbers: any token does, the target decides
+        out[0] = best == 0 ? 0 : (int32_t) index_in(best);
     }
 }
 

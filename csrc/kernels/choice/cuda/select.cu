@@ -1,8 +1,11 @@
 #include "kernels/choice/cuda/select.cuh"
 
 #include "kernels/cuda/order.cuh"
+#include "kernels/cuda/reduce.cuh"
 
 namespace {
+
+using namespace pmtp;
 
 // The better of two candidates: the larger value, then the smaller index.
 struct Best {
@@ -52,26 +55,10 @@ __global__ void __launch_bounds__(kArgMaxThreads)
     for (; i < n4; i += kArgMaxThreads) {
         consider_four(x[i], i);
     }
-    const auto reduce_warp = [&] {
-#pragma unroll
-        for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-            const uint32_t order = __shfl_xor_sync(0xffffffffu, best.order, offset);
-            const uint32_t i = __shfl_xor_sync(0xffffffffu, best.index, offset);
-            best.consider(order, i);
-        }
-    };
-    __shared__ Best of_warp[kArgMaxThreads / kWarp];
-    reduce_warp();
-    if (threadIdx.x % kWarp == 0) {
-        of_warp[threadIdx.x / kWarp] = best;
-    }
-    __syncthreads();
-    if (threadIdx.x < kWarp) {
-        best = of_warp[threadIdx.x];
-        reduce_warp();
-        if (threadIdx.x == 0) {
-            index[blockIdx.x] = best.order == kOrderOfMinusInfinity ? -1 : (int32_t) best.index;
-        }
+    __shared__ BlockReducerMemory<uint64_t> memory;
+    const uint64_t rank = BlockReducer<uint64_t>(memory)(rank_of(best.order, best.index), Max());
+    if (threadIdx.x == 0) {
+        index[blockIdx.x] = order_in(rank) == kOrderOfMinusInfinity ? -1 : (int32_t) index_in(rank);
     }
 }
 
@@ -94,10 +81,7 @@ __global__ void __launch_bounds__(kTopKThreads)
     for (int i = threadIdx.x % kTopKLanes; i < n; i += kTopKLanes) {
         rank += order[i] > mine || (order[i] == mine && i < element);
     }
-#pragma unroll
-    for (int offset = kTopKLanes / 2; offset > 0; offset /= 2) {
-        rank += __shfl_xor_sync(0xffffffffu, rank, offset);
-    }
+    rank = reduce_lanes<kTopKLanes>(rank, Sum());
     if (threadIdx.x % kTopKLanes == 0 && element < n && rank < k) {
         index[rank] = element;
     }

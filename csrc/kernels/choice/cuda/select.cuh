@@ -1,5 +1,5 @@
-// CUDA kernels that choose from a row of logits: the most probable token, the best clusters. draw_ops.cuh hooks them into
-// ggml-cuda's ARGMAX and TOP_K.
+// CUDA kernels that choose from a row of logits: the most probable token, the best clusters. draw_ops.cuh hooks them
+// into ggml-cuda's ARGMAX and TOP_K.
 #pragma once
 
 #include <cuda_runtime.h>

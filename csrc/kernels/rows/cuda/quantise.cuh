@@ -1,6 +1,8 @@
 // ggml-cuda's quantised activations, for products with quantised weights.
 #pragma once
 
+#include "kernels/cuda/reduce.cuh"
+
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -27,10 +29,8 @@ template <int n_values> __device__ __forceinline__ void pmtp_quantise(const floa
         largest = fmaxf(largest, fabsf(v));
         sum += v;
     }
-    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
-        sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-    }
+    largest = pmtp::reduce_lanes<kLanes>(largest, pmtp::Max());
+    sum = pmtp::reduce_lanes<kLanes>(sum, pmtp::Sum());
     if (block == nullptr) {
         return;
     }

@@ -2,28 +2,14 @@
 
 #include "kernels/rows/cuda/gelu.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/reduce.cuh"
 
 namespace {
 
-constexpr int kWarp = 32;
+using namespace pmtp;
+
 constexpr int kMaxThreads = 512;
 constexpr int kThreads = 128;
-
-// The sum of all threads' values. Every call of a kernel needs shared memory of its own.
-__device__ float block_sum(float value, float (&of_warp)[kMaxThreads / kWarp]) {
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-        value += __shfl_xor_sync(0xffffffffu, value, offset);
-    }
-    if (threadIdx.x % kWarp == 0) {
-        of_warp[threadIdx.x / kWarp] = value;
-    }
-    __syncthreads();
-    value = 0.0f;
-    for (int i = 0; i < (int) blockDim.x / kWarp; i++) {
-        value += of_warp[i];
-    }
-    return value;
-}
 
 __device__ __forceinline__ float sum_of_squares(const float4 & v) {
     return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
@@ -35,7 +21,8 @@ __device__ __forceinline__ float4 scaled(const float4 & v, float scale, const fl
 
 // A block a row; thread t has vectors t, t + blockDim, ... of the row in registers.
 template <int n_vectors> __global__ void norm_chain(const NormChain c) {
-    __shared__ float sums[2][kMaxThreads / kWarp];
+    __shared__ BlockReducerMemory<float> memory;
+    BlockReducer<float> reduce(memory);
     const int n_all = c.n / 4;
     const size_t row = blockIdx.x;
     const auto has = [&](int i) { return (int) (i * blockDim.x + threadIdx.x) < n_all; };
@@ -62,7 +49,7 @@ template <int n_vectors> __global__ void norm_chain(const NormChain c) {
         add[i] = has(i) && c.add != nullptr ? at(row_of(c.add), i) : make_float4(0, 0, 0, 0);
         sum += sum_of_squares(v[i]);
     }
-    float scale = rsqrtf(block_sum(sum, sums[0]) / c.n + c.eps);
+    float scale = rsqrtf(reduce(sum, Sum()) / c.n + c.eps);
     sum = 0.0f;
     for (int i = 0; i < n_vectors; i++) {
         v[i] = scaled(v[i], scale, weight[i]);
@@ -74,7 +61,7 @@ template <int n_vectors> __global__ void norm_chain(const NormChain c) {
         sum += sum_of_squares(v[i]);
     }
     if (c.z != nullptr) {
-        scale = rsqrtf(block_sum(sum, sums[1]) / c.n + c.next_eps);
+        scale = rsqrtf(reduce(sum, Sum()) / c.n + c.next_eps);
         for (int i = 0; i < n_vectors; i++) {
             v[i] = scaled(v[i], scale, next_weight[i]);
             if (has(i)) {
