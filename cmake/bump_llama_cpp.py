@@ -6,10 +6,10 @@ VERSION is one of the package that csrc/llama/llama.cpp.lock names; its last num
 turn:
 
 1. source: downloads both source distributions and unpacks them below build/bump/;
-2. patches: applies csrc/llama/patches to the new one. If a hunk does not fit nothing is changed: correct the patch
-   against the unpacked tree and run again;
-3. review: lists the licences and the internal headers (csrc/llama/internal.h) that differ between the two;
-4. lock: writes csrc/llama/llama.cpp.lock, and the version in the files that name it;
+2. patches: finds the place of every hunk of csrc/llama/patches in the new one. If some have none, all of them are
+   listed and nothing is changed: correct them against the unpacked tree (line numbers do not matter) and run again;
+3. review: lists the licences, and the headers that a file of csrc/ includes, that differ between the two;
+4. lock: writes the patches' line numbers, csrc/llama/llama.cpp.lock, and the version in the files that name it;
 5. build and tests: `pip install '.[test]'` with the running interpreter, which should be one of a new virtual
    environment, and `pytest`.
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from llama_cpp_source import LOCK, PATCHES, PROJECT, SourceError, checksum, download, unpack
 
 sys.path.insert(0, str(PATCHES))
-from apply import PatchError, apply_series  # noqa: E402  (the applier lies beside the series it applies)
+from apply import PatchError, refreshed  # noqa: E402  (the applier lies beside the series it applies)
 
 # Files that name the version or the build number.
 NAMING = (
@@ -37,6 +37,8 @@ NAMING = (
     "docs/benchmark.md",
     "pyllama_mtp/bench/peer.py",
 )
+# Where llama.cpp's headers lie that our sources name without a folder.
+INCLUDE_FOLDERS = ("include", "src", "ggml/include", "ggml/src", "ggml/src/ggml-cpu", "ggml/src/ggml-cuda")
 
 
 def new_lock(old: dict, version: str, sha256: str) -> dict:
@@ -70,11 +72,11 @@ def write_names(project: Path, old: dict, new: dict) -> list[str]:
 
 
 def differences(old_tree: Path, new_tree: Path, csrc: Path) -> list[str]:
-    """Licence files, and headers of llama.cpp that our code includes, that are not the same in both trees."""
-    sources = [path for suffix in ("h", "cpp") for path in csrc.rglob(f"*.{suffix}")]
-    included = {name for path in sources for name in re.findall(r'#include "([\w./-]+)"', path.read_text())}
-    folders = ("include", "src", "ggml/include", "ggml/src", "ggml/src/ggml-cpu")
-    names = {f"{folder}/{name}" for folder in folders for name in included} | {"LICENSE"}
+    """Licence files, and headers of llama.cpp that a file of ours includes, that are not the same in both trees."""
+    sources = [path for path in csrc.rglob("*") if path.suffix in (".h", ".c", ".cpp", ".cu", ".cuh", ".inc")]
+    include = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+    included = {name for path in sources for name in include.findall(path.read_text())}
+    names = {f"{folder}/{name}" for folder in INCLUDE_FOLDERS for name in included} | {"LICENSE"}
     names |= {path.relative_to(tree).as_posix() for tree in (old_tree, new_tree) for path in tree.glob("licenses/*")}
 
     def content(tree: Path, name: str) -> bytes | None:
@@ -89,8 +91,8 @@ def run(*command: str) -> None:
         sys.exit(f"{command[-1]} failed with exit status {status}")
 
 
-def prepare(version: str, archive: Path | None) -> tuple[dict, dict]:
-    """Steps 1 to 3; returns the old and the new lock."""
+def prepare(version: str, archive: Path | None) -> tuple[dict, dict, dict[Path, str]]:
+    """Steps 1 to 3; returns the old and the new lock, and the new text of patches whose line numbers change."""
     old = tomllib.loads(LOCK.read_text())
     folder = PROJECT / "build" / "bump"
     print(f"source: {old['package']} {old['version']} -> {version}")
@@ -100,11 +102,12 @@ def prepare(version: str, archive: Path | None) -> tuple[dict, dict]:
     if version == old["version"] and new["sha256"] != old["sha256"]:
         raise SourceError(f"{archive} has sha256 {new['sha256']}, the lock of the same version {old['sha256']}")
     new_tree = unpack(archive, folder, new)
-    print(f"patches: {len(apply_series(new_tree, PATCHES))} files changed in {new_tree}")
+    patches, moved = refreshed(new_tree, PATCHES)
+    print(f"patches: every hunk fits {new_tree}, {moved} at another line")
     old_tree = new_tree if new == old else unpack(download(folder, old), folder, old)
     for name in differences(old_tree, new_tree, PROJECT / "csrc"):
         print(f"review: {name} differs")
-    return old, new
+    return old, new, patches
 
 
 def main() -> None:
@@ -115,8 +118,10 @@ def main() -> None:
     args = parser.parse_args()
     sys.stdout.reconfigure(line_buffering=True)  # in order with what the commands print, also into a file
     try:
-        old, new = prepare(args.version, args.archive)
+        old, new, patches = prepare(args.version, args.archive)
         write_lock(LOCK, old, new)
+        for path, text in patches.items():
+            path.write_text(text)
     except (SourceError, PatchError, OSError) as error:
         sys.exit(f"bump: {error}")
     print(

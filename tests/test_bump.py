@@ -82,9 +82,37 @@ def test_every_place_that_pins_the_version_is_known():
 @pytest.mark.parametrize("version, hook, reason", [(VERSION, b"// one\n", "hook.patch"), ("12000", HEADER, "12000")])
 def test_a_step_that_fails_changes_nothing(project, monkeypatch, version, hook, reason):
     before = contents(project)
-    with pytest.raises(SystemExit, match=f"bump: .*{reason}"):
+    with pytest.raises(SystemExit, match=rf"(?s)\Abump: .*{reason}"):
         run(monkeypatch, version, "--archive", str(archive(project, version, hook)))
     assert contents(project) == before
+
+
+def test_a_bump_moves_the_hunks(project, monkeypatch, capsys):
+    run(monkeypatch, VERSION, "--archive", str(archive(project, VERSION, b"// new\n" * 2 + HEADER)))
+    assert "every hunk fits" in (output := capsys.readouterr().out) and "1 at another line" in output
+    assert (project / "csrc" / "llama" / "patches" / "hook.patch").read_text() == PATCH.replace("-2 +2", "-4 +4")
+
+
+@pytest.mark.parametrize(
+    "source, line, header",
+    [
+        ("drafters/x.cpp", '#include "llama-ext.h"', "src/llama-ext.h"),
+        ("turboquant/ggml_cpu.c", '  # include "ggml.h"', "ggml/include/ggml.h"),
+        ("kernels/cuda/fusion.cu", '#include "ggml-impl.h"', "ggml/src/ggml-impl.h"),
+        ("kernels/cuda/launch.cuh", '#include "common.cuh"', "ggml/src/ggml-cuda/common.cuh"),
+        ("turboquant/types.inc", '#include "quants.h"', "ggml/src/ggml-cpu/quants.h"),
+    ],
+)
+def test_every_file_that_includes_a_header_of_llama_cpp_is_looked_at(tmp_path, source, line, header):
+    """Of C and CUDA sources the review saw nothing."""
+    trees = [tmp_path / "old", tmp_path / "new"]
+    for tree in trees:
+        for name in (header, "ggml/include/not-included.h", "LICENSE"):
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_text(tree.name if name != "LICENSE" else "MIT")
+    (tmp_path / "csrc" / source).parent.mkdir(parents=True)
+    (tmp_path / "csrc" / source).write_text(f"// ours\n{line}\n")
+    assert bump.differences(*trees, tmp_path / "csrc") == [header]
 
 
 def test_another_file_under_the_same_version_is_refused(project, monkeypatch):
