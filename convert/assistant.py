@@ -2,27 +2,26 @@
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from pyllama_mtp.convert.checkpoint import StoredTensor, open_checkpoint, read_json
+from pyllama_mtp.convert.checkpoint import FLOATS, INTEGERS, StoredTensor, open_checkpoint, read_json
 from pyllama_mtp.convert.config import CENTROIDS, LM_HEAD, TOKEN_ORDERING, read_config
 from pyllama_mtp.convert.output import check_destination, write_gguf, write_mixture
+from pyllama_mtp.convert.quants import encode
 from pyllama_mtp.convert.tokenizer import tokenizer_metadata
 from pyllama_mtp.errors import ConversionError
 from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry
 from pyllama_mtp.gguf.gemma4_assistant import PREFIX, AssistantConfig, TensorSpec
-from pyllama_mtp.gguf.quantize import encode
 
 PLAIN_OUTTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")  # one type for all matrices
 # llama.cpp's mixtures, made by its own quantiser
 MIXTURES = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k")
 OUTTYPES = PLAIN_OUTTYPES + MIXTURES
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}  # general.file_type of llama.cpp
-_VALUES_AT_ONCE = 1 << 22  # quantised at a time
 # The largest magnitude that each type holds; block types by their f16 scale, mixtures by f16, which they may contain.
 _LARGEST = {"bf16": 3.3895313e38, "f16": 65504.0, "q8_0": 127 * 65504.0, "q4_0": 8 * 65504.0}
 _LARGEST |= dict.fromkeys(MIXTURES, 65504.0)
@@ -97,8 +96,11 @@ def _check_tensors(config: AssistantConfig, stored: dict[str, StoredTensor], spe
         tensor = stored[name]
         if tensor.shape != shape:
             raise ConversionError(f"tensor {name} has shape {list(tensor.shape)}, expected {list(shape)}")
-        if tensor.dtype.startswith("I") != (name == TOKEN_ORDERING):
-            raise ConversionError(f"tensor {name} has dtype {tensor.dtype}")
+        dtypes = INTEGERS if name == TOKEN_ORDERING else FLOATS
+        if tensor.dtype not in dtypes:
+            raise ConversionError(
+                f"tensor {name} has the dtype {tensor.dtype}, which is not supported: expected {' or '.join(dtypes)}"
+            )
     if LM_HEAD in stored and stored[LM_HEAD].shape != expected["model.embed_tokens.weight"]:
         raise ConversionError(f"tensor {LM_HEAD} has shape {list(stored[LM_HEAD].shape)}: it must be the embedding")
     if LM_HEAD in stored and not np.array_equal(stored[LM_HEAD].read(), stored["model.embed_tokens.weight"].read()):
@@ -108,14 +110,7 @@ def _check_tensors(config: AssistantConfig, stored: dict[str, StoredTensor], spe
 def _centroid_metadata(config: AssistantConfig, stored: dict[str, StoredTensor]) -> dict[str, Entry]:
     if not config.n_centroids:
         return {}
-    centroids = _finite(CENTROIDS, stored[CENTROIDS].read())
-    return config.centroid_metadata(centroids, stored[TOKEN_ORDERING].read(), TOKEN_ORDERING)
-
-
-def _finite(name: str, values: np.ndarray) -> np.ndarray:
-    if not np.isfinite(values).all():
-        raise ConversionError(f"tensor {name} holds values that are not finite numbers")
-    return values
+    return config.centroid_metadata(stored[CENTROIDS].read(), stored[TOKEN_ORDERING].read(), TOKEN_ORDERING)
 
 
 def _type_of(name: str, spec: TensorSpec, outtype: str) -> str:
@@ -127,19 +122,18 @@ def _type_of(name: str, spec: TensorSpec, outtype: str) -> str:
     return outtype
 
 
-def _encoded(name: str, values: np.ndarray, type_name: str, mixture: str | None) -> Iterator[np.ndarray]:
-    """The tensor's bytes, a few rows at a time. mixture: what they are to become."""
-    rows = _finite(name, values).reshape(-1, values.shape[-1])
-    step = max(1, _VALUES_AT_ONCE // rows.shape[1])
+def _encoded(stored: StoredTensor, type_name: str, mixture: str | None) -> np.ndarray:
+    """The tensor's bytes. mixture: what they are to become. One part of its values is in memory at a time."""
     limit = _LARGEST.get(mixture or type_name, np.inf)
-    for begin in range(0, len(rows), step):
-        part = rows[begin : begin + step]
-        if np.abs(part).max(initial=0) > limit:
+    encoded = []
+    for values in stored.parts():
+        if np.abs(values).max(initial=0) > limit:
             raise ConversionError(
-                f"tensor {name} holds values beyond {limit:g}, which {mixture or type_name} cannot hold: "
+                f"tensor {stored.name} holds values beyond {limit:g}, which {mixture or type_name} cannot hold: "
                 "use --outtype bf16 or f32"
             )
-        yield encode(part, type_name)
+        encoded.append(encode(values, type_name))
+    return np.concatenate(encoded)
 
 
 def _data(
@@ -152,16 +146,5 @@ def _data(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Each tensor's name and bytes, in the order of the file."""
     yield "rope_freqs.weight", encode(np.array(config.rope_factors(), np.float32), "f32")
-    for index, (name, spec) in enumerate(specs.items()):
-        parts = _encoded(name, stored[name].read(), types[name], mixture if spec.kind != "vector" else None)
-        yield spec.gguf_name, np.concatenate([np.ascontiguousarray(p).view(np.uint8).reshape(-1) for p in parts])
-        if progress:
-            _draw_progress(index + 1, len(specs))
-
-
-def _draw_progress(done: int, total: int) -> None:
-    width = 30
-    filled = width * done // total
-    bar = "#" * filled + "." * (width - filled)
-    sys.stderr.write(f"\r[{bar}] {done}/{total} tensors" + ("\n" if done == total else ""))
-    sys.stderr.flush()
+    for name, spec in tqdm(specs.items(), unit=" tensors", disable=not progress):
+        yield spec.gguf_name, _encoded(stored[name], types[name], mixture if spec.kind != "vector" else None)

@@ -1,33 +1,25 @@
-"""Reads tensors out of safetensors checkpoints, single or sharded, without torch and without trusting the files.
-
-Format: 8 bytes of header length, a JSON header with dtype, shape and data_offsets of each tensor, then the data,
-without holes. Specification: https://github.com/huggingface/safetensors#format
+"""Reads the files of a checkpoint, safetensors single or sharded, without torch and without trusting them: regular
+files of the folder only, of bounded size, and their headers checked by the safetensors library.
 """
 
 import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import ml_dtypes  # noqa: F401, with it numpy knows bfloat16
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
-from pyllama_mtp.errors import ConversionError
-from pyllama_mtp.gguf.quantize import from_bf16
+from pyllama_mtp.errors import ConversionError, shown
 
-MAX_HEADER_BYTES = 100 << 20
 MAX_JSON_BYTES = 256 << 20  # the tokenizer.json of 2^18 tokens has 32 MiB
-MAX_DIMENSIONS = 8
-MAX_VALUES = 1 << 48
-DTYPES = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-}
+VALUES_AT_ONCE = 1 << 22
+FLOATS = ("F32", "F16", "BF16", "F64")
+INTEGERS = ("I64", "I32")
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
@@ -75,34 +67,51 @@ def read_json(path: Path) -> dict:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
+    """A tensor of an open safetensors file. A scalar counts as one value of one dimension."""
+
     path: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
-    offset: int  # from the file's beginning
+    file: safe_open
 
     def read(self) -> np.ndarray:
-        """The values: float32, or int64 for integers."""
-        dtype = DTYPES[self.dtype]
-        count = math.prod(self.shape)
+        """The values: finite float32, or int64 for integers."""
+        return np.concatenate([*self.parts()]).reshape(self.shape)
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """read(), some rows at a time."""
+        rows = max(1, VALUES_AT_ONCE // max(1, math.prod(self.shape[1:])))
         try:
-            with open(self.path, "rb") as file:
-                file.seek(self.offset)
-                raw = np.fromfile(file, dtype, count)
-        except OSError as error:
-            raise ConversionError(f"cannot read {self.path}: {error}") from error
-        if raw.size != count:
-            raise ConversionError(f"{self.path} ended while it was read")
-        raw = raw.reshape(self.shape)
-        if self.dtype == "BF16":
-            return from_bf16(raw)
-        return raw.astype(np.int64 if dtype.kind == "i" else np.float32)
+            slices = self.file.get_slice(self.name)
+            for begin in range(0, self.shape[0], rows):
+                if slices.get_shape():
+                    raw = slices[begin : min(begin + rows, self.shape[0])]
+                else:
+                    raw = self.file.get_tensor(self.name).reshape(1)
+                yield self._checked(raw)
+        except (OSError, SafetensorError) as error:
+            raise ConversionError(f"cannot read tensor {self.name} of {self.path}: {shown(error)}") from error
+
+    def _checked(self, raw: np.ndarray) -> np.ndarray:
+        if self.dtype in INTEGERS:
+            return raw.astype(np.int64)
+        if not np.isfinite(raw).all():
+            raise ConversionError(f"tensor {self.name} holds values that are not finite numbers")
+        with np.errstate(over="ignore"):
+            values = raw.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise ConversionError(
+                f"tensor {self.name} holds values beyond {np.finfo(np.float32).max:g}, float32's last"
+            )
+        return values
 
 
 def open_checkpoint(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the checkpoint in `folder` by name; the headers are checked completely, no data is read."""
+    """Every tensor of the checkpoint in `folder` by name; headers are checked completely, no data is read."""
     index_path, single = folder / INDEX_NAME, folder / SINGLE_NAME
     if is_there(single):
-        return _read_header(single)
+        return _open(single)
     if is_there(index_path):
         return _open_shards(folder, read_json(index_path).get("weight_map"))
     pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
@@ -121,7 +130,7 @@ def _open_shards(folder: Path, weight_map: object) -> dict[str, StoredTensor]:
     for shard in sorted(set(map(str, weight_map.values()))):
         if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
             raise ConversionError(f"{INDEX_NAME} points to {shard!r}, expected a .safetensors file in the same folder")
-        for name, tensor in _read_header(folder / shard).items():
+        for name, tensor in _open(folder / shard).items():
             if weight_map.get(name) != shard:
                 raise ConversionError(
                     f"{shard} holds tensor {name}, which {INDEX_NAME} places in {weight_map.get(name)!r}"
@@ -133,56 +142,17 @@ def _open_shards(folder: Path, weight_map: object) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _read_header(path: Path) -> dict[str, StoredTensor]:
-    def bad(what: str) -> ConversionError:
-        return ConversionError(f"{path} is not a valid safetensors file: {what}")
-
+def _open(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file. The library checks its header: spans without holes that end with the file."""
     try:
-        size = _require_regular(path)
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise bad(f"the header has {length} bytes, the file {size}")
-            header = json.loads(file.read(length))
+        _require_regular(path)
+        file = safe_open(path, "numpy", backend="pread")  # a mapped file that is cut short ends the process
+        tensors = {}
+        for name in file.keys():
+            tensor = file.get_slice(name)
+            tensors[name] = StoredTensor(path, name, tensor.get_dtype(), tuple(tensor.get_shape()) or (1,), file)
+        return tensors
     except FileNotFoundError as error:
         raise ConversionError(f"{path} is missing") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise bad(str(error)) from error
-    if not isinstance(header, dict):
-        raise bad("the header is no JSON object")
-
-    spans: list[tuple[int, int, str]] = []
-    tensors: dict[str, StoredTensor] = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        if not isinstance(entry, dict):
-            raise bad(f"the entry of {name} is no object")
-        dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-        if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise bad(f"{name} has the dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
-        if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-            raise bad(f"{name} has shape {shape!r} and data_offsets {offsets!r}")
-        if math.prod(max(v, 1) for v in shape) > MAX_VALUES:  # numpy refuses it, even where a 0 makes it empty
-            raise bad(f"{name} has the impossible shape {shape}")
-        begin, end = offsets
-        if end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
-            raise bad(f"{name} of shape {shape} and dtype {dtype} spans {end - begin} bytes")
-        spans.append((begin, end, name))
-        tensors[name] = StoredTensor(path, dtype, tuple(shape), 8 + length + begin)
-    at = 0
-    for begin, end, name in sorted(spans):
-        if begin != at:
-            raise bad(f"{name} begins at {begin}, the tensor before it ends at {at}")
-        at = end
-    if 8 + length + at != size:
-        raise bad(f"the tensors end at {8 + length + at}, the file at {size}")
-    return tensors
-
-
-def _naturals(values: object) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) <= MAX_DIMENSIONS
-        and all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 62 for v in values)
-    )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConversionError(f"{path} is not a valid safetensors file: {shown(error)}") from error

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from pyllama_mtp.convert.output import check_destination, write_gguf
+from pyllama_mtp.convert.quants import DECODED_TYPES, decode, decode_parts
 from pyllama_mtp.errors import ConversionError, ModelLoadError, shown
 from pyllama_mtp.gguf import gemma4_checks
-from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry, GGUFFile, TensorInfo, read_header
+from pyllama_mtp.gguf.format import Entry, GGUFFile, TensorInfo, read_header
 from pyllama_mtp.gguf.gemma4 import ROTATED_SHARE
 from pyllama_mtp.gguf.gemma4_assistant import OLD_LAYOUTS, ORDERED, PREFIX, AssistantConfig, Layer, OldLayout
 from pyllama_mtp.gguf.gemma4_checks import MAX_HEAD_SIZE, MAX_HEADS, MAX_LENGTH, MAX_WIDTH, ROPE_FACTORS, WEIGHT_TYPES
 from pyllama_mtp.gguf.hyperparameters import HyperParameters
-from pyllama_mtp.gguf.quantize import DECODED_TYPES, decode
 
 
 def upgrade_assistant(old: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
@@ -184,8 +184,6 @@ def _data(tensors: dict[str, TensorInfo]) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _check_finite(tensor: TensorInfo, data: np.ndarray) -> None:
-    """Some blocks at a time."""
-    step = TENSOR_TYPES[tensor.type][2] << 14
-    for begin in range(0, len(data), step):
-        if not np.isfinite(decode(data[begin : begin + step], tensor.type)).all():
+    for values in decode_parts(data, tensor.type):
+        if not np.isfinite(values).all():
             raise ConversionError(f"tensor {tensor.name} holds values that are not finite numbers")

@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from tqdm import tqdm
+
 from pyllama_mtp.errors import BenchmarkError
 from pyllama_mtp.gguf.gemma4 import SHAPES
 from pyllama_mtp.gguf.random_weights import Progress, write_assistant, write_target
@@ -33,7 +35,9 @@ def random_pair(shape: str, weights: str, folder: Path | None = None) -> tuple[P
         for role, write in (("target", write_target), ("assistant", write_assistant)):
             path = folder / f"gemma4-{shape}-{weights}-{role}.gguf"
             if not path.exists():
-                write(path, SHAPES[shape], weights=weights, progress=_progress(path))
+                print(f"writing {path}", file=sys.stderr, flush=True)
+                with tqdm(unit=" tensors", disable=None) as bar:  # on a terminal only
+                    write(path, SHAPES[shape], weights=weights, progress=_drawn_in(bar))
             files.append(path)
     except OSError as error:
         raise BenchmarkError(
@@ -43,14 +47,9 @@ def random_pair(shape: str, weights: str, folder: Path | None = None) -> tuple[P
     return files[0], files[1]
 
 
-def _progress(path: Path) -> Progress:
-    """Tells each further tenth of a file on stderr."""
-    told = -1
+def _drawn_in(bar: tqdm) -> Progress:
+    def draw(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
 
-    def tell(done: int, total: int) -> None:
-        nonlocal told
-        if (tenth := 10 * done // total) > told:
-            told = tenth
-            print(f"writing {path}: {10 * tenth} %", file=sys.stderr, flush=True)
-
-    return tell
+    return draw

@@ -18,7 +18,6 @@ from pyllama_mtp.errors import InvalidRequestError
 from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry, Writer
 from pyllama_mtp.gguf.gemma4 import ROTATED_SHARE, Gemma4Shape
 from pyllama_mtp.gguf.gemma4_assistant import AssistantConfig, Layer
-from pyllama_mtp.gguf.quantize import encode
 from pyllama_mtp.part_files import replacing
 
 WEIGHT_TYPES = ("f32", "f16", "q8_0", "q6_k", "q4_k", "q4_0")
@@ -190,5 +189,5 @@ def _random_matrix(random: np.random.Generator, shape: tuple[int, ...], type_nam
                 blocks[:, byte + 1] = blocks[:, byte + 1] & 0x80 | scale >> 8  # keeps a random sign
         else:
             values = random.standard_normal((len(rows), n_in), np.float32) * np.float32(deviation)
-            rows[:] = encode(values, type_name).reshape(-1).view(np.uint8).reshape(rows.shape)
+            rows[:] = values.astype({"f32": "<f4", "f16": "<f2"}[type_name]).view(np.uint8)
     return data

@@ -1,7 +1,5 @@
 """convert-assistant with a GGUF file: the older layouts become the present one, or are refused."""
 
-import ctypes
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +10,7 @@ from pyllama_mtp import ConversionError, Model
 from pyllama_mtp.convert import convert_assistant, upgrade_assistant
 from pyllama_mtp.convert.assistant import PLAIN_OUTTYPES
 from pyllama_mtp.convert.cli import main
-from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry, read_header
-from pyllama_mtp.gguf.quantize import DECODED_TYPES, decode, encode
+from pyllama_mtp.gguf.format import Entry, read_header
 from support.checkpoints import config_json, random_tensors, write_checkpoint
 from support.gguf_edit import Parts
 from support.llama_cpp_peer import complete
@@ -95,33 +92,6 @@ def test_an_upgraded_head_drafts_here_and_in_llama_cpp(demo, tmp_path: Path):
     peer = complete(demo.target, head, [prompt], max_tokens=32, k=3)
     assert peer == complete(demo.target, demo.head, [prompt], max_tokens=32, k=3)
     assert peer[0].accepted > 5
-
-
-@pytest.mark.parametrize("type_name", PLAIN_OUTTYPES)
-def test_decoding_gives_back_what_was_encoded(type_name: str):
-    values = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
-    data = np.ascontiguousarray(encode(values, type_name)).view(np.uint8).ravel()
-    error = np.abs(decode(data, type_name).reshape(8, 64) - values)
-    step = np.abs(values).reshape(8, 2, 32).max(axis=2).repeat(32, axis=1)  # each block's largest value
-    assert (error <= step * {"f32": 0, "f16": 1e-3, "bf16": 4e-3, "q8_0": 0.5 / 126, "q4_0": 1.01 / 8}[type_name]).all()
-
-
-@pytest.mark.parametrize("type_name", [name for name in DECODED_TYPES if name.startswith("q")])
-def test_decoding_equals_llama_cpps(type_name: str):
-    """Of random bytes, with f16 numbers in their places."""
-    folder = Path(importlib.util.find_spec("xllamacpp").origin).parent
-    library = ctypes.CDLL(str(next(folder.glob("xllamacpp*.so"))))
-    function = getattr(library, f"dequantize_row_{type_name.replace('k', 'K')}")
-    _, per_block, size = TENSOR_TYPES[type_name]
-    random = np.random.default_rng(0)
-    blocks = random.integers(0, 256, (50, size), np.uint8)
-    for at in {"q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}.get(type_name, (0,)):
-        blocks[:, at : at + 2] = random.standard_normal((50, 1)).astype("<f2").view(np.uint8)
-    expected = np.zeros(50 * per_block, np.float32)
-    pointer = ctypes.c_void_p
-    function(pointer(blocks.ctypes.data), pointer(expected.ctypes.data), ctypes.c_int64(expected.size))
-    assert np.abs(expected).max() > 10
-    np.testing.assert_allclose(decode(blocks.ravel(), type_name), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_half_precision_centroids_become_f32(demo, tmp_path: Path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import Model, _native
-from pyllama_mtp.gguf.quantize import decode, encode
+from pyllama_mtp.convert.quants import decode, encode
 from support.devices import acceptance_over_equal_texts
 from support.gguf_edit import Parts, rewrite
 

@@ -3,17 +3,17 @@
 import json
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from pyllama_mtp.convert.config import CENTROIDS, TOKEN_ORDERING, read_config
-from pyllama_mtp.gguf.quantize import to_bf16
 from pyllama_mtp.gguf.random_weights import synthetic_tokenizer
 
 N_VOCAB = 512
 DTYPES = {
     "F32": lambda x: x.astype("<f4"),
     "F16": lambda x: x.astype("<f2"),
-    "BF16": to_bf16,
+    "BF16": lambda x: x.astype(ml_dtypes.bfloat16),
     "I64": lambda x: x.astype("<i8"),
 }
 
