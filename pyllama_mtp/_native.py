@@ -8,14 +8,16 @@ import json
 import logging
 import os
 import platform
+import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import cffi
 import numpy as np
+import numpy.typing as npt
 
 from pyllama_mtp.errors import (
     ContextOverflowError,
@@ -28,21 +30,12 @@ from pyllama_mtp.errors import (
     NativeLibraryError,
     PyllamaMtpError,
 )
+from pyllama_mtp.names import AcceptanceRule, FinishReason
 from pyllama_mtp.paths import get_include, get_library
 
-ABI_VERSION = 3
-DRAFT_AUTO = -1
-FINISH_REASONS = (None, "stop", "length", "cancelled")
+if TYPE_CHECKING:  # options take their limits from here
+    from pyllama_mtp.options import LoadOptions, SamplingOptions
 
-_ERRORS: dict[int, type[PyllamaMtpError]] = {
-    1: InvalidRequestError,
-    2: ModelLoadError,
-    3: IncompatibleHeadError,
-    4: ContextOverflowError,
-    5: ModelLoadError,  # out of memory
-    6: ModelBusyError,
-    7: InternalError,
-}
 _LOG_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _PACKAGE = Path(__file__).parent
 
@@ -94,15 +87,40 @@ def _load() -> tuple[cffi.FFI, Any]:
         lib = ffi.dlopen(str(path))
     except OSError as error:
         raise NativeLibraryError(f"cannot load {path}: {error}") from error
-    if lib.pmtp_abi_version() != ABI_VERSION:
+    if lib.pmtp_abi_version() != lib.PMTP_ABI_VERSION:
         raise NativeLibraryError(
-            f"{path.name} has ABI version {lib.pmtp_abi_version()}, this package needs {ABI_VERSION}: install the "
-            "package again."
+            f"{path.name} has ABI version {lib.pmtp_abi_version()}, this package needs {lib.PMTP_ABI_VERSION}: install "
+            "the package again."
         )
     return ffi, lib
 
 
 _ffi, _lib = _load()
+
+# What the header says, as cffi has parsed it.
+ABI_VERSION: int = _lib.PMTP_ABI_VERSION
+MAX_DRAFT: int = _lib.PMTP_MAX_DRAFT
+MAX_LOGPROBS: int = _lib.PMTP_MAX_LOGPROBS
+
+
+def _names(enum: str, prefix: str) -> list[str]:
+    """The constants of an enum by value, in lower case and without their prefix."""
+    constants: Mapping[int, str] = _ffi.typeof(enum).elements
+    return [constants[value].removeprefix(prefix).lower() for value in range(len(constants))]
+
+
+FINISH_REASONS = cast(list[FinishReason | None], [None, *_names("pmtp_finish", "PMTP_FINISH_")[1:]])
+ACCEPTANCE_RULES = cast(list[AcceptanceRule], _names("pmtp_acceptance", "PMTP_ACCEPTANCE_"))
+
+_ERRORS: dict[int, type[PyllamaMtpError]] = {
+    _lib.PMTP_ERROR_INVALID_ARGUMENT: InvalidRequestError,
+    _lib.PMTP_ERROR_MODEL_LOAD: ModelLoadError,
+    _lib.PMTP_ERROR_INCOMPATIBLE_HEAD: IncompatibleHeadError,
+    _lib.PMTP_ERROR_CONTEXT_OVERFLOW: ContextOverflowError,
+    _lib.PMTP_ERROR_OUT_OF_MEMORY: ModelLoadError,
+    _lib.PMTP_ERROR_BUSY: ModelBusyError,
+    _lib.PMTP_ERROR_INTERNAL: InternalError,
+}
 
 
 class _ThreadState(threading.local):
@@ -120,28 +138,31 @@ def _on_log_error(kind: type[BaseException], _error: object, _traceback: object)
         _thread.interrupted = True
 
 
-@_ffi.callback("void(int32_t, const char *, void *)", onerror=_on_log_error)
 def _on_log(level: int, text: Any, _user: object) -> None:
     """Logs whole lines; llama.cpp writes some of them in pieces."""
     if not _thread.log_line:
         _thread.log_level = _LOG_LEVELS.get(level, logging.INFO)
-    *lines, rest = (_thread.log_line + _ffi.string(text).decode("utf-8", "replace")).split("\n")
+    *lines, rest = (_thread.log_line + _text(text)).split("\n")
     _thread.log_line = rest
     for line in lines:
         if line.strip() and not _thread.held_back:
             logger.log(_thread.log_level, "%s", line.rstrip())
 
 
-_lib.pmtp_set_log(_on_log, _ffi.NULL)
+_log_callback = _ffi.callback("void(int32_t, const char *, void *)", _on_log, onerror=_on_log_error)
+_lib.pmtp_set_log(_log_callback, _ffi.NULL)
+
+
+def _text(chars: Any) -> str:
+    return bytes(_ffi.string(chars)).decode("utf-8", "replace")
 
 
 def _check(status: int) -> None:
     if _thread.interrupted:
         _thread.interrupted = False
         raise KeyboardInterrupt
-    if status != 0:
-        message = _ffi.string(_lib.pmtp_last_error()).decode("utf-8", "replace")
-        raise _ERRORS.get(status, InternalError)(message)
+    if status != _lib.PMTP_OK:
+        raise _ERRORS.get(status, InternalError)(_text(_lib.pmtp_last_error()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,32 +173,8 @@ class Burst:
     drafted: list[int]
     accepted: int
     emitted: list[int]
-    finish_reason: str | None
+    finish_reason: FinishReason | None
     logprobs: list[list[tuple[int, float]]] | None
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationParams:
-    """The fields of pmtp_generation_params; see there for ranges."""
-
-    max_tokens: int
-    min_tokens: int
-    temperature: float
-    top_p: float
-    min_p: float
-    top_k: int
-    seed: int
-    reproducible: bool
-    acceptance: int
-    presence_penalty: float
-    frequency_penalty: float
-    repetition_penalty: float
-    ignore_eos: bool
-    n_logprobs: int
-    num_speculative_tokens: int
-    synthetic_acceptance: Sequence[float]
-    stop_tokens: Sequence[int]
-    logit_bias: Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +199,14 @@ class NativeStats:
     sample_seconds: float
 
 
+def _set_numbers(params: Any, options: object) -> None:
+    """Gives the fields of a C struct the numbers of the options that are named like them."""
+    for name, _ in _ffi.typeof(params).item.fields:
+        value = getattr(options, name, None)
+        if isinstance(value, int | float):
+            setattr(params, name, value)
+
+
 class NativeModel:
     """Owns a pmtp_model and the generation that runs on it.
 
@@ -209,39 +214,17 @@ class NativeModel:
     every call raises ModelClosedError.
     """
 
-    def __init__(
-        self,
-        target: str,
-        head: str | None,
-        *,
-        n_ctx: int,
-        n_batch: int,
-        n_threads: int,
-        n_gpu_layers: int,
-        flash_attention: int,
-        cache_type_k: str,
-        cache_type_v: str,
-        cache_type_k_swa: str | None,
-        cache_type_v_swa: str | None,
-    ):
+    def __init__(self, target: str, head: str | None, options: "LoadOptions"):
+        """options: n_ctx and n_threads are numbers."""
         self.lock = threading.RLock()
         self.generation: NativeGeneration | None = None
         self._handle: Any = None
         params = _ffi.new("pmtp_model_params *", _lib.pmtp_default_model_params())
-        cache_types = {
-            "cache_type_k": cache_type_k,
-            "cache_type_v": cache_type_v,
-            "cache_type_k_swa": cache_type_k_swa,
-            "cache_type_v_swa": cache_type_v_swa,
-        }
-        names = {f: _ffi.NULL if t is None else _ffi.new("char[]", t.encode()) for f, t in cache_types.items()}
-        params.n_ctx = n_ctx
-        params.n_batch = n_batch
-        params.n_threads = n_threads
-        params.n_gpu_layers = n_gpu_layers
-        params.flash_attention = flash_attention
-        for field, name in names.items():
-            setattr(params, field, name)
+        _set_numbers(params, options)
+        names = [name for name, _ in _ffi.typeof("pmtp_model_params").fields if name.startswith("cache_type_")]
+        types = {name: _ffi.new("char[]", getattr(options, name).encode()) for name in names if getattr(options, name)}
+        for name, value in types.items():
+            setattr(params, name, value)
         head_path = _ffi.NULL if head is None else _ffi.new("char[]", os.fsencode(head))
         out = _ffi.new("pmtp_model **")
         status = _lib.pmtp_model_load(os.fsencode(target), head_path, params, out)
@@ -280,12 +263,12 @@ class NativeModel:
 
     def placement(self) -> str:
         with self.lock:
-            return _ffi.string(_lib.pmtp_model_placement(self.handle)).decode("utf-8", "replace")
+            return _text(_lib.pmtp_model_placement(self.handle))
 
     def metadata(self, key: str) -> str | None:
         with self.lock:
             value = _lib.pmtp_model_metadata(self.handle, key.encode())
-            return None if value == _ffi.NULL else _ffi.string(value).decode("utf-8", "replace")
+            return None if value == _ffi.NULL else _text(value)
 
     def tokenize(self, text: bytes, add_special: bool, parse_special: bool) -> list[int]:
         capacity = len(text) + 8  # a token for every byte, and some special ones
@@ -302,21 +285,21 @@ class NativeModel:
             while True:
                 data = _ffi.new("char[]", capacity)
                 status = _lib.pmtp_token_bytes(self.handle, token, special, data, capacity, needed)
-                if status == 0 or needed[0] <= capacity:
+                if status == _lib.PMTP_OK or needed[0] <= capacity:
                     _check(status)
                     return bytes(_ffi.buffer(data, needed[0]))
                 capacity = needed[0]
 
-    def logits(self, tokens: Sequence[int], n_vocab: int, n_batch: int) -> np.ndarray:
+    def logits(self, tokens: Sequence[int], n_vocab: int, n_batch: int) -> npt.NDArray[np.float32]:
         """float32 [len(tokens), n_vocab]."""
         out = np.empty((len(tokens), n_vocab), dtype=np.float32)
         with self.lock:
             _check(_lib.pmtp_logits(self.handle, list(tokens), len(tokens), n_batch, _ffi.from_buffer("float *", out)))
         return out
 
-    def start(self, prompt: Sequence[int], params: "GenerationParams") -> "NativeGeneration":
+    def start(self, prompt: Sequence[int], options: "SamplingOptions") -> "NativeGeneration":
         """Begins a generation. Raises ModelBusyError (another one lives), ContextOverflowError, InvalidRequestError."""
-        return NativeGeneration(self, prompt, params)
+        return NativeGeneration(self, prompt, options)
 
 
 def quantize(path: Path, out: Path, mixture: str, n_threads: int) -> None:
@@ -331,20 +314,27 @@ def quantize(path: Path, out: Path, mixture: str, n_threads: int) -> None:
 
 
 class NativeGeneration:
-    """Owns a pmtp_generation. After close(), step(), truncate() and stats() raise ModelClosedError."""
+    """Owns a pmtp_generation. After close(), step(), truncate() and stats() raise ModelClosedError.
 
-    def __init__(self, model: NativeModel, prompt: Sequence[int], params: GenerationParams):
+    seed: the one given, or the one drawn.
+    """
+
+    def __init__(self, model: NativeModel, prompt: Sequence[int], options: "SamplingOptions"):
         self._model = model
         self._handle: Any = None
         self._cancel_lock = threading.RLock()  # orders cancel(), from any thread or signal handler, before free
-        self._n_logprobs = params.n_logprobs
+        self.seed = secrets.randbits(63) if options.seed is None else options.seed
+        self._n_logprobs = -1 if options.logprobs is None else options.logprobs
+        stop_tokens = _ffi.new("int32_t[]", list(options.stop_token_ids or ()))
+        logit_bias = _ffi.new("pmtp_logit_bias[]", list((options.logit_bias or {}).items()))
+        synthetic = _ffi.new("double[]", list(options.synthetic_acceptance))
         native = _ffi.new("pmtp_generation_params *", _lib.pmtp_default_generation_params())
-        values = {f.name: getattr(params, f.name) for f in fields(params)}
-        stop_tokens = _ffi.new("int32_t[]", list(values.pop("stop_tokens")))
-        logit_bias = _ffi.new("pmtp_logit_bias[]", list(values.pop("logit_bias")))
-        synthetic = _ffi.new("double[]", list(values.pop("synthetic_acceptance")))
-        for name, value in values.items():
-            setattr(native, name, value)
+        _set_numbers(native, options)  # what is None or "auto" stays as it is by default
+        native.top_k = max(0, options.top_k)
+        native.seed = self.seed
+        native.reproducible = options.seed is not None
+        native.acceptance = ACCEPTANCE_RULES.index(options.acceptance)
+        native.n_logprobs = self._n_logprobs
         native.stop_tokens = stop_tokens
         native.n_stop_tokens = len(stop_tokens)
         native.logit_bias = logit_bias
@@ -403,8 +393,9 @@ class NativeGeneration:
         with self._model.lock:
             out = _ffi.new("pmtp_stats *")
             _check(_lib.pmtp_generation_get_stats(self._open(), out))
-            values = {f.name: getattr(out, f.name) for f in fields(NativeStats)}
-            return NativeStats(**{n: list(v) if isinstance(v, _ffi.CData) else v for n, v in values.items()})
+            values: dict[str, Any] = {f.name: getattr(out, f.name) for f in fields(NativeStats)}
+            values |= {name: list(value) for name, value in values.items() if isinstance(value, _ffi.CData)}
+            return NativeStats(**values)
 
     def close(self) -> None:
         """Idempotent; waits for the running step."""

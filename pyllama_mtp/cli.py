@@ -8,7 +8,9 @@ from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 
+from pyllama_mtp.arguments import DEFAULTS, add_options, read_options
 from pyllama_mtp.bench.cli import add_parser as add_bench_parser
+from pyllama_mtp.chat import Message
 from pyllama_mtp.errors import PyllamaMtpError, one_line
 from pyllama_mtp.model import Model
 from pyllama_mtp.stream import Stats, Stream
@@ -16,10 +18,6 @@ from pyllama_mtp.stream import Stats, Stream
 DEMO_PROMPT = '''def read_config(path):
     """Return the settings in the file as a dictionary."""
 '''
-
-
-def _draft_length(text: str) -> int | str:
-    return text if text == "auto" else int(text)
 
 
 def _print_stream(stream: Stream) -> None:
@@ -58,29 +56,14 @@ def format_stats(stats: Stats) -> str:
     )
 
 
-def _add_generation_options(
-    parser: argparse.ArgumentParser, *, max_tokens: int, temperature: float, drafts: int | str
-) -> None:
-    parser.add_argument("--max-tokens", type=int, default=max_tokens)
-    parser.add_argument("--temperature", type=float, default=temperature, help="0: greedy (default: %(default)s)")
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, help="default: drawn, and reported")
-    parser.add_argument(
-        "--num-speculative-tokens", type=_draft_length, default=drafts, metavar="K", help='0..16 or "auto"'
-    )
+def _add_generation_options(parser: argparse.ArgumentParser, **defaults: object) -> None:
+    add_options(parser, DEFAULTS | defaults)
     parser.add_argument("--n-threads", type=int, help="default: every CPU this process may use")
 
 
-def _generate(args: argparse.Namespace, target: Path, head: Path | None, prompt: str | list[dict]) -> int:
+def _generate(args: argparse.Namespace, target: Path, head: Path | None, prompt: str | list[Message]) -> int:
     with Model(target, mtp_head=head, n_ctx=getattr(args, "n_ctx", None), n_threads=args.n_threads) as model:
-        stream = model.generate(
-            prompt,
-            max_tokens=args.max_tokens,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            seed=args.seed,
-            num_speculative_tokens=args.num_speculative_tokens,
-        )
+        stream = model.generate(prompt, **read_options(args))
         if isinstance(prompt, str):
             print(prompt, end="", flush=True)
         _print_stream(stream)
@@ -94,7 +77,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    prompt = [{"role": "user", "content": args.prompt}] if args.chat else args.prompt
+    prompt: str | list[Message] = [{"role": "user", "content": args.prompt}] if args.chat else args.prompt
     return _generate(args, args.target, args.mtp_head, prompt)
 
 
@@ -113,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="stream a completion from the embedded pair, and show the figures")
     demo.add_argument("--prompt", default=DEMO_PROMPT, help="text to complete: Python source")
     # The pair is so small that drafting does not pay and "auto" would soon stop: a fixed number shows how it works.
-    _add_generation_options(demo, max_tokens=200, temperature=0.8, drafts=3)
+    _add_generation_options(demo, max_tokens=200, temperature=0.8, num_speculative_tokens=3)
     demo.set_defaults(action=_demo)
 
     run = commands.add_parser("run", help="complete a prompt with a model file")
@@ -121,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--chat", action="store_true", help="the prompt is a user's message: use the model's chat template"
     )
-    _add_generation_options(run, max_tokens=512, temperature=1.0, drafts="auto")
+    _add_generation_options(run, max_tokens=512, num_speculative_tokens="auto")
     run.set_defaults(action=_run)
 
     add_bench_parser(commands)
@@ -141,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     args.arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        return args.action(args)
+        return int(args.action(args))
     except PyllamaMtpError as error:
         print(f"pyllama-mtp: error: {one_line(str(error))}", file=sys.stderr)
         return 1

@@ -17,6 +17,14 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
+def seen(value: object) -> str:
+    """A caller's value, for a message: its type where it has no text, such as an integer of more than 4,300 digits."""
+    try:
+        return shown(repr(value))
+    except Exception:  # whatever a class of the caller's raises
+        return f"of type {type(value).__name__}"
+
+
 class PyllamaMtpError(Exception):
     """Base class of all errors of this package."""
 

@@ -2,54 +2,23 @@
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from typing import TypedDict, Unpack
+from dataclasses import dataclass, field
 
 from pyllama_mtp.errors import ModelLoadError
-from pyllama_mtp.model import Model, Prompt
-from pyllama_mtp.options import ModelOptions
+from pyllama_mtp.model import Model
+from pyllama_mtp.options import LoadOptions, Request, takes, values_of
 from pyllama_mtp.stream import Stream
 
 
-class LoadOptions(TypedDict, total=False):
-    """Keyword arguments of Model that generate() passes on."""
+@dataclass(frozen=True)
+class Call(Request, LoadOptions):
+    """The parameters of generate(): files, and those of Model and of Model.generate."""
 
-    n_ctx: int | None
-    cache_type_k: str
-    cache_type_v: str
-    cache_type_k_swa: str | None
-    cache_type_v_swa: str | None
-    n_gpu_layers: int
-    n_threads: int | None
-    n_batch: int
-    flash_attention: bool | None
+    model: str | os.PathLike[str] = field(kw_only=True)
+    mtp_head: str | os.PathLike[str] | None = field(default=None, kw_only=True)
 
 
-class GenerateOptions(LoadOptions, total=False):
-    """Keyword arguments of generate(): those of Model and of Model.generate."""
-
-    max_tokens: int | None
-    min_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    seed: int | None
-    stop: str | Sequence[str] | None
-    stop_token_ids: Sequence[int] | None
-    ignore_eos: bool
-    presence_penalty: float
-    frequency_penalty: float
-    repetition_penalty: float
-    logit_bias: Mapping[int, float] | None
-    logprobs: int | None
-    num_speculative_tokens: int | str | None
-    acceptance: str
-    synthetic_acceptance: Sequence[float]
-    trace: bool
-
-
-_models: dict[tuple[str, str | None, ModelOptions], Model] = {}
+_models: dict[tuple[str, str | None, LoadOptions], Model] = {}
 _lock = threading.Lock()
 
 
@@ -60,30 +29,21 @@ def _real_path(path: str | os.PathLike[str]) -> str:
         raise ModelLoadError(f"the path of a model is {path!r}: {error}") from error
 
 
-def generate(
-    prompt: Prompt,
-    *,
-    model: str | os.PathLike[str],
-    mtp_head: str | os.PathLike[str] | None = None,
-    **options: Unpack[GenerateOptions],
-) -> Stream:
+@takes(Call)
+def generate(call: Call) -> Stream:
     """Completes a prompt with a model file: `Model.generate` on a model that is loaded on the first call and kept.
 
     options: keyword arguments of Model and of Model.generate. A model stays loaded for calls with the same files and
     the same loading options until `clear_cache()`. Raises what those two raise, and TypeError for an unknown option.
     """
-    unknown = options.keys() - GenerateOptions.__annotations__.keys()
-    if unknown:
-        raise TypeError(f"generate() got unknown options: {', '.join(sorted(unknown))}")
-    load = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
-    request = {name: value for name, value in options.items() if name not in LoadOptions.__annotations__}
-    load_options = ModelOptions(**load)
-    key = (_real_path(model), None if mtp_head is None else _real_path(mtp_head), load_options)
+    load = values_of(LoadOptions, call)
+    head = None if call.mtp_head is None else _real_path(call.mtp_head)
+    key = (_real_path(call.model), head, LoadOptions(**load))
     with _lock:
         if key not in _models:
-            _models[key] = Model(model, mtp_head=mtp_head, **load)
+            _models[key] = Model(call.model, mtp_head=call.mtp_head, **load)
         loaded = _models[key]
-    return loaded.generate(prompt, **request)
+    return loaded.generate(**values_of(Request, call))
 
 
 def clear_cache() -> None:

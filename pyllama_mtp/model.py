@@ -1,27 +1,27 @@
 """A target model with its MTP head: loading, tokens, completions, logits."""
 
 import os
-import secrets
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from pyllama_mtp import chat
-from pyllama_mtp._native import DRAFT_AUTO, GenerationParams, NativeModel
+from pyllama_mtp._native import NativeModel
 from pyllama_mtp.errors import (
     InvalidRequestError,
     ModelClosedError,
 )
 from pyllama_mtp.gguf.checks import check_head, check_target
 from pyllama_mtp.gguf.format import GGUFFile
-from pyllama_mtp.options import ACCEPTANCE_RULES, ModelOptions, SamplingOptions, available_cpus
+from pyllama_mtp.names import CacheType, DraftLength
+from pyllama_mtp.options import ModelOptions, Prompt, Request, available_cpus, method_takes
 from pyllama_mtp.stream import Stream
 
 DEFAULT_N_CTX = 4096
-
-Prompt = str | Sequence[int] | Sequence[chat.Message]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +63,6 @@ def _default_context(target: GGUFFile) -> int:
     return min(DEFAULT_N_CTX, trained) if isinstance(trained, int) and trained > 0 else DEFAULT_N_CTX
 
 
-def _native_params(options: SamplingOptions) -> GenerationParams:
-    k = options.num_speculative_tokens
-    return GenerationParams(
-        max_tokens=options.max_tokens or 2**31 - 1,
-        min_tokens=options.min_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        top_k=max(0, options.top_k),
-        seed=secrets.randbits(63) if options.seed is None else options.seed,
-        reproducible=options.seed is not None,
-        acceptance=ACCEPTANCE_RULES.index(options.acceptance),
-        presence_penalty=options.presence_penalty,
-        frequency_penalty=options.frequency_penalty,
-        repetition_penalty=options.repetition_penalty,
-        ignore_eos=options.ignore_eos,
-        n_logprobs=-1 if options.logprobs is None else options.logprobs,
-        num_speculative_tokens=DRAFT_AUTO if isinstance(k, str) else k,
-        synthetic_acceptance=options.synthetic_acceptance,
-        stop_tokens=options.stop_token_ids or (),
-        logit_bias=[(token, float(bias)) for token, bias in (options.logit_bias or {}).items()],
-    )
-
-
 class Model:
     """A target model, its MTP head if one is given, and one KV cache. Use it as a context manager, or call close().
 
@@ -105,11 +81,11 @@ class Model:
         *,
         mtp_head: str | os.PathLike[str] | None = None,
         n_ctx: int | None = None,
-        num_speculative_tokens: int | str = "auto",
-        cache_type_k: str = "f16",
-        cache_type_v: str = "f16",
-        cache_type_k_swa: str | None = None,
-        cache_type_v_swa: str | None = None,
+        num_speculative_tokens: DraftLength = "auto",
+        cache_type_k: CacheType = "f16",
+        cache_type_v: CacheType = "f16",
+        cache_type_k_swa: CacheType | None = None,
+        cache_type_v_swa: CacheType | None = None,
         n_gpu_layers: int = -1,
         n_threads: int | None = None,
         n_batch: int = 512,
@@ -131,20 +107,13 @@ class Model:
         )
         header = check_target(target)
         head_path = None if mtp_head is None else str(check_head(mtp_head, header).path)
-        self._native = NativeModel(
-            str(header.path),
-            head_path,
-            n_ctx=_default_context(header) if n_ctx is None else n_ctx,
-            n_batch=n_batch,
-            n_threads=available_cpus() if n_threads is None else n_threads,
-            n_gpu_layers=n_gpu_layers,
-            flash_attention=-1 if flash_attention is None else int(flash_attention),
-            cache_type_k=cache_type_k,
-            cache_type_v=cache_type_v,
-            cache_type_k_swa=cache_type_k_swa,
-            cache_type_v_swa=cache_type_v_swa,
+        sizes = replace(
+            self.options,
+            n_ctx=self.options.n_ctx or _default_context(header),
+            n_threads=self.options.n_threads or available_cpus(),
         )
-        fields = self._native.info()
+        self._native = NativeModel(str(header.path), head_path, sizes)
+        fields: dict[str, Any] = dict(self._native.info())
         self._bos, self._eos = fields.pop("token_bos"), fields.pop("token_eos")
         self._add_bos = bool(fields.pop("add_bos"))
         fields["has_head"] = bool(fields["has_head"])
@@ -165,30 +134,8 @@ class Model:
         """What was loaded, and where it is."""
         return self._info
 
-    def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int | None = None,
-        min_tokens: int = 0,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        min_p: float = 0.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        stop_token_ids: Sequence[int] | None = None,
-        ignore_eos: bool = False,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        repetition_penalty: float = 1.0,
-        logit_bias: Mapping[int, float] | None = None,
-        logprobs: int | None = None,
-        num_speculative_tokens: int | str | None = None,
-        acceptance: str = "auto",
-        synthetic_acceptance: Sequence[float] = (),
-        trace: bool = False,
-    ) -> Stream:
+    @method_takes(Request)
+    def generate(self, request: Request) -> Stream:
         """Begins a completion; nothing is computed before the stream is read.
 
         prompt: text, token ids, or messages ({"role": ..., "content": ...}) for the model's own chat template. Sampling
@@ -204,38 +151,17 @@ class Model:
         Raises InvalidRequestError, ContextOverflowError, ChatTemplateError, ModelClosedError, and ModelBusyError while
         another completion of this model is neither read to its end nor closed.
         """
-        options = SamplingOptions(
-            max_tokens=max_tokens,
-            min_tokens=min_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            seed=seed,
-            stop=stop,
-            stop_token_ids=stop_token_ids,
-            ignore_eos=ignore_eos,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            repetition_penalty=repetition_penalty,
-            logit_bias=logit_bias,
-            logprobs=logprobs,
-            num_speculative_tokens=self.options.num_speculative_tokens
-            if num_speculative_tokens is None
-            else num_speculative_tokens,
-            acceptance=acceptance,
-            synthetic_acceptance=synthetic_acceptance,
-        )
         native = self._open()
-        ids = self.prompt_ids(prompt)
-        params = _native_params(options)
+        k = request.num_speculative_tokens
+        options = replace(request, num_speculative_tokens=self.options.num_speculative_tokens if k is None else k)
+        generation = native.start(self.prompt_ids(request.prompt), options)
         stream = Stream(
-            native.start(ids, params),
+            generation,
             token_bytes=lambda token: native.token_bytes(token, special=False),
-            stop=options.stop_strings,
+            stop=options.stop or (),
             min_tokens=options.min_tokens,
-            seed=params.seed,
-            trace=trace,
+            seed=generation.seed,
+            trace=options.trace,
         )
         self._stream = weakref.ref(stream)
         return stream
@@ -245,11 +171,11 @@ class Model:
         if isinstance(prompt, str):
             ids = self.tokenize(prompt)
         elif isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
-            ids = self.tokenize(self.render_chat(prompt), add_special=False)
+            ids = self.tokenize(self.render_chat(cast(Sequence[chat.Message], prompt)), add_special=False)
             if self._add_bos and ids[:1] != [self._bos]:
                 ids.insert(0, self._bos)
         elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):
-            ids = self._checked_ids(prompt)
+            ids = self._checked_ids(cast(Sequence[int], prompt))
         else:
             raise InvalidRequestError(
                 f"prompt is a {type(prompt).__name__}, expected text, a list of token ids or a list of messages"
@@ -298,7 +224,7 @@ class Model:
         data = b"".join(native.token_bytes(token, special=False) for token in self._checked_ids(ids))
         return data.decode("utf-8", "replace")
 
-    def logits(self, ids: Sequence[int], *, n_batch: int = 32) -> np.ndarray:
+    def logits(self, ids: Sequence[int], *, n_batch: int = 32) -> npt.NDArray[np.float32]:
         """The target's logits at every position, float32 [len(ids), n_vocab], evaluated in batches of n_batch (1..32)
         rows. Overwrites the KV cache. Raises InvalidRequestError, ContextOverflowError, ModelBusyError.
         """

@@ -1,45 +1,38 @@
-"""What a caller may ask for: frozen dataclasses that check themselves. Errors name the value seen and the legal
-range.
+"""What a caller may ask for: frozen dataclasses that check themselves. Errors name the value seen and the legal range.
+
+They are the one list of options: signatures, the engine's parameters and the command line are made from them.
 """
 
-import math
+import functools
+import inspect
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_args
 
-from pyllama_mtp.errors import InvalidRequestError
+import numpy as np
+import numpy.typing as npt
 
-MAX_DRAFT = 16  # PMTP_MAX_DRAFT
-MAX_LOGPROBS = 64  # PMTP_MAX_LOGPROBS
-ACCEPTANCE_RULES = ("auto", "coupled", "rejection", "rejection_greedy", "block")  # by pmtp_acceptance
+from pyllama_mtp._native import ACCEPTANCE_RULES, MAX_DRAFT, MAX_LOGPROBS
+from pyllama_mtp.chat import Message
+from pyllama_mtp.names import AcceptanceRule, CacheType, DraftLength
+from pyllama_mtp.ranges import Biases, Drafts, Falling, Flag, Integer, Listed, Name, Number, OneOf, Texts, check_fields
+
 _INT32_MAX = 2**31 - 1
+_CACHE_TYPE = Name("the name of a type, such as 'f16' or 'q8_0'")
+_TOKEN = Integer(0, _INT32_MAX)
 
+Prompt = str | Sequence[int] | npt.NDArray[np.integer[Any]] | Sequence[Message]
 
-def _integer(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequestError(f"{name} is {value!r}, expected an integer")
-    if not low <= value <= high:
-        raise InvalidRequestError(f"{name} is {value}, expected {low}..{high}")
-
-
-def _number(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidRequestError(f"{name} is {value!r}, expected a finite number")
-    if value < low or value > high or (open_low and value == low):
-        bounds = f"more than {low:g} and at most {high:g}" if open_low else f"{low:g}..{high:g}"
-        raise InvalidRequestError(f"{name} is {value:g}, expected {bounds}")
-
-
-def _items(name: str, value: object) -> Sequence[object]:
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise InvalidRequestError(f"{name} is {value!r}, expected a list")
-    return value
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def check_draft_length(value: object) -> None:
     """Raises InvalidRequestError unless value is 0..16 or "auto"."""
-    if value != "auto":
-        _integer('num_speculative_tokens (or "auto")', value, 0, MAX_DRAFT)
+    Drafts(MAX_DRAFT).check("num_speculative_tokens", value)
 
 
 def available_cpus() -> int:
@@ -47,104 +40,122 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-@dataclass(frozen=True, slots=True)
-class ModelOptions:
-    """How a model is loaded; the parameters of Model, checked."""
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """What the engine is told when it loads a model."""
 
-    n_ctx: int | None = None
-    num_speculative_tokens: int | str = "auto"
-    cache_type_k: str = "f16"
-    cache_type_v: str = "f16"
-    cache_type_k_swa: str | None = None
-    cache_type_v_swa: str | None = None
-    n_gpu_layers: int = -1
-    n_threads: int | None = None
-    n_batch: int = 512
-    flash_attention: bool | None = None
+    n_ctx: Annotated[int | None, Integer(1, 1 << 24)] = None
+    cache_type_k: Annotated[CacheType, _CACHE_TYPE] = "f16"
+    cache_type_v: Annotated[CacheType, _CACHE_TYPE] = "f16"
+    cache_type_k_swa: Annotated[CacheType | None, _CACHE_TYPE] = None
+    cache_type_v_swa: Annotated[CacheType | None, _CACHE_TYPE] = None
+    n_gpu_layers: Annotated[int, Integer(-1, 10_000)] = -1
+    n_threads: Annotated[int | None, Integer(1, 512)] = None
+    n_batch: Annotated[int, Integer(32, 1 << 16)] = 512
+    flash_attention: Annotated[bool | None, Flag()] = None
 
     def __post_init__(self) -> None:
-        if self.n_ctx is not None:
-            _integer("n_ctx", self.n_ctx, 1, 1 << 24)
-        check_draft_length(self.num_speculative_tokens)
-        for name in ("cache_type_k", "cache_type_v", "cache_type_k_swa", "cache_type_v_swa"):
-            value = getattr(self, name)
-            is_name = isinstance(value, str) and value.isascii() and value.isprintable()
-            if not is_name and not (value is None and name.endswith("_swa")):
-                raise InvalidRequestError(f"{name} is {value!r}, expected the name of a type, such as 'f16' or 'q8_0'")
-        _integer("n_gpu_layers", self.n_gpu_layers, -1, 10_000)
-        if self.n_threads is not None:
-            _integer("n_threads", self.n_threads, 1, 512)
-        _integer("n_batch", self.n_batch, 32, 1 << 16)
-        if self.flash_attention not in (None, True, False):
-            raise InvalidRequestError(
-                f"flash_attention is {self.flash_attention!r}, expected True, False or None (where supported)"
-            )
+        check_fields(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(LoadOptions):
+    """How a model is loaded and what its completions begin with; the parameters of Model."""
+
+    num_speculative_tokens: Annotated[DraftLength, Drafts(MAX_DRAFT)] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """One completion; the parameters of Model.generate, checked. Names and meanings are vLLM's SamplingParams."""
+    """One completion. Names and meanings are vLLM's SamplingParams; the string is what a command line says of it."""
 
-    max_tokens: int | None = None
-    min_tokens: int = 0
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int | None = None
-    stop: str | Sequence[str] | None = None
-    stop_token_ids: Sequence[int] | None = None
-    ignore_eos: bool = False
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: Mapping[int, float] | None = None
-    logprobs: int | None = None
-    num_speculative_tokens: int | str = "auto"
-    acceptance: str = "auto"
-    synthetic_acceptance: Sequence[float] = ()
+    max_tokens: Annotated[int | None, Integer(1, _INT32_MAX), "most tokens of the completion"] = None
+    min_tokens: Annotated[int, Integer(0, _INT32_MAX), "no end before so many tokens"] = 0
+    temperature: Annotated[float, Number(0, 1e6), "0: greedy"] = 1.0
+    top_p: Annotated[float, Number(0, 1, open_low=True), "most probable tokens of this share together"] = 1.0
+    top_k: Annotated[int, Integer(-1, _INT32_MAX), "so many most probable tokens; 0 or -1: all"] = 0
+    min_p: Annotated[float, Number(0, 1), "tokens of at least this share of the best one's probability"] = 0.0
+    seed: Annotated[int | None, Integer(0, 2**64 - 1), "drawn and reported unless it is given"] = None
+    stop: Annotated[str | Sequence[str] | None, Texts(), "end before this text; may be given several times"] = None
+    stop_token_ids: Annotated[Sequence[int] | None, Listed(_TOKEN, "a stop token id")] = None
+    ignore_eos: Annotated[bool, Flag(), "go on after an end-of-generation token"] = False
+    presence_penalty: Annotated[float, Number(-2, 2), "less likely: tokens that were generated"] = 0.0
+    frequency_penalty: Annotated[float, Number(-2, 2), "less likely: the same, for each time"] = 0.0
+    repetition_penalty: Annotated[float, Number(0, 2, open_low=True), "less likely: tokens of the text, if > 1"] = 1.0
+    logit_bias: Annotated[Mapping[int, float] | None, Biases(_TOKEN, Number(-1e4, 1e4))] = None
+    logprobs: Annotated[int | None, Integer(0, MAX_LOGPROBS)] = None
+    num_speculative_tokens: Annotated[DraftLength | None, Drafts(MAX_DRAFT), '0..16 drafts a round, or "auto"'] = None
+    acceptance: Annotated[AcceptanceRule, OneOf(ACCEPTANCE_RULES), "rule that accepts drafts"] = "auto"
+    synthetic_acceptance: Annotated[Sequence[float], Falling(MAX_DRAFT)] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.max_tokens is not None:
-            _integer("max_tokens", self.max_tokens, 1, _INT32_MAX)
-        _integer("min_tokens", self.min_tokens, 0, _INT32_MAX if self.max_tokens is None else self.max_tokens)
-        _number("temperature", self.temperature, 0, 1e6)
-        _number("top_p", self.top_p, 0, 1, open_low=True)
-        _integer("top_k (0 or -1: all)", self.top_k, -1, _INT32_MAX)
-        _number("min_p", self.min_p, 0, 1)
-        if self.seed is not None:
-            _integer("seed", self.seed, 0, 2**64 - 1)
-        for text in _items("stop", self.stop_strings):
-            if not isinstance(text, str) or not text:
-                raise InvalidRequestError(f"stop holds {text!r}, expected strings that are not empty")
-        for token in _items("stop_token_ids", self.stop_token_ids or ()):
-            _integer("a stop token id", token, 0, _INT32_MAX)
-        if not isinstance(self.ignore_eos, bool):
-            raise InvalidRequestError(f"ignore_eos is {self.ignore_eos!r}, expected True or False")
-        _number("presence_penalty", self.presence_penalty, -2, 2)
-        _number("frequency_penalty", self.frequency_penalty, -2, 2)
-        _number("repetition_penalty", self.repetition_penalty, 0, 2, open_low=True)
-        if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
-            raise InvalidRequestError(f"logit_bias is {self.logit_bias!r}, expected {{token id: bias}}")
-        for token, bias in (self.logit_bias or {}).items():
-            _integer("a token id of logit_bias", token, 0, _INT32_MAX)
-            if bias != -math.inf:
-                _number(f"logit_bias of token {token}", bias, -1e4, 1e4)
-        if self.logprobs is not None:
-            _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
-        check_draft_length(self.num_speculative_tokens)
-        if self.acceptance not in ACCEPTANCE_RULES:
-            raise InvalidRequestError(
-                f"acceptance is {self.acceptance!r}, expected one of {', '.join(ACCEPTANCE_RULES)}"
-            )
-        rates = _items("synthetic_acceptance", self.synthetic_acceptance)
-        if len(rates) > MAX_DRAFT:
-            raise InvalidRequestError(f"synthetic_acceptance has {len(rates)} rates, expected at most {MAX_DRAFT}")
-        for i, rate in enumerate(rates):
-            _number(f"synthetic_acceptance[{i}] (rates do not increase)", rate, 0, 1 if i == 0 else rates[i - 1])
+            Integer(0, self.max_tokens).check("min_tokens", self.min_tokens)
 
-    @property
-    def stop_strings(self) -> Sequence[str]:
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else self.stop
+
+@dataclass(frozen=True)
+class Request(SamplingOptions):
+    """The parameters of Model.generate."""
+
+    prompt: Prompt
+    trace: Annotated[bool, Flag()] = field(default=False, kw_only=True)
+
+
+def values_of(options: type, source: object) -> dict[str, Any]:
+    """The fields of a class of options, by name, as `source` has them."""
+    return {option.name: getattr(source, option.name) for option in fields(options)}
+
+
+def takes(options: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P, R]]:
+    """Lets a function of one dataclass be called with the fields of that, as type checkers and help() then show it."""
+
+    def decorate(body: Callable[[T], R]) -> Callable[P, R]:
+        signature = _signature(options, body)
+
+        @functools.wraps(body)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            _bind(signature, body.__name__, *args, **kwargs)
+            return body(options(*args, **kwargs))
+
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def method_takes(options: Callable[P, T]) -> Callable[[Callable[[S, T], R]], Callable[Concatenate[S, P], R]]:
+    """The same for a method."""
+
+    def decorate(body: Callable[[S, T], R]) -> Callable[Concatenate[S, P], R]:
+        signature = _signature(options, body)
+
+        @functools.wraps(body)
+        def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            _bind(signature, body.__name__, *args, **kwargs)
+            return body(self, options(*args, **kwargs))
+
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = [own, *signature.parameters.values()]
+        call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def _signature(options: Callable[..., Any], body: Callable[..., Any]) -> inspect.Signature:
+    """That of the dataclass, without the legal values in its annotations, and with the result of `body`."""
+    given = inspect.signature(options)
+    parameters = [
+        p.replace(annotation=get_args(p.annotation)[0] if hasattr(p.annotation, "__metadata__") else p.annotation)
+        for p in given.parameters.values()
+    ]
+    return given.replace(parameters=parameters, return_annotation=inspect.signature(body).return_annotation)
+
+
+def _bind(signature: inspect.Signature, name: str, *args: object, **kwargs: object) -> None:
+    """Raises Python's own TypeError for an unknown or missing argument, in the name of the function that was called."""
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{name}() {error}") from None

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pyllama_mtp._native import Burst, NativeStats
+from pyllama_mtp._native import ACCEPTANCE_RULES, Burst, NativeStats
 from pyllama_mtp.errors import ModelClosedError
-from pyllama_mtp.options import ACCEPTANCE_RULES
+from pyllama_mtp.names import AcceptanceRule, FinishReason
 from pyllama_mtp.text import TextAssembler
 
 
@@ -30,7 +30,7 @@ class Chunk:
 
     text: str
     token_ids: list[int]
-    finish_reason: str | None = None
+    finish_reason: FinishReason | None = None
     logprobs: list[list[TokenLogprob]] | None = None
 
 
@@ -69,7 +69,7 @@ class Stats:
     verify_seconds: float
     sample_seconds: float
     tokens_per_second: float | None
-    acceptance: str
+    acceptance: AcceptanceRule
     rounds: int
     drafted: int
     accepted: int
@@ -143,7 +143,7 @@ class Stream:
         self._committed: list[int] = []
         self._logprobs: list[list[TokenLogprob]] | None = None
         self._n_delivered = 0
-        self._finish_reason: str | None = None
+        self._finish_reason: FinishReason | None = None
         self._final_stats: Stats | None = None
         self._closed = False
         self._started = False
@@ -265,7 +265,7 @@ class Stream:
         return self._committed[: self._n_delivered]
 
     @property
-    def finish_reason(self) -> str | None:
+    def finish_reason(self) -> FinishReason | None:
         """None while it runs; then "stop", "length" or "cancelled"."""
         return self._finish_reason
 

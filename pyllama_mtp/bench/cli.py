@@ -6,20 +6,30 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from pyllama_mtp.arguments import DEFAULTS, add_options, read_options
 from pyllama_mtp.bench import kv, plan, plot, report
 from pyllama_mtp.bench.environment import environment
-from pyllama_mtp.bench.settings import PROMPT_KINDS, Settings, make_settings, parse_draft_lengths, parse_numbers
+from pyllama_mtp.bench.settings import (
+    PROMPT_DEFAULTS,
+    PROMPT_KINDS,
+    SPACE_INVADERS,
+    TOKENS,
+    Number,
+    Settings,
+    make_settings,
+    parse_draft_lengths,
+    parse_numbers,
+)
 from pyllama_mtp.bench.shapes import WEIGHTS, cache_folder, random_pair
 from pyllama_mtp.errors import BenchmarkError, InvalidRequestError
 from pyllama_mtp.gguf.gemma4 import SHAPES
-from pyllama_mtp.options import ACCEPTANCE_RULES
 
 DESCRIPTION = """Measures a target with and without its MTP head: load time, prefill, tokens/s, what a round's time goes
 into, acceptance and memory. Plain decoding, each draft length and, with --peer, unmodified llama.cpp take turns; ratios
 are medians over neighbouring completions. docs/benchmark.md explains the figures."""
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `bench` to the command line."""
     parser = commands.add_parser("bench", help="measure speed, acceptance and memory", description=DESCRIPTION)
     parser.set_defaults(action=bench)
@@ -46,7 +56,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="RATES",
         help="force acceptance: shares of rounds that accept the first draft, the first two, such as .868,.765,.687",
     )
-    drafting.add_argument("--acceptance", choices=ACCEPTANCE_RULES, default="auto", help="rule (default: %(default)s)")
+    add_options(drafting, {"acceptance": DEFAULTS["acceptance"]})
 
     work = parser.add_argument_group("work")
     work.add_argument(
@@ -56,13 +66,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "top_p 0.95 (default: space-invaders, unless --shape, --contexts or --synthetic-acceptance is given)",
     )
     work.add_argument("--contexts", metavar="N,N", help="prompt lengths in tokens (default: 100)")
-    work.add_argument("--max-tokens", type=int, help="a completion (default: 128; space-invaders: 800)")
-    work.add_argument("--temperature", type=float, help="0: greedy (default: 0; space-invaders: 0.6)")
-    work.add_argument("--top-p", type=float, help="default: 1; space-invaders: 0.95")
-    work.add_argument("--top-k", type=int, default=0)
-    work.add_argument("--min-p", type=float, default=0.0)
-    work.add_argument("--seed", type=int, help="of the first run; each further one counts up (default: drawn)")
-    work.add_argument("--ignore-eos", action="store_true", help="implied by --prompts tokens and by --peer")
+    tokens, game = PROMPT_DEFAULTS[TOKENS], PROMPT_DEFAULTS[SPACE_INVADERS]
+    notes = {
+        name: f"default: {tokens[name]:g}; {SPACE_INVADERS}: {game[name]:g}"
+        for name in ("max_tokens", "temperature", "top_p")
+    }
+    notes |= {
+        "seed": "of the first run; each further one counts up",
+        "ignore_eos": "implied by --prompts tokens and --peer",
+    }
+    add_options(work, dict.fromkeys(notes) | {name: DEFAULTS[name] for name in ("top_k", "min_p", "ignore_eos")}, notes)
     work.add_argument("--runs", type=int, help="counted completions of each prompt (default: 5; space-invaders: 1)")
     work.add_argument("--warmup", type=int, help="completions before them (default: 1; space-invaders: 0)")
 
@@ -133,8 +146,8 @@ def _compare_caches(args: argparse.Namespace, target: Path, head: Path | None) -
     if args.kv_tokens < 1:
         raise InvalidRequestError(f"--kv-tokens is {args.kv_tokens}, expected 1 or more")
     types, texts = kv.parse_cache_types(args.kv), kv.read_texts(args.kv_text)
-    options = {"n_threads": args.n_threads, "n_gpu_layers": args.n_gpu_layers}
-    rows = list(kv.compare(target, head, types, texts, args.kv_tokens, **options))
+    sizes = {"n_threads": args.n_threads, "n_gpu_layers": args.n_gpu_layers}
+    rows = list(kv.compare(target, head, types, texts, args.kv_tokens, **sizes))
     print(kv.table(rows))
     if args.json is not None:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
@@ -145,21 +158,15 @@ def _settings(args: argparse.Namespace, target: Path, head: Path | None) -> Sett
     lengths = args.num_speculative_tokens
     if lengths is None:
         lengths = "0" if head is None else "auto"
+    sampling = read_options(args) | {"synthetic_acceptance": _numbers(args.synthetic_acceptance, float)}
+    del sampling["num_speculative_tokens"]  # here it may be several
     return make_settings(
         target,
         head,
         draft_lengths=parse_draft_lengths(lengths),
-        synthetic_acceptance=_numbers(args.synthetic_acceptance, float),
+        **sampling,
         prompts=args.prompts,
         contexts=_numbers(args.contexts, int),
-        max_tokens=args.max_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        min_p=args.min_p,
-        seed=args.seed,
-        acceptance=args.acceptance,
-        ignore_eos=args.ignore_eos,
         n_threads=args.n_threads,
         n_gpu_layers=args.n_gpu_layers,
         runs=args.runs,
@@ -170,5 +177,5 @@ def _settings(args: argparse.Namespace, target: Path, head: Path | None) -> Sett
     )
 
 
-def _numbers(text: str | None, kind: type[int] | type[float]) -> tuple:
+def _numbers(text: str | None, kind: type[Number]) -> tuple[Number, ...]:
     return () if text is None else parse_numbers(text, kind)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyllama_mtp.bench.settings import DraftLength, Settings, extended_rates
+from pyllama_mtp.bench.settings import Settings
 from pyllama_mtp.model import Model
-from pyllama_mtp.options import MAX_DRAFT
+from pyllama_mtp.names import DraftLength
 
 IDLE_CHECK_SECONDS = 0.02
 IDLE_TIMEOUT_SECONDS = 2.0
@@ -65,22 +65,9 @@ class Task:
 
 def measure(model: Model, settings: Settings, task: Task) -> Run:
     """Completes the task's prompt and reads the stream as a caller would."""
-    rates = extended_rates(settings.synthetic_acceptance, MAX_DRAFT if task.k == "auto" else int(task.k))
     reset_peak_memory()
     begin = time.perf_counter()
-    stream = model.generate(
-        list(task.ids),
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        min_p=settings.min_p,
-        seed=settings.seed_of(task.repetition),
-        ignore_eos=settings.ignore_eos,
-        num_speculative_tokens=task.k,
-        acceptance=settings.acceptance,
-        synthetic_acceptance=rates,
-    )
+    stream = model.generate(list(task.ids), **settings.request(task.repetition, task.k))
     stream.text()
     elapsed = time.perf_counter() - begin
     stats = stream.stats

@@ -3,79 +3,64 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
+from pyllama_mtp._native import MAX_DRAFT
 from pyllama_mtp.errors import InvalidRequestError
-from pyllama_mtp.options import MAX_DRAFT, SamplingOptions, available_cpus, check_draft_length
+from pyllama_mtp.names import DraftLength
+from pyllama_mtp.options import SamplingOptions, available_cpus, check_draft_length, values_of
+from pyllama_mtp.ranges import Integer
 
 SPACE_INVADERS = "space-invaders"
 TOKENS = "tokens"
 PROMPT_KINDS = (TOKENS, SPACE_INVADERS)
 # Of each kind of prompt: what is not said on the command line.
-DEFAULTS = {
+PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
     TOKENS: {"max_tokens": 128, "temperature": 0.0, "top_p": 1.0, "runs": 5, "warmup": 1},
     SPACE_INVADERS: {"max_tokens": 800, "temperature": 0.6, "top_p": 0.95, "runs": 1, "warmup": 0},
 }
 DEFAULT_CONTEXT = 100
+MAX_COUNT = 2**31 - 1
 
-DraftLength = int | str  # 0..16 or "auto"
+Number = TypeVar("Number", int, float)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """One benchmark. draft_lengths: those that draft, so 1..16 or "auto"; plain decoding is always measured beside
-    them. contexts: prompt tokens, for prompts of token ids. runs: counted completions of each prompt; warmup: such that
-    come before and are not counted. seed None: drawn. peer: "llama.cpp" or None; peer_settings: see peer_sweep.
+@dataclass(frozen=True, kw_only=True)
+class Settings(SamplingOptions):
+    """One benchmark: sampling options, whose draft length is not used, and more. max_tokens: at least 2, never None.
+    synthetic_acceptance: the first rates, see extended_rates. draft_lengths: those that draft, so 1..16 or "auto";
+    plain decoding is always measured beside them. contexts: prompt tokens, for prompts of token ids. runs: counted
+    completions of each prompt; warmup: such that come before and are not counted. peer: "llama.cpp" or None;
+    peer_settings: see peer_sweep.
     """
 
     target: Path
     head: Path | None
     draft_lengths: tuple[DraftLength, ...]
-    synthetic_acceptance: tuple[float, ...]
     prompts: str
     contexts: tuple[int, ...]
-    max_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    seed: int | None
-    acceptance: str
-    ignore_eos: bool
+    max_tokens: Annotated[int, Integer(2, MAX_COUNT)]
     n_threads: int
     n_gpu_layers: int
-    runs: int
-    warmup: int
+    runs: Annotated[int, Integer(1, MAX_COUNT)]
+    warmup: Annotated[int, Integer(0, MAX_COUNT)]
     peer: str | None
     peer_settings: str
 
     def __post_init__(self) -> None:
-        for name, value, low in (
-            ("runs", self.runs, 1),
-            ("warmup", self.warmup, 0),
-            ("max_tokens", self.max_tokens, 2),
-        ):
-            if value < low:
-                raise InvalidRequestError(f"{name} is {value}, expected {low} or more")
+        super().__post_init__()
         if any(context < 2 for context in self.contexts):
             raise InvalidRequestError(f"contexts are {list(self.contexts)}, expected at least 2 tokens each")
         if self.prompts == SPACE_INVADERS and self.contexts:
             raise InvalidRequestError("contexts are for prompts of token ids: leave them out, or use --prompts tokens")
         if self.draft_lengths and self.head is None:
             raise InvalidRequestError("no MTP head to draft with: pass --mtp-head, or --num-speculative-tokens 0")
-        if self.synthetic_acceptance and "auto" in self.draft_lengths:
-            longest = MAX_DRAFT
-        else:
-            longest = max((k for k in self.draft_lengths if isinstance(k, int)), default=1)
-        SamplingOptions(  # ranges and messages are those of Model.generate
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            seed=self.seed,
-            acceptance=self.acceptance,
-            synthetic_acceptance=extended_rates(self.synthetic_acceptance, longest),
-        )
+
+    def request(self, repetition: int, k: DraftLength) -> dict[str, Any]:
+        """The parameters of Model.generate for one completion with k drafts a round."""
+        rates = extended_rates(self.synthetic_acceptance, MAX_DRAFT if k == "auto" else k)
+        own = {"seed": self.seed_of(repetition), "num_speculative_tokens": k, "synthetic_acceptance": rates}
+        return values_of(SamplingOptions, self) | own
 
     def seed_of(self, repetition: int) -> int | None:
         """A seed of its own for each repetition. Greedy text needs none, but forced acceptance is drawn with it."""
@@ -89,16 +74,8 @@ def make_settings(
     head: Path | None,
     *,
     draft_lengths: Sequence[DraftLength],
-    synthetic_acceptance: Sequence[float] = (),
     prompts: str | None = None,
     contexts: Sequence[int] = (),
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    top_k: int = 0,
-    min_p: float = 0.0,
-    seed: int | None = None,
-    acceptance: str = "auto",
     ignore_eos: bool = False,
     n_threads: int | None = None,
     n_gpu_layers: int = -1,
@@ -107,29 +84,26 @@ def make_settings(
     peer: str | None = None,
     peer_settings: str = "sweep",
     random_weights: bool = False,
+    **sampling: Any,
 ) -> Settings:
     """Fills in what was not said (None). prompts None: the Space Invaders prompts, unless the text will be senseless
-    (random weights, forced acceptance) or contexts are given. Raises InvalidRequestError.
+    (random weights, forced acceptance) or contexts are given. sampling: fields of SamplingOptions. Raises
+    InvalidRequestError.
     """
     if prompts is None:
-        prompts = TOKENS if random_weights or synthetic_acceptance or contexts else SPACE_INVADERS
+        forced = sampling.get("synthetic_acceptance")
+        prompts = TOKENS if random_weights or forced or contexts else SPACE_INVADERS
     if prompts not in PROMPT_KINDS:
         raise InvalidRequestError(f"prompts is {prompts!r}, expected one of {', '.join(PROMPT_KINDS)}")
-    default = DEFAULTS[prompts]
+    default = PROMPT_DEFAULTS[prompts]
+    said = {name: value for name, value in sampling.items() if value is not None}
     return Settings(
+        **{name: default[name] for name in ("max_tokens", "temperature", "top_p")} | said,
         target=target,
         head=head,
         draft_lengths=tuple(dict.fromkeys(k for k in draft_lengths if k != 0)),
-        synthetic_acceptance=tuple(synthetic_acceptance),
         prompts=prompts,
         contexts=tuple(contexts) or ((DEFAULT_CONTEXT,) if prompts == TOKENS else ()),
-        max_tokens=default["max_tokens"] if max_tokens is None else max_tokens,
-        temperature=default["temperature"] if temperature is None else temperature,
-        top_p=default["top_p"] if top_p is None else top_p,
-        top_k=top_k,
-        min_p=min_p,
-        seed=seed,
-        acceptance=acceptance,
         # Token ids have no end, and two engines must generate the same number of tokens.
         ignore_eos=ignore_eos or prompts == TOKENS or peer is not None,
         n_threads=available_cpus() if n_threads is None else n_threads,
@@ -146,8 +120,10 @@ def parse_draft_lengths(text: str) -> tuple[DraftLength, ...]:
     lengths: list[DraftLength] = []
     for part in text.split(","):
         low, dots, high = part.strip().partition("..")
+        found: list[DraftLength]
         try:
-            found = ["auto"] if low == "auto" and not dots else list(range(int(low), int(high if dots else low) + 1))
+            numbers = low != "auto" or bool(dots)
+            found = list(range(int(low), int(high if dots else low) + 1)) if numbers else ["auto"]
         except ValueError:
             found = []
         if not found:
@@ -158,13 +134,13 @@ def parse_draft_lengths(text: str) -> tuple[DraftLength, ...]:
     return tuple(lengths)
 
 
-def parse_numbers(text: str, kind: type[int] | type[float]) -> tuple[int, ...] | tuple[float, ...]:
+def parse_numbers(text: str, kind: type[Number]) -> tuple[Number, ...]:
     """ ".868,.765,.687" as numbers. Raises InvalidRequestError."""
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        names = {int: "integers", float: "numbers"}
-        raise InvalidRequestError(f"{text!r}, expected {names[kind]} with commas between them") from None
+        kinds = "integers" if kind is int else "numbers"
+        raise InvalidRequestError(f"{text!r}, expected {kinds} with commas between them") from None
 
 
 def extended_rates(rates: Sequence[float], k: int) -> tuple[float, ...]:
