@@ -13,7 +13,7 @@ import datetime
 import json
 import resource
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
@@ -64,7 +64,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _render(request: dict) -> bytes:
+def _render(request: dict[str, Any]) -> bytes:
     template = _environment().from_string(request["template"])
     pieces: list[str] = []
     size = 0

@@ -6,11 +6,14 @@ Everything is compared with an f16 cache of the same target, on a text that the 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from pyllama_mtp.errors import BenchmarkError, InvalidRequestError
 from pyllama_mtp.model import Model
+from pyllama_mtp.names import CacheType
 
 PIECE = 1024  # tokens of context, at most, behind a compared distribution
 CONTEXTS = (60, 600, 2300)  # tokens, where one-token and four-token batches are compared
@@ -25,10 +28,10 @@ N_PLAIN = 3  # completions timed without drafts
 class CacheTypes:
     """Types of K and V, and of the sliding layers' (None: the same)."""
 
-    k: str
-    v: str
-    k_swa: str | None = None
-    v_swa: str | None = None
+    k: CacheType
+    v: CacheType
+    k_swa: CacheType | None = None
+    v_swa: CacheType | None = None
 
     def __str__(self) -> str:
         return f"{self.k}, {self.v}" + (f" ({self.k_swa}, {self.v_swa})" if self.k_swa else "")
@@ -65,7 +68,7 @@ def parse_cache_types(text: str) -> list[CacheTypes]:
     """ "q4_0,turbo4/turbo3,turbo4/turbo3/q8_0/q8_0": K/V, or K/V/sliding K/sliding V. Raises InvalidRequestError."""
     found = []
     for part in text.split(","):
-        names = [name.strip() for name in part.split("/")]
+        names = cast(list[CacheType], [name.strip() for name in part.split("/")])  # the engine refuses others
         if len(names) not in (1, 2, 4) or not all(names):
             raise InvalidRequestError(
                 f"cache types are {part!r}, expected such as q4_0, turbo4/turbo3 (K/V) or turbo4/turbo3/q8_0/q8_0 "
@@ -89,15 +92,26 @@ def compare(
     types: Sequence[CacheTypes],
     texts: Sequence[str],
     n_tokens: int,
-    **options: int | None,
+    *,
+    n_threads: int | None = None,
+    n_gpu_layers: int = -1,
 ) -> Iterator[Row]:
     """One row for the f16 cache, then one for each of `types`. n_tokens: compared, of all texts in a row.
-    options: of Model. Raises BenchmarkError if the texts are too short."""
+    Raises BenchmarkError if the texts are too short."""
     n_ctx = max(PIECE + DRAFTS + 2, CONTEXTS[-1])
     reference = reference_accepted = None
     for t in (REFERENCE, *(t for t in types if t != REFERENCE)):
-        caches = {"cache_type_k": t.k, "cache_type_v": t.v, "cache_type_k_swa": t.k_swa, "cache_type_v_swa": t.v_swa}
-        with Model(target, mtp_head=head, n_ctx=n_ctx, **caches, **options) as model:
+        with Model(
+            target,
+            mtp_head=head,
+            n_ctx=n_ctx,
+            cache_type_k=t.k,
+            cache_type_v=t.v,
+            cache_type_k_swa=t.k_swa,
+            cache_type_v_swa=t.v_swa,
+            n_threads=n_threads,
+            n_gpu_layers=n_gpu_layers,
+        ) as model:
             ids = model.tokenize("\n".join(texts))[:n_tokens]
             if len(ids) < n_tokens:
                 raise BenchmarkError(f"the text has {len(ids)} tokens, expected {n_tokens}: name more files")
@@ -124,20 +138,26 @@ def compare(
             )
 
 
-def accepted_after(model: Model, texts: Sequence[list[int]], drafts: int, stride: int) -> np.ndarray:
+def accepted_after(model: Model, texts: Sequence[list[int]], drafts: int, stride: int) -> npt.NDArray[np.int_]:
     """int [n]: of `drafts` greedy drafts after every stride-th token of the texts, the accepted ones. The texts are
     given, so models and caches can be compared context by context."""
     accepted = []
-    options = {"num_speculative_tokens": drafts, "temperature": 0, "ignore_eos": True, "trace": True}
     for ids in texts:
         for end in range(stride, len(ids) + 1, stride):
-            stream = model.generate(ids[:end], max_tokens=drafts + 2, **options)
+            stream = model.generate(
+                ids[:end],
+                max_tokens=drafts + 2,
+                num_speculative_tokens=drafts,
+                temperature=0,
+                ignore_eos=True,
+                trace=True,
+            )
             stream.text()
             accepted.append(stream.rounds[0].accepted)
     return np.array(accepted)
 
 
-def standard_error(values: np.ndarray, block: int) -> float | None:
+def standard_error(values: npt.NDArray[Any], block: int) -> float | None:
     """Of the mean of values that lie in a row and are alike to their neighbours': from the spread of the means of runs
     of `block` or a few more, which a plain standard error would take for as many independent values."""
     n_blocks = len(values) // block
@@ -173,11 +193,12 @@ def _error(error: float | None) -> str:
     return "" if error is None else f" ± {error:.4f}"
 
 
-def _log_probabilities(model: Model, pieces: Sequence[list[int]]) -> np.ndarray:
+def _log_probabilities(model: Model, pieces: Sequence[list[int]]) -> npt.NDArray[np.float64]:
     """float64 [tokens of all pieces, n_vocab]: of the next token, each piece on its own."""
     x = np.concatenate([model.logits(ids) for ids in pieces]).astype(np.float64)
     x -= x.max(axis=1, keepdims=True)
-    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+    x -= np.log(np.exp(x).sum(axis=1, keepdims=True))
+    return x
 
 
 def _plain_speed(model: Model, texts: Sequence[str]) -> float:
@@ -187,7 +208,7 @@ def _plain_speed(model: Model, texts: Sequence[str]) -> float:
         ids = model.tokenize(texts[i % len(texts)])[:PROMPT]
         stream = model.generate(ids, max_tokens=64, temperature=0, ignore_eos=True, num_speculative_tokens=0)
         stream.text()
-        rates.append(stream.stats.tokens_per_second)
+        rates.append(stream.stats.tokens_per_second or 0.0)
     return float(np.median(rates))
 
 

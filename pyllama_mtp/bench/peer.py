@@ -8,6 +8,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pyllama_mtp.bench.measure import Run, Task
 from pyllama_mtp.bench.settings import Settings, extended_rates
@@ -73,6 +74,8 @@ class Peer:
             stderr=self._log,
             encoding="utf-8",
         )
+        assert self._process.stdin is not None and self._process.stdout is not None  # pipes, as asked for
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         try:
             answer = self._ask(
                 asdict(setting)
@@ -111,11 +114,11 @@ class Peer:
         self._process.send_signal(signal.SIGSTOP)
         return _run(task, self.setting, answer)
 
-    def _ask(self, request: dict) -> dict:
+    def _ask(self, request: dict[str, Any]) -> Any:
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            self._requests.write(json.dumps(request) + "\n")
+            self._requests.flush()
+            line = self._answers.readline()
         except BrokenPipeError:
             line = ""
         if not line:
@@ -129,8 +132,8 @@ class Peer:
         """Ends the process. Idempotent."""
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._requests.close()
+        self._answers.close()
         self._log.close()
 
     def __enter__(self) -> "Peer":
@@ -140,7 +143,7 @@ class Peer:
         self.close()
 
 
-def _run(task: Task, setting: PeerSetting, answer: dict) -> Run:
+def _run(task: Task, setting: PeerSetting, answer: dict[str, Any]) -> Run:
     n, wall = len(answer["token_ids"]), answer["decode_seconds"]
     drafted, accepted = answer["drafted"], answer["accepted"]
     rounds = n - 1 - accepted  # every round emits its accepted drafts and one token more

@@ -7,6 +7,7 @@ drafts a round (the asked number, and 1 to 4).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pyllama_mtp.bench.measure import Run, Task
 from pyllama_mtp.bench.peer import Peer, PeerSetting
@@ -16,6 +17,13 @@ from pyllama_mtp.errors import InvalidRequestError
 DEFAULT_N_MAX = 3  # llama.cpp's own
 RUNS = 2  # of each setting; the faster one counts
 _SWITCHES = {"on": True, "off": False}
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "n_max": int,
+    "p_min": float,
+    "flash_attention": {"auto": "auto", "on": "on", "off": "off"}.__getitem__,
+    "backend_sampling": _SWITCHES.__getitem__,
+    "draft_backend_sampling": _SWITCHES.__getitem__,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +52,8 @@ def given_setting(settings: Settings) -> PeerSetting | None:
     if text == "default":
         return setting
     try:
-        changes = dict(part.split("=") for part in text.split(","))
-        for name, value in changes.items():
-            parse = {
-                "n_max": int,
-                "p_min": float,
-                "flash_attention": {"auto": "auto", "on": "on", "off": "off"}.__getitem__,
-                "backend_sampling": _SWITCHES.__getitem__,
-                "draft_backend_sampling": _SWITCHES.__getitem__,
-            }[name]
-            changes[name] = parse(value)
+        words = dict(part.split("=") for part in text.split(","))
+        changes = {name: _PARSERS[name](word) for name, word in words.items()}
     except (ValueError, KeyError):
         raise InvalidRequestError(
             f"peer settings are {text!r}, expected sweep, default, or such as {PeerSetting(DEFAULT_N_MAX)}"
@@ -81,8 +81,8 @@ def find_fastest(
     return best, list(trials.values())
 
 
-def _changes(settings: Settings, first: PeerSetting) -> Sequence[dict]:
-    changes: list[dict] = [{"backend_sampling": True}, {"flash_attention": "off"}]
+def _changes(settings: Settings, first: PeerSetting) -> Sequence[dict[str, Any]]:
+    changes: list[dict[str, Any]] = [{"backend_sampling": True}, {"flash_attention": "off"}]
     if first.n_max > 0:
         changes.append({"draft_backend_sampling": False})
         if not settings.synthetic_acceptance:

@@ -12,13 +12,14 @@ import resource
 import signal
 import sys
 import time
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 SAMPLERS = ("temperature", "min_p", "top_k", "top_p")  # the order of vLLM and of pyllama-mtp
 FLASH_ATTENTION = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
 
 
-def load(request: dict):
+def load(request: dict[str, Any]) -> Any:
     """The server. request: target, head (None: plain decoding), n_ctx, n_threads, n_gpu_layers (-1: all), n_max,
     synthetic_acceptance (n_max rates or none), and the settings of peer.PeerSetting.
     """
@@ -52,7 +53,7 @@ def load(request: dict):
     return xllamacpp.Server(params)
 
 
-def complete(server, request: dict) -> dict:
+def complete(server: Any, request: dict[str, Any]) -> dict[str, Any]:
     """request: ids, max_tokens, temperature, top_p, top_k, min_p, seed (None: drawn), ignore_eos, backend_sampling."""
     begin = time.perf_counter()
     answer = server.handle_completions(

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
+from pyllama_mtp._native import MAX_DRAFT
 from pyllama_mtp.bench.measure import Run, Task, measure, wait_until_idle
 from pyllama_mtp.bench.peer import Peer, PeerSetting, check_installed
 from pyllama_mtp.bench.peer_sweep import Trial, find_fastest, given_setting
 from pyllama_mtp.bench.prompts import make_cases
-from pyllama_mtp.bench.settings import DraftLength, Settings
+from pyllama_mtp.bench.settings import Settings
 from pyllama_mtp.model import Model, ModelInfo
-from pyllama_mtp.options import MAX_DRAFT
+from pyllama_mtp.names import DraftLength
 
 REQUEST_ROOM = 512  # tokens that a Space Invaders prompt may have
 _CONTEXT_STEP = 256

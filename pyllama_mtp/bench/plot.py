@@ -39,10 +39,10 @@ def plot(settings: Settings, results: Results, path: Path) -> None:
         )
     peers = [summary for comparison in results.comparisons for summary in summarize_peer(comparison, rates)]
     for case in dict.fromkeys(summary.case for summary in peers):
-        rows = [summary for summary in peers if summary.case == case]
+        theirs = [summary for summary in peers if summary.case == case]
         speed.plot(
-            [_label(row.peer_num_speculative_tokens) for row in rows],
-            [row.peer_tokens_per_second.median for row in rows],
+            [_label(peer.peer_num_speculative_tokens) for peer in theirs],
+            [peer.peer_tokens_per_second.median for peer in theirs],
             linestyle="none",
             marker="x",
             label=f"llama.cpp, {case}",

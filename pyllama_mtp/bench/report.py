@@ -2,22 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
+from pyllama_mtp._native import MAX_DRAFT
 from pyllama_mtp.bench.peer import PACKAGE, VERSION
 from pyllama_mtp.bench.plan import Results
 from pyllama_mtp.bench.settings import Settings, extended_rates
 from pyllama_mtp.bench.summary import ModeSummary, PeerSummary, Spread, summarize, summarize_peer
-from pyllama_mtp.options import MAX_DRAFT
 
 FORMAT = 1  # of the JSON file; counted up when a field changes its meaning
 
 
-def as_json(settings: Settings, results: Results, environment: dict[str, object], arguments: Sequence[str]) -> dict:
+def as_json(
+    settings: Settings, results: Results, environment: dict[str, object], arguments: Sequence[str]
+) -> dict[str, Any]:
     """`runs` has our completions only, `peer.runs` llama.cpp's, each with the fields of measure.Run; `summary` and
     `peer.summary` the medians that the table shows.
     """
     rates = settings.synthetic_acceptance
-    report = {
+    report: dict[str, Any] = {
         "format": FORMAT,
         "arguments": list(arguments),
         "environment": environment,
@@ -108,7 +111,7 @@ def _case(case: str, summaries: Sequence[ModeSummary]) -> list[str]:
                 f"{speed.low:.1f}-{speed.high:.1f}",
                 f"{speed.mean:.1f}",
                 _number(s.cold_tokens_per_second, ".1f"),
-                _number(ratio and ratio.median, ".2f"),
+                _number(ratio.median if ratio else None, ".2f"),
                 _interval(ratio),
                 f"{s.round_ms:.2f}",
                 f"{s.draft_ms:.2f}",
@@ -146,7 +149,7 @@ def _peer(settings: Settings, results: Results) -> list[str]:
             ]
         )
     lines.append(f"its fastest setting: {results.peer_fastest}" if results.peer_trials else f"{results.peer_fastest}")
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             "case",
             "k",
@@ -177,7 +180,7 @@ def _peer_row(s: PeerSummary) -> tuple[str, ...]:
         f"{s.peer_tokens_per_second.median:.1f}",
         f"{s.ratio.median:.2f}",
         _interval(s.ratio),
-        _number(s.ratio_at_forced and s.ratio_at_forced.median, ".2f"),
+        _number(s.ratio_at_forced.median if s.ratio_at_forced else None, ".2f"),
         f"{s.round_ms:.2f}",
         f"{s.peer_round_ms:.2f}",
         _number(s.mean_acceptance_length, ".2f"),

@@ -5,10 +5,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pyllama_mtp._native import MAX_DRAFT
 from pyllama_mtp.bench.measure import Run
 from pyllama_mtp.bench.plan import Comparison
-from pyllama_mtp.bench.settings import DraftLength, extended_rates
-from pyllama_mtp.options import MAX_DRAFT
+from pyllama_mtp.bench.settings import extended_rates
+from pyllama_mtp.names import DraftLength
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +121,16 @@ def _summarize_mode(pairs: Sequence[tuple[Run, Run | None]], rates: Sequence[flo
         tokens_per_second_at_forced=statistics.median(forced_speed(run, rates) for run in runs) if forced else None,
         ratio_to_plain_at_forced=_ratios(neighbours, lambda run: forced_speed(run, rates)) if forced else None,
         round_ms=_milliseconds(runs, lambda run: run.wall_seconds),
-        draft_ms=_milliseconds(runs, lambda run: run.draft_seconds),
-        verify_ms=_milliseconds(runs, lambda run: run.verify_seconds),
-        sample_ms=_milliseconds(runs, lambda run: run.sample_seconds),
-        rest_ms=_milliseconds(
-            runs, lambda run: run.engine_seconds - run.draft_seconds - run.verify_seconds - run.sample_seconds
-        ),
+        draft_ms=_milliseconds(runs, lambda run: _own(run.draft_seconds)),
+        verify_ms=_milliseconds(runs, lambda run: _own(run.verify_seconds)),
+        sample_ms=_milliseconds(runs, lambda run: _own(run.sample_seconds)),
+        rest_ms=_milliseconds(runs, _rest_seconds),
         acceptance_rate=_mean([run.acceptance_rate for run in runs]),
         mean_acceptance_length=_mean([run.mean_acceptance_length for run in runs]),
         acceptance_per_position=_mean_per_position([run.acceptance_per_position for run in runs]),
         prefill_tokens_per_second=statistics.median(prefills) if prefills else None,
         peak_memory_bytes=max(run.peak_memory_bytes for run in runs),
-        python_share=statistics.median(run.wall_seconds / run.engine_seconds - 1 for run in runs),
+        python_share=statistics.median(run.wall_seconds / _own(run.engine_seconds) - 1 for run in runs),
     )
 
 
@@ -143,7 +142,7 @@ def summarize_peer(comparison: Comparison, rates: Sequence[float]) -> list[PeerS
     summaries = []
     for case, all_pairs in cases.items():
         pairs = [pair for pair in all_pairs if not (pair[0].cold or pair[1].cold)] or all_pairs
-        ours, theirs = [own for own, _ in pairs], [other for _, other in pairs]
+        ours, peers = [own for own, _ in pairs], [other for _, other in pairs]
         forced = bool(rates) and isinstance(comparison.num_speculative_tokens, int)
         summaries.append(
             PeerSummary(
@@ -152,14 +151,14 @@ def summarize_peer(comparison: Comparison, rates: Sequence[float]) -> list[PeerS
                 peer_num_speculative_tokens=comparison.setting.n_max,
                 peer_setting=str(comparison.setting),
                 tokens_per_second=spread([run.tokens_per_second for run in ours]),
-                peer_tokens_per_second=spread([run.tokens_per_second for run in theirs]),
-                ratio=_ratios(pairs, _speed),
+                peer_tokens_per_second=spread([run.tokens_per_second for run in peers]),
+                ratio=spread([_speed(own) / _speed(other) for own, other in pairs]),
                 ratio_at_forced=_ratios(pairs, lambda run: forced_speed(run, rates)) if forced else None,
                 round_ms=_milliseconds(ours, lambda run: run.wall_seconds),
-                peer_round_ms=_milliseconds(theirs, lambda run: run.wall_seconds),
+                peer_round_ms=_milliseconds(peers, lambda run: run.wall_seconds),
                 mean_acceptance_length=_mean([run.mean_acceptance_length for run in ours]),
-                peer_mean_acceptance_length=_mean([run.mean_acceptance_length for run in theirs]),
-                peer_peak_memory_bytes=max(run.peak_memory_bytes for run in theirs),
+                peer_mean_acceptance_length=_mean([run.mean_acceptance_length for run in peers]),
+                peer_peak_memory_bytes=max(run.peak_memory_bytes for run in peers),
             )
         )
     return summaries
@@ -169,6 +168,17 @@ def forced_speed(run: Run, rates: Sequence[float]) -> float:
     """Tokens/s of a run's rounds at exactly the forced acceptance: 1 + the sum of rates tokens a round."""
     k = MAX_DRAFT if run.num_speculative_tokens == "auto" else int(run.num_speculative_tokens)
     return (1 + sum(extended_rates(rates, k))) * run.rounds / run.wall_seconds
+
+
+def _own(seconds: float | None) -> float:
+    """What our engine tells of a run, and the peer does not."""
+    assert seconds is not None
+    return seconds
+
+
+def _rest_seconds(run: Run) -> float:
+    parts = _own(run.draft_seconds), _own(run.verify_seconds), _own(run.sample_seconds)
+    return _own(run.engine_seconds) - sum(parts)
 
 
 def _speed(run: Run) -> float:
