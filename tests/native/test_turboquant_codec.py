@@ -59,7 +59,7 @@ def codecs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Codec]:
     for target in targets:
         library = folder / f"{target}.so"
         sources = [TURBOQUANT / "reference.c", TURBOQUANT / "cpu.c"]
-        options = ["-std=gnu11", "-O3", f"-march={target}", "-ffp-contract=off", "-shared", "-fPIC"]
+        options = ["-std=gnu11", "-O3", f"-march={target}", "-ffp-contract=off", "-shared", "-fPIC", "-I", CSRC]
         subprocess.run([compiler, *options, *sources, "-lm", "-o", library], check=True)
         built[target] = Codec(library)
     return built
