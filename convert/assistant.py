@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pyllama_mtp.convert.checkpoint import FLOATS, INTEGERS, StoredTensor, open_checkpoint, read_json
-from pyllama_mtp.convert.config import CENTROIDS, LM_HEAD, TOKEN_ORDERING, read_config
+from pyllama_mtp.convert.checkpoint import FLOATS, INTEGERS, StoredTensor, as_path, open_checkpoint, read_json
+from pyllama_mtp.convert.config import CENTROIDS, EMBEDDING, LM_HEAD, NOT_NEEDED, TOKEN_ORDERING, read_config
 from pyllama_mtp.convert.output import check_destination, write_gguf, write_mixture
 from pyllama_mtp.convert.quants import encode
 from pyllama_mtp.convert.tokenizer import tokenizer_metadata
-from pyllama_mtp.errors import ConversionError
+from pyllama_mtp.errors import ConversionError, shown
 from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry
 from pyllama_mtp.gguf.gemma4_assistant import PREFIX, AssistantConfig, TensorSpec
 
@@ -34,24 +34,36 @@ def convert_assistant(
 ) -> Path:
     """Writes the assistant checkpoint in `model_dir` to the GGUF file `out` and returns its path.
 
-    Dense and centroid LM heads; safetensors, single or sharded, in bf16, f16 or f32. outtype: the type of the matrices,
-    or a mixture of types by llama.cpp's quantiser; norms, scales, centroids and token ordering keep full precision.
-    progress: draw a bar on stderr. The same checkpoint gives the same bytes; one tensor is in memory at a time; the
-    file appears under its name only when it is complete and was read back.
+    Dense and centroid LM heads; safetensors, single or sharded, in bf16, f16, f32 or f64. outtype: the type of the
+    matrices, or a mixture of types by llama.cpp's quantiser, in letters of any case; norms, scales, centroids and token
+    ordering keep full precision. progress: draw a bar on stderr. The same checkpoint gives the same bytes; one tensor
+    is in memory at a time; the file appears under its name only when it is complete and was read back.
 
     Raises ConversionError, and leaves nothing behind, if the checkpoint is not exactly what the layout says.
     """
-    if outtype not in OUTTYPES:
-        raise ConversionError(f"outtype is {outtype!r}, expected one of {', '.join(OUTTYPES)}")
-    folder, out = Path(model_dir), Path(out)
-    if not folder.is_dir():
-        raise ConversionError(f"{folder} is not a folder")
+    folder, out = as_path(model_dir, "a checkpoint"), as_path(out, "a destination")
+    if not isinstance(outtype, str) or outtype.lower() not in OUTTYPES:
+        raise ConversionError(f"outtype is {shown(repr(outtype))}, expected one of {', '.join(OUTTYPES)}")
+    try:
+        _convert(folder, out, outtype.lower(), progress)
+    except OSError as error:
+        raise ConversionError(f"cannot read {folder}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise ConversionError(f"a tensor of {folder} does not fit into memory") from error
+    return out
+
+
+def _convert(folder: Path, out: Path, outtype: str, progress: bool) -> None:
+    if not os.path.isdir(folder):
+        raise ConversionError(f"{folder} is {'not a folder' if os.path.exists(folder) else 'missing'}")
     config = read_config(read_json(folder / "config.json"))
     stored = open_checkpoint(folder)
-    inputs = {tensor.path for tensor in stored.values()} | {*folder.glob("*.json"), *folder.glob("*.jinja")}
+    inputs = [folder / name for name in os.listdir(folder) if name.endswith((".json", ".jinja", ".safetensors"))]
     check_destination(out, inputs)
     specs = config.tensors()
     _check_tensors(config, stored, specs)
+    tokenizer = tokenizer_metadata(folder, config.n_vocab)  # before anything of the vocabulary's size is made
+    _check_lm_head(stored)
     plain = outtype if outtype in PLAIN_OUTTYPES else "f32"  # what llama.cpp's quantiser is given
     metadata = (
         {
@@ -63,7 +75,7 @@ def convert_assistant(
         }
         | config.metadata()
         | _centroid_metadata(config, stored)
-        | tokenizer_metadata(folder, config.n_vocab)
+        | tokenizer
     )
     types = {name: _type_of(name, spec, plain) for name, spec in specs.items()}
     declared = [("rope_freqs.weight", (config.head_size // 2,), "f32")]
@@ -74,7 +86,6 @@ def convert_assistant(
         write_mixture(out, mixture, metadata, declared, data)
     else:
         write_gguf(out, metadata, declared, data)
-    return out
 
 
 def _check_tensors(config: AssistantConfig, stored: dict[str, StoredTensor], specs: dict[str, TensorSpec]) -> None:
@@ -87,24 +98,29 @@ def _check_tensors(config: AssistantConfig, stored: dict[str, StoredTensor], spe
         raise ConversionError(
             f"the checkpoint lacks tensor {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
         )
-    extra = sorted(stored.keys() - expected.keys() - {LM_HEAD})
+    extra = sorted(name for name in stored.keys() - expected.keys() - {LM_HEAD} if not NOT_NEEDED.fullmatch(name))
     if extra:
-        raise ConversionError(
-            f"the checkpoint has the unknown tensor {extra[0]}" + (f" and {len(extra) - 1} more" if extra[1:] else "")
-        )
+        more = f" and {len(extra) - 1} more" if extra[1:] else ""
+        raise ConversionError(f"the checkpoint has the unknown tensor {shown(extra[0])}{more}")
+    if LM_HEAD in stored:
+        expected[LM_HEAD] = expected[EMBEDDING]
     for name, shape in expected.items():
         tensor = stored[name]
         if tensor.shape != shape:
-            raise ConversionError(f"tensor {name} has shape {list(tensor.shape)}, expected {list(shape)}")
+            raise ConversionError(f"tensor {name} has shape {shown(list(tensor.shape))}, expected {list(shape)}")
         dtypes = INTEGERS if name == TOKEN_ORDERING else FLOATS
         if tensor.dtype not in dtypes:
             raise ConversionError(
                 f"tensor {name} has the dtype {tensor.dtype}, which is not supported: expected {' or '.join(dtypes)}"
             )
-    if LM_HEAD in stored and stored[LM_HEAD].shape != expected["model.embed_tokens.weight"]:
-        raise ConversionError(f"tensor {LM_HEAD} has shape {list(stored[LM_HEAD].shape)}: it must be the embedding")
-    if LM_HEAD in stored and not np.array_equal(stored[LM_HEAD].read(), stored["model.embed_tokens.weight"].read()):
-        raise ConversionError(f"tensor {LM_HEAD} differs from the embedding, to which it must be tied")
+
+
+def _check_lm_head(stored: dict[str, StoredTensor]) -> None:
+    if LM_HEAD not in stored:
+        return
+    for ours, embedding in zip(stored[LM_HEAD].parts(), stored[EMBEDDING].parts(), strict=True):
+        if not np.array_equal(ours, embedding):
+            raise ConversionError(f"tensor {LM_HEAD} differs from the embedding, to which it must be tied")
 
 
 def _centroid_metadata(config: AssistantConfig, stored: dict[str, StoredTensor]) -> dict[str, Entry]:

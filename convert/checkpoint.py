@@ -5,6 +5,7 @@ files of the folder only, of bounded size, and their headers checked by the safe
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from pyllama_mtp.errors import ConversionError, shown
 
 MAX_JSON_BYTES = 256 << 20  # the tokenizer.json of 2^18 tokens has 32 MiB
+MAX_NAME = 255  # characters
 VALUES_AT_ONCE = 1 << 22
 FLOATS = ("F32", "F16", "BF16", "F64")
 INTEGERS = ("I64", "I32")
@@ -30,6 +32,18 @@ def _require_regular(path: Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise ConversionError(f"{path} is not a regular file: get the checkpoint again")
     return status.st_size
+
+
+def _reason(error: Exception) -> str:
+    """Without the path, which the message names once."""
+    return shown(getattr(error, "strerror", None) or error)
+
+
+def as_path(value: object, what: str) -> Path:
+    """Raises ConversionError if it is no path."""
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise ConversionError(f"the path of {what} is {shown(repr(value))}, expected str or os.PathLike[str]")
+    return Path(value)
 
 
 def is_there(path: Path) -> bool:
@@ -46,7 +60,7 @@ def read_file(path: Path, most: int) -> bytes:
     except FileNotFoundError as error:
         raise ConversionError(f"{path} is missing") from error
     except (OSError, ValueError) as error:
-        raise ConversionError(f"cannot read {path}: {error}") from error
+        raise ConversionError(f"cannot read {path}: {_reason(error)}") from error
     if len(data) > most:
         raise ConversionError(f"{path} has more than {most} bytes: get the checkpoint again")
     return data
@@ -59,7 +73,7 @@ def read_json(path: Path) -> dict:
         value = json.loads(data)
         json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
     except (ValueError, RecursionError) as error:
-        raise ConversionError(f"cannot read {path}: {error}") from error
+        raise ConversionError(f"cannot read {path}: {shown(error)}") from error
     if not isinstance(value, dict):
         raise ConversionError(f"{path} holds a {type(value).__name__}, expected a JSON object")
     return value
@@ -91,7 +105,7 @@ class StoredTensor:
                     raw = self.file.get_tensor(self.name).reshape(1)
                 yield self._checked(raw)
         except (OSError, SafetensorError) as error:
-            raise ConversionError(f"cannot read tensor {self.name} of {self.path}: {shown(error)}") from error
+            raise ConversionError(f"cannot read tensor {self.name} of {self.path}: {_reason(error)}") from error
 
     def _checked(self, raw: np.ndarray) -> np.ndarray:
         if self.dtype in INTEGERS:
@@ -109,12 +123,33 @@ class StoredTensor:
 
 def open_checkpoint(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of the checkpoint in `folder` by name; headers are checked completely, no data is read."""
-    index_path, single = folder / INDEX_NAME, folder / SINGLE_NAME
-    if is_there(single):
-        return _open(single)
-    if is_there(index_path):
-        return _open_shards(folder, read_json(index_path).get("weight_map"))
-    pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
+    if is_there(folder / SINGLE_NAME):
+        return _open(folder / SINGLE_NAME)
+    if is_there(folder / INDEX_NAME):
+        return _open_shards(folder, read_json(folder / INDEX_NAME).get("weight_map"))
+    tensors: dict[str, StoredTensor] = {}
+    for name in _without_index(folder):
+        for tensor in _open(folder / name).values():
+            if tensor.name in tensors:
+                raise ConversionError(f"{name} repeats tensor {shown(tensor.name)}: get the checkpoint again")
+            tensors[tensor.name] = tensor
+    return tensors
+
+
+def _without_index(folder: Path) -> list[str]:
+    """The names of one model.VARIANT.safetensors, or of a whole set of model-*-of-*.safetensors."""
+    names = sorted(name for name in os.listdir(folder) if re.fullmatch(r"model\b.*\.safetensors", name, re.DOTALL))
+    sets = {re.sub(r"-\d{5}-of-(\d{5})\.safetensors$", r"-of-\1.safetensors", name) for name in names}
+    if len(sets) > 1:
+        raise ConversionError(f"{folder} holds several models, {names[0]} and {names[-1]}: keep the files of one")
+    if sets:
+        part = re.search(r"-of-(\d{5})\.safetensors$", sets.pop())
+        if part and len(names) != int(part[1]):
+            raise ConversionError(
+                f"{folder} holds {len(names)} of the {int(part[1])} files of {names[0]}: get the rest"
+            )
+        return names
+    pickles = sorted(name for name in os.listdir(folder) if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
     if pickles:
         raise ConversionError(
             f"{folder} holds the pickle checkpoint {pickles[0]}, which could run code when read, and no {SINGLE_NAME}: "
@@ -128,17 +163,22 @@ def _open_shards(folder: Path, weight_map: object) -> dict[str, StoredTensor]:
         raise ConversionError(f"{folder / INDEX_NAME} has no weight_map")
     tensors: dict[str, StoredTensor] = {}
     for shard in sorted(set(map(str, weight_map.values()))):
-        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
-            raise ConversionError(f"{INDEX_NAME} points to {shard!r}, expected a .safetensors file in the same folder")
+        if os.path.basename(shard) != shard or not shard.endswith(".safetensors") or len(shard) > MAX_NAME:
+            raise ConversionError(
+                f"{INDEX_NAME} points to {shown(repr(shard))}, expected a .safetensors file in the same folder"
+            )
         for name, tensor in _open(folder / shard).items():
             if weight_map.get(name) != shard:
                 raise ConversionError(
-                    f"{shard} holds tensor {name}, which {INDEX_NAME} places in {weight_map.get(name)!r}"
+                    f"{shard} holds tensor {shown(name)}, which {INDEX_NAME} places in "
+                    f"{shown(repr(weight_map.get(name)))}"
                 )
             tensors[name] = tensor
     missing = sorted(set(weight_map) - set(tensors))
     if missing:
-        raise ConversionError(f"tensor {missing[0]} is in {INDEX_NAME} but not in {weight_map[missing[0]]}")
+        raise ConversionError(
+            f"tensor {shown(missing[0])} is in {INDEX_NAME} but not in {shown(weight_map[missing[0]])}"
+        )
     return tensors
 
 
@@ -155,4 +195,4 @@ def _open(path: Path) -> dict[str, StoredTensor]:
     except FileNotFoundError as error:
         raise ConversionError(f"{path} is missing") from error
     except (OSError, ValueError, SafetensorError) as error:
-        raise ConversionError(f"{path} is not a valid safetensors file: {shown(error)}") from error
+        raise ConversionError(f"{path} is not a valid safetensors file: {_reason(error)}") from error

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,11 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="the GGUF file to write")
     parser.add_argument(
         "--outtype",
+        type=str.lower,
         choices=OUTTYPES,
         help="type of a checkpoint's matrices (default: f16); a GGUF file keeps its types",
     )
     args = parser.parse_args(argv)
-    upgrades = args.model.is_file()
+    upgrades = os.path.isfile(args.model)
     if upgrades and args.outtype:
         parser.error("--outtype is for checkpoints: the tensors of a GGUF file keep their types")
     logging.basicConfig(format="convert-assistant: %(message)s", level=logging.WARNING)
@@ -43,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             outtype = args.outtype or "f16"
             path = convert_assistant(args.model, args.out, outtype=outtype, progress=sys.stderr.isatty())
     except ConversionError as error:
-        print(f"convert-assistant: error: {one_line(str(error))}", file=sys.stderr)
+        print(f"convert-assistant: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nconvert-assistant: interrupted", file=sys.stderr)
         return 130
-    print(f"{path}: {path.stat().st_size:,} bytes")
+    print(f"{one_line(str(path))}: {path.stat().st_size:,} bytes")
     return 0
 
 

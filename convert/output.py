@@ -14,7 +14,7 @@ from pyllama_mtp.convert.quants import DECODED_TYPES, decode_parts
 from pyllama_mtp.convert.writer import gguf_file
 from pyllama_mtp.errors import ConversionError, ModelLoadError
 from pyllama_mtp.gguf.format import Entry, TensorInfo, read_header
-from pyllama_mtp.part_files import replacing, scratch
+from pyllama_mtp.part_files import destination, replacing, scratch
 
 logger = logging.getLogger("pyllama_mtp")
 
@@ -29,13 +29,9 @@ def check_destination(out: Path, inputs: Iterable[Path]) -> None:
     """Raises ConversionError if `out` cannot be a file's name, or is one of the inputs."""
     if "\0" in str(out):
         raise ConversionError(f"the destination {str(out)!r} holds a NUL character")
-    try:
-        if out.is_dir():
-            raise ConversionError(f"cannot write {out}: it is a folder, expected the name of a file")
-        overwrites = out.exists() and any(out.samefile(path) for path in inputs)
-    except OSError as error:
-        raise ConversionError(f"cannot write {out}: {error}") from error
-    if overwrites:
+    with _writable(out, "it"):
+        destination(out)
+    if os.path.exists(out) and any(os.path.exists(path) and out.samefile(path) for path in inputs):
         raise ConversionError(f"{out} is part of the checkpoint and would be overwritten: name another destination")
 
 

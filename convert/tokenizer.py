@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from pyllama_mtp.convert.checkpoint import is_there, read_file, read_json
-from pyllama_mtp.errors import ConversionError
+from pyllama_mtp.errors import ConversionError, shown
 from pyllama_mtp.gguf.format import Entry
 
 NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6
@@ -48,7 +48,7 @@ def tokenizer_metadata(folder: Path, n_vocab: int) -> dict[str, Entry]:
         if token is None:
             continue
         if not isinstance(token, str) or token not in ids:
-            raise ConversionError(f"{name}_token of {config_path} is {token!r}, which the vocabulary lacks")
+            raise ConversionError(f"{name}_token of {config_path} is {shown(repr(token))}, which the vocabulary lacks")
         entries[f"tokenizer.ggml.{key}_token_id"] = Entry("u32", ids[token])
     entries["tokenizer.ggml.add_bos_token"] = Entry("bool", True)
     entries["tokenizer.ggml.add_sep_token"] = Entry("bool", False)
@@ -60,23 +60,18 @@ def tokenizer_metadata(folder: Path, n_vocab: int) -> dict[str, Entry]:
 
 
 def _by_id(path: Path, ids: dict[str, object], n_vocab: int) -> list[str]:
-    tokens: list[str | None] = [None] * n_vocab
+    tokens: dict[int, str] = {}
     for token, index in ids.items():
-        if (
-            isinstance(index, bool)
-            or not isinstance(index, int)
-            or not 0 <= index < n_vocab
-            or tokens[index] is not None
-        ):
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < n_vocab or index in tokens:
             raise ConversionError(
-                f"{path} gives token {token!r} the id {index!r}, expected ids 0..{n_vocab - 1}, each once"
+                f"{path} gives token {shown(repr(token))} the id {shown(repr(index))}, "
+                f"expected ids 0..{n_vocab - 1}, each once"
             )
         tokens[index] = token
-    if None in tokens:
-        raise ConversionError(
-            f"{path} has {len(ids)} tokens, the embedding {n_vocab} rows: id {tokens.index(None)} has no token"
-        )
-    return tokens
+    if len(tokens) < n_vocab:
+        without = next(index for index in range(n_vocab) if index not in tokens)
+        raise ConversionError(f"{path} has {len(ids)} tokens, the embedding {n_vocab} rows: id {without} has no token")
+    return [tokens[index] for index in range(n_vocab)]
 
 
 def _type(token: str, special: set[str], vocab: dict[str, int]) -> int:
@@ -94,7 +89,7 @@ def _merge(path: Path, merge: object) -> str:
     if isinstance(merge, str):
         return merge
     if not (isinstance(merge, list) and len(merge) == 2 and all(isinstance(piece, str) for piece in merge)):
-        raise ConversionError(f"{path} has the merge {merge!r}, expected a pair of strings")
+        raise ConversionError(f"{path} has the merge {shown(repr(merge))}, expected a pair of strings")
     return " ".join(piece.replace(" ", "\u0120") for piece in merge)
 
 

@@ -58,7 +58,10 @@ class ModelBusyError(PyllamaMtpError):
 
 
 class ConversionError(PyllamaMtpError):
-    """A checkpoint cannot be converted."""
+    """A checkpoint cannot be converted. The message is one line, whatever is in the names of its files."""
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
 
 class BenchmarkError(PyllamaMtpError):

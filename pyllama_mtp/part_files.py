@@ -1,23 +1,31 @@
 """Files that appear under their name only when they are complete, whatever ends the process that writes them."""
 
 import contextlib
+import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+_LONG = 200  # bytes of a name; file systems take 255, of which 23 are this module's
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` when the block ends without an exception, and is removed otherwise.
 
-    Until then it lies beside it as .NAME.RANDOM.PID.part. It is on the disk before it gets the name, and the name is
-    before this returns, so that after a kill or a power cut `path` is what it was or complete. What killed writers of
-    `path` left is removed first. Raises OSError.
+    A symbolic link stays one: the file that it leads to is replaced. Until then the new one lies beside that as
+    .NAME.RANDOM.PID.part. It is on the disk before it gets the name, and the name is before this returns, so that
+    after a kill or a power cut `path` is what it was or complete. What killed writers of `path` left is removed first.
+    Raises OSError, also if `path` is something else than a file.
     """
+    path = destination(path)
     remove_remains(path.parent, path.name)
     file = _create(path)
     try:
@@ -35,7 +43,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def scratch(path: Path) -> Iterator[BinaryIO]:
     """A temporary file beside `path`, removed when the block ends, or by replacing() after a kill. Raises OSError."""
-    file = _create(path)
+    file = _create(destination(path))
     try:
         with file:
             yield file
@@ -45,7 +53,7 @@ def scratch(path: Path) -> Iterator[BinaryIO]:
 
 def remove_remains(folder: Path, name: str | None = None) -> None:
     """Removes the temporary files of `name`, or of any name, whose writers are gone; best effort."""
-    prefix = "." if name is None else f".{name}."
+    prefix = "." if name is None else _prefix(name)
     with contextlib.suppress(OSError):  # a folder that cannot be listed may still be written to
         for found in os.listdir(folder):
             match = re.fullmatch(r"\..+\.(\d{1,9})\.part", found, re.DOTALL)
@@ -54,9 +62,27 @@ def remove_remains(folder: Path, name: str | None = None) -> None:
                     _remove_if_abandoned(folder / found, int(match[1]))
 
 
+def destination(path: Path) -> Path:
+    """Where a name leads, through symbolic links. Raises OSError if it leads to something else than a file."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "a device")
+        raise OSError(errno.EINVAL, f"it is {kind}, expected the name of a file", str(path))
+    return Path(os.path.realpath(path))
+
+
+def _prefix(name: str) -> str:
+    """Of the names of temporary files, which have no room for a name that is as long as names may be."""
+    raw = os.fsencode(name)
+    return f".{name}." if len(raw) <= _LONG else f".{name[:32]}~{hashlib.sha256(raw).hexdigest()[:16]}."
+
+
 def _create(path: Path) -> BinaryIO:
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.part")
+        temporary = path.with_name(f"{_prefix(path.name)}{secrets.token_hex(4)}.{os.getpid()}.part")
         try:
             file = open(temporary, "xb")
         except FileExistsError:

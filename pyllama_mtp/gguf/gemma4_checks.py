@@ -17,8 +17,8 @@ MAX_WIDTH = 1 << 20
 MAX_HEADS = 1024
 MAX_HEAD_SIZE = 4096
 MAX_LENGTH = 1 << 30  # of context and window: sums stay below 2^31
-_EPSILON = (1e-12, 1.0)
-_ROPE_BASE = (1.0, 1e12)
+EPSILON = (1e-12, 1.0)
+ROPE_BASE = (1.0, 1e12)
 _NO_WEIGHTS = ("i8", "i16", "i32", "i64", "f64", "q8_1", "q8_k")  # no kernel multiplies them
 ROPE_FACTORS = "rope_freqs.weight"
 WEIGHT_TYPES = tuple(name for name in TENSOR_TYPES if name not in _NO_WEIGHTS)
@@ -134,9 +134,9 @@ def check_target(p: HyperParameters, n_tokens: int) -> None:
 
 
 def _check_reals(p: HyperParameters) -> None:
-    p.real("attention.layer_norm_rms_epsilon", *_EPSILON)
+    p.real("attention.layer_norm_rms_epsilon", *EPSILON)
     for key in ("rope.freq_base", "rope.freq_base_swa"):
-        p.real(key, *_ROPE_BASE, default=1e4)
+        p.real(key, *ROPE_BASE, default=1e4)
     for key in ("rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor"):
         p.real(key, 1e-6, 1e6, default=1.0)
     p.real("final_logit_softcapping", 0.0, 1e6, default=0.0)
@@ -204,9 +204,9 @@ def check_head(p: HyperParameters) -> None:
 
     csrc/drafters/gemma4/mtp_head.cpp checks its sizes and tensors against the target.
     """
-    p.real("attention.layer_norm_rms_epsilon", *_EPSILON)
+    p.real("attention.layer_norm_rms_epsilon", *EPSILON)
     for key in ("rope.freq_base", "rope.freq_base_swa"):
-        p.real(key, *_ROPE_BASE)
+        p.real(key, *ROPE_BASE)
     head_size = p.integer("attention.key_length", 2, MAX_HEAD_SIZE)
     if p.prefix == "gemma4-assistant" or ROPE_FACTORS in p.header.tensors:  # older layouts leave it to the target's
         _check_rope_factors(p, head_size)

@@ -52,8 +52,9 @@ class HyperParameters:
         return (values != 0).tolist()
 
     def real(self, key: str, least: float, most: float, default: float | None = REQUIRED) -> float:
+        """least and most: of the numbers that a file holds as f32, as the nearest ones."""
         value = self._value(key, ("f32",), default)
-        if not (math.isfinite(value) and least <= value <= most):
+        if not (math.isfinite(value) and np.float32(least) <= value <= np.float32(most)):
             raise self.fail(key, value, f"{least:g}..{most:g}")
         return value
 
