@@ -10,29 +10,40 @@
 using namespace pmtp::attention;
 using namespace pmtp::cpu;
 
-static void decode_f16(const void * row, float * x, int64_t n) { halves_to_floats((const uint16_t *) row, x, (int) n); }
+// The types of the test, by the bits of a value: 2, 3, 4 turbo; 8 q8_0; 16 f16; 17 bf16; 32 f32; 80 q8_0 through a
+// function, as any other type of ggml's is read.
+static void decode_q8_0(const void * row, float * x, int64_t n) { DecodeQ8_0{}((const char *) row, x, (int) n); }
 
-static void decode_q8_0(const void * row, float * x, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        const char * block = (const char *) row + i / 32 * 34;
-        uint16_t half;
-        std::memcpy(&half, block, sizeof(half));
-        x[i] = half_to_float(half) * (float) (int8_t) block[2 + i % 32];
+static Format format(int bits) {
+    switch (bits) {
+        case 2: return Format::turbo2;
+        case 3: return Format::turbo3;
+        case 4: return Format::turbo4;
+        case 8: return Format::q8_0;
+        case 16: return Format::f16;
+        case 17: return Format::bf16;
+        case 32: return Format::f32;
+        default: return Format::other;
     }
 }
 
-// bits: 2, 3, 4: turbo; 8: q8_0; 16: f16. [batches][heads][cells][row], cell rows `padding` bytes apart.
+static size_t bytes64(int bits) {
+    switch (bits) {
+        case 2: return 18;
+        case 3: return 26;
+        case 4: return 34;
+        case 16:
+        case 17: return 128;
+        case 32: return 256;
+        default: return 68;
+    }
+}
+
+// [batches][heads][cells][row], cell rows `padding` bytes apart.
 static Cells cells(int bits, const char * data, int size, int64_t n_cells, int n_kv_heads, size_t padding) {
-    const size_t bytes64 = bits == 16 ? 128 : bits == 8 ? 68 : bits == 4 ? 34 : bits == 3 ? 26 : 18;
-    const size_t stride = size / 64 * bytes64 + padding;
-    return { data,
-             stride,
-             stride * n_cells,
-             stride * n_cells * n_kv_heads,
-             bits <= 4 ? bits : 0,
-             bits == 16 ? decode_f16 : decode_q8_0,
-             bytes64,
-             size };
+    const size_t stride = size * bytes64(bits) / 64 + padding;
+    return { data,         stride,      stride * n_cells, stride * n_cells * n_kv_heads,
+             format(bits), decode_q8_0, bytes64(bits),    size };
 }
 
 extern "C" int attention_lanes() { return kLanes; }
@@ -68,7 +79,7 @@ extern "C" int attention(int k_bits, int v_bits, const char * k, const char * v,
     task.kv_batches = kv_batches;
     task.scale = scale;
     task.softcap = softcap;
-    const Plan plan(task);
+    const Plan plan(task, n_threads);
     const size_t size = plan.work_size(n_threads);
     char * work = (char *) std::malloc(size + 64);
     std::memset(work, 0xff, size + 64);  // NaN: nothing may be read before it is written

@@ -1,11 +1,13 @@
 #include "kernels/attention/hook.h"
 
 #include "kernels/attention/plan.h"
+#include "kernels/enabled.h"
 
 #include "ggml-cpu-impl.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
@@ -13,15 +15,27 @@ namespace {
 
 using namespace pmtp::attention;
 
-int turbo_bits(ggml_type type) {
-    return type == GGML_TYPE_TURBO4 ? 4 : type == GGML_TYPE_TURBO3 ? 3 : type == GGML_TYPE_TURBO2 ? 2 : 0;
+Format format(ggml_type type) {
+    switch (type) {
+        case GGML_TYPE_F32: return Format::f32;
+        case GGML_TYPE_F16: return Format::f16;
+        case GGML_TYPE_BF16: return Format::bf16;
+        case GGML_TYPE_Q8_0: return Format::q8_0;
+        case GGML_TYPE_TURBO4: return Format::turbo4;
+        case GGML_TYPE_TURBO3: return Format::turbo3;
+        case GGML_TYPE_TURBO2: return Format::turbo2;
+        default: return Format::other;
+    }
 }
 
-void decode_f16(const void * row, float * x, int64_t n) { ggml_cpu_fp16_to_fp32((const ggml_fp16_t *) row, x, n); }
+bool is_turbo(ggml_type type) {
+    return type == GGML_TYPE_TURBO4 || type == GGML_TYPE_TURBO3 || type == GGML_TYPE_TURBO2;
+}
 
 bool readable(const ggml_tensor * t) {
-    return (turbo_bits(t->type) != 0 || t->type == GGML_TYPE_F16 || t->type == GGML_TYPE_Q8_0) &&
-           t->nb[0] == ggml_type_size(t->type) && t->ne[0] % 64 == 0 && t->ne[0] <= kMaxHeadSize;
+    return (format(t->type) != Format::other || ggml_get_type_traits(t->type)->to_float != nullptr) &&
+           64 % ggml_blck_size(t->type) == 0 && t->nb[0] == ggml_type_size(t->type) && t->ne[0] <= kMaxHeadSize &&
+           t->ne[0] % std::max<int64_t>(32, ggml_blck_size(t->type)) == 0;
 }
 
 bool serves(const ggml_tensor * op) {
@@ -31,16 +45,22 @@ bool serves(const ggml_tensor * op) {
     const ggml_tensor * mask = op->src[3];
     float max_bias;
     std::memcpy(&max_bias, (const float *) op->op_params + 1, sizeof(max_bias));
-    return (turbo_bits(k->type) != 0 || turbo_bits(v->type) != 0) && readable(k) && readable(v) && max_bias == 0.0f &&
-           q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && k->ne[2] == v->ne[2] && k->ne[3] == v->ne[3] &&
-           q->ne[2] % k->ne[2] == 0 && q->ne[3] % k->ne[3] == 0 && Plan::serves(q->ne[2] / k->ne[2]) &&
-           (mask == nullptr || mask->type == GGML_TYPE_F16) && op->type == GGML_TYPE_F32 && ggml_is_contiguous(op);
+    return (pmtp::kernels_enabled() || is_turbo(k->type) || is_turbo(v->type)) && readable(k) && readable(v) &&
+           max_bias == 0.0f && q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && k->ne[2] == v->ne[2] &&
+           k->ne[3] == v->ne[3] && q->ne[2] % k->ne[2] == 0 && q->ne[3] % k->ne[3] == 0 &&
+           Plan::serves(q->ne[2] / k->ne[2]) && (mask == nullptr || mask->type == GGML_TYPE_F16) &&
+           op->type == GGML_TYPE_F32 && ggml_is_contiguous(op);
 }
 
 Cells cells(const ggml_tensor * t) {
-    const Decode decode = t->type == GGML_TYPE_F16 ? decode_f16 : ggml_get_type_traits(t->type)->to_float;
-    return { (const char *) t->data,     t->nb[1],      t->nb[2], t->nb[3], turbo_bits(t->type), decode,
-             ggml_row_size(t->type, 64), (int) t->ne[0] };
+    return { (const char *) t->data,
+             t->nb[1],
+             t->nb[2],
+             t->nb[3],
+             format(t->type),
+             ggml_get_type_traits(t->type)->to_float,
+             ggml_row_size(t->type, 64),
+             (int) t->ne[0] };
 }
 
 Task task(const ggml_tensor * op) {
@@ -83,7 +103,7 @@ size_t pmtp_attention_work_size(const ggml_tensor * op, int n_threads) {
         return 0;
     }
     const Task t = task(op);
-    return Plan(t).work_size(n_threads) + kAlignment;
+    return Plan(t, n_threads).work_size(n_threads) + kAlignment;
 }
 
 bool pmtp_attention(const ggml_compute_params * params, ggml_tensor * op) {
@@ -91,17 +111,21 @@ bool pmtp_attention(const ggml_compute_params * params, ggml_tensor * op) {
         return false;
     }
     const Task t = task(op);
-    const Plan plan(t);
+    const Plan plan(t, params->nth);
     void * work = params->wdata;
     size_t size = params->wsize;
     if (std::align(kAlignment, plan.work_size(params->nth), work, size) == nullptr) {
         return false;
     }
-    if (params->ith == 0) {
-        ggml_threadpool_chunk_set(params->threadpool, params->nth);
+    const bool shared = plan.n_items() > params->nth;  // else each thread has at most its own
+    if (shared) {
+        if (params->ith == 0) {
+            ggml_threadpool_chunk_set(params->threadpool, params->nth);
+        }
+        ggml_barrier(params->threadpool);
     }
-    ggml_barrier(params->threadpool);
-    for (int64_t item = params->ith; item < plan.n_items(); item = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+    for (int64_t item = params->ith; item < plan.n_items();
+         item = shared ? ggml_threadpool_chunk_add(params->threadpool, 1) : plan.n_items()) {
         plan.run_item(item, params->ith, work);
     }
     if (plan.n_merges() == 0) {

@@ -1,4 +1,4 @@
-// Attention of a few query rows over a quantised KV cache, in pieces that threads take.
+// Attention of query rows over a KV cache, in pieces that threads take.
 //
 // The KV axis is cut into chunks (FlashDecoding: Dao, Haziza, Massa, Sizov 2023). An item of work is one KV head, one
 // tile of columns (query rows times the heads of the group) and one chunk: keys and values are decoded once for all
@@ -10,28 +10,19 @@
 // several give the same bits.
 #pragma once
 
+#include "kernels/attention/cells.h"
+
 #include <cstddef>
 #include <cstdint>
 
 namespace pmtp::attention {
 
-constexpr int kMaxHeadSize = 512;
-constexpr int kMaxColumns = 144;  // of a tile
-constexpr int kMaxSplitRows =
-    17;  // up to as many query rows an item is one chunk; with more (prefill) it takes all chunks in turn
-
-// Decodes n values (a multiple of 64) to x.
-using Decode = void (*)(const void * blocks, float * x, int64_t n);
-
-// K or V. A cell's row of one head is `head_size` contiguous values.
-struct Cells {
-    const char * data;
-    size_t cell_stride, head_stride, batch_stride;  // bytes
-    int turbo_bits;                                 // 2, 3, 4; 0: `decode`
-    Decode decode;
-    size_t bytes64;  // of 64 values
-    int head_size;   // multiple of 64, at most kMaxHeadSize
-};
+// Bytes, of work memory.
+constexpr size_t kAlignment = 64;
+// Columns of a tile.
+constexpr int kMaxColumns = 144;
+// Up to as many query rows an item is one chunk; with more (prefill) it takes all chunks in turn.
+constexpr int kMaxSplitRows = 17;
 
 struct Task {
     Cells k, v;
@@ -47,19 +38,18 @@ struct Task {
     float scale, softcap;  // logits: scale * q.k, then softcap * tanh(. / softcap) unless it is 0
 };
 
-constexpr size_t kAlignment = 64;  // bytes, of work memory
-
-// How a task is cut; the same for every thread of one run.
+// How a task is cut for a number of threads; the same for every thread of one run. No result depends on it.
 class Plan {
   public:
-    explicit Plan(const Task & task);
+    Plan(const Task & task, int n_threads);
 
     // Whether a group of `group` query heads fits a tile.
     static bool serves(int64_t group) { return group >= 1 && group <= kMaxColumns; }
 
     size_t work_size(int n_threads) const;  // bytes
     int64_t n_items() const { return n_units_ * (split_ ? n_chunks_ : 1); }
-    int64_t n_merges() const { return split_ ? n_units_ * tile_rows_ * group_ : 0; }
+    // None where an item is all that a unit has.
+    int64_t n_merges() const { return split_ && n_chunks_ > 1 ? n_units_ * tile_rows_ * tile_heads_ : 0; }
 
     void run_item(int64_t item, int thread, void * work) const;
     // One column's chunks, after all items (a barrier between).
@@ -72,9 +62,9 @@ class Plan {
     void finish(const Tile & tile, int column, float max, float sum, const float * values) const;
 
     const Task & task_;
-    int group_, tile_rows_, tile_columns_;      // tile_columns_: padded
-    int64_t n_row_tiles_, n_units_, n_chunks_;  // unit: a batch, a KV head and a tile of rows
-    size_t partial_size_, scratch_size_;        // floats
+    int group_, tile_rows_, tile_heads_, tile_columns_;  // tile_columns_: padded
+    int64_t n_chunks_, n_row_tiles_, n_units_;           // unit: a batch, a KV head and a tile of its columns
+    size_t partial_size_, scratch_size_;                 // floats
     bool split_;
 };
 

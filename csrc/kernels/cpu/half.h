@@ -1,12 +1,14 @@
-// IEEE halves to floats and back, with F16C where the target has it.
+// IEEE halves to floats and back, with F16C where the target has it, and bfloat16 to floats.
 #pragma once
 
-#include <cstdint>
-#include <cstring>
+#include "kernels/cpu/simd.h"
 
 #ifdef __F16C__
 #include <immintrin.h>
 #endif
+
+#include <cstdint>
+#include <cstring>
 
 namespace pmtp::cpu {
 
@@ -26,16 +28,25 @@ inline float half_to_float(uint16_t half) {
 #endif
 }
 
-inline void halves_to_floats(const uint16_t * halves, float * x, int n) {
-    int i = 0;
-#ifdef __F16C__
-    for (; i + 8 <= n; i += 8) {
-        _mm256_storeu_ps(x + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) (halves + i))));
-    }
-#endif
-    for (; i < n; i++) {
+// kLanes halves.
+PMTP_INLINE Float load_halves(const uint16_t * halves) {
+#if PMTP_SIMD == 64
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) halves));
+#elif PMTP_SIMD == 32
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) halves));
+#else
+    Float x;
+    for (int i = 0; i < kLanes; i++) {
         x[i] = half_to_float(halves[i]);
     }
+    return x;
+#endif
+}
+
+// kLanes bfloat16 numbers: the upper halves of floats.
+PMTP_INLINE Float load_bfloats(const uint16_t * bfloats) {
+    typedef uint16_t Uint16 __attribute__((vector_size(kBytes / 2)));
+    return float_of(__builtin_convertvector(load_as<Uint16>(bfloats), Int32) << 16);
 }
 
 #ifdef __F16C__

@@ -39,27 +39,26 @@ template <class T> PMTP_INLINE T load_as(const void * p) {
 }
 
 PMTP_INLINE Float load_floats(const float * p) { return load_as<Float>(p); }
+// kLanes signed bytes.
+PMTP_INLINE Float load_bytes(const int8_t * p) {
+    typedef int8_t Int8 __attribute__((vector_size(kLanes)));
+    return __builtin_convertvector(__builtin_convertvector(load_as<Int8>(p), Int32), Float);
+}
 PMTP_INLINE void store(float * p, Float a) { std::memcpy(p, &a, sizeof(a)); }
 PMTP_INLINE Float zero_float() { return Float{}; }
 PMTP_INLINE Float broadcast(float x) { return x - Float{}; }
 PMTP_INLINE Int32 bits_of(Float a) { return load_as<Int32>(&a); }
 PMTP_INLINE Float float_of(Int32 bits) { return load_as<Float>(&bits); }
 
-PMTP_INLINE float maximum(Float a) {
-    float m = a[0];
-    for (int i = 1; i < kLanes; i++) {
-        m = a[i] > m ? a[i] : m;
-    }
-    return m;
-}
-
-// The sum of the lanes, first to last; total() has a faster order.
-PMTP_INLINE float total_in_order(Float a) {
-    float sum = 0;
-    for (int i = 0; i < kLanes; i++) {
-        sum += a[i];
-    }
-    return sum;
+// a * b + c, rounded once where the target can: not left to the compiler, which might round it otherwise elsewhere.
+PMTP_INLINE Float fma(Float a, Float b, Float c) {
+#if PMTP_SIMD == 64
+    return _mm512_fmadd_ps(a, b, c);
+#elif PMTP_SIMD == 32
+    return _mm256_fmadd_ps(a, b, c);
+#else
+    return a * b + c;
+#endif
 }
 
 // Lanes 2i + (2i + 1) of a, then of b.
@@ -84,6 +83,40 @@ PMTP_INLINE Float totals(Float (&a)[kLanes]) {
     }
     return a[0];
 }
+
+#if PMTP_SIMD == 64
+PMTP_INLINE float total(Float a) { return _mm512_reduce_add_ps(a); }
+PMTP_INLINE float maximum(Float a) { return _mm512_reduce_max_ps(a); }
+// A bit a lane.
+PMTP_INLINE unsigned lanes_that_differ(Float a, Float b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ); }
+#elif PMTP_SIMD == 32
+PMTP_INLINE float total(Float a) {
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+PMTP_INLINE float maximum(Float a) {
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+PMTP_INLINE unsigned lanes_that_differ(Float a, Float b) {
+    return (unsigned) _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ));
+}
+#else
+PMTP_INLINE float total(Float a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+PMTP_INLINE float maximum(Float a) {
+    const float x = a[0] > a[1] ? a[0] : a[1], y = a[2] > a[3] ? a[2] : a[3];
+    return x > y ? x : y;
+}
+PMTP_INLINE unsigned lanes_that_differ(Float a, Float b) {
+    unsigned bits = 0;
+    for (int i = 0; i < kLanes; i++) {
+        bits |= (unsigned) (a[i] != b[i]) << i;
+    }
+    return bits;
+}
+#endif
 
 #ifdef PMTP_SIMD
 
@@ -114,9 +147,7 @@ inline Int add32(Int a, Int b) { return _mm512_add_epi32(a, b); }
 inline Int sub32(Int a, Int b) { return _mm512_sub_epi32(a, b); }
 inline Int mul32(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
 inline Float to_float(Int a) { return _mm512_cvtepi32_ps(a); }
-inline Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
 inline Float fnma(Float a, Float b, Float c) { return _mm512_fnmadd_ps(a, b, c); }
-inline float total(Float a) { return _mm512_reduce_add_ps(a); }
 
 inline Int add16(Int a, Int b) { return _mm512_add_epi16(a, b); }
 inline Int shift_left32(Int a, int bits) { return _mm512_slli_epi32(a, (unsigned) bits); }
@@ -167,7 +198,6 @@ inline Int add32(Int a, Int b) { return _mm256_add_epi32(a, b); }
 inline Int sub32(Int a, Int b) { return _mm256_sub_epi32(a, b); }
 inline Int mul32(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
 inline Float to_float(Int a) { return _mm256_cvtepi32_ps(a); }
-inline Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
 inline Float fnma(Float a, Float b, Float c) { return _mm256_fnmadd_ps(a, b, c); }
 inline Int add16(Int a, Int b) { return _mm256_add_epi16(a, b); }
 inline Int shift_left32(Int a, int bits) { return _mm256_slli_epi32(a, bits); }
@@ -177,12 +207,6 @@ inline Int pairs16(Int u8, Int s8) { return _mm256_maddubs_epi16(u8, s8); }
 inline Int pairs32(Int a, Int b) { return _mm256_madd_epi16(a, b); }
 inline Float round_to_integers(Float a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Int32 to_int(Float a) { return (Int32) _mm256_cvtps_epi32(a); }
-inline float total(Float a) {
-    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
-    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
-}
-
 inline Int widen8to64(uint64_t bytes) { return _mm256_cvtepu8_epi64(_mm_cvtsi64_si128((long long) bytes)); }
 inline Int even_lanes_twice(Int a) { return _mm256_shuffle_epi32(a, 0xa0); }
 

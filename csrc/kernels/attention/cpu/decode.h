@@ -1,8 +1,8 @@
-// Rows of the cache to floats, inlined into the attention kernel where AVX-512 makes a block a dozen instructions; the
-// same floats as turbo_decode's.
+// Rows of the cache to floats, inlined into the attention kernel where that is a dozen instructions a block; the same
+// floats as ggml's decoders and turbo_decode.
 #pragma once
 
-#include "kernels/attention/plan.h"
+#include "kernels/attention/cells.h"
 #include "kernels/cpu/half.h"
 #include "kernels/cpu/simd.h"
 #include "turboquant/codebook.h"
@@ -11,6 +11,44 @@
 namespace pmtp::attention {
 
 using namespace cpu;
+
+// A decoder of each type: decode(row, x, n) for n values, a multiple of 32.
+
+struct DecodeF32 {
+    void operator()(const char * row, float * x, int n) const { std::memcpy(x, row, n * sizeof(float)); }
+};
+
+struct DecodeF16 {
+    PMTP_INLINE void operator()(const char * row, float * x, int n) const {
+        for (int i = 0; i < n; i += kLanes) {
+            store(x + i, load_halves((const uint16_t *) row + i));
+        }
+    }
+};
+
+struct DecodeBf16 {
+    PMTP_INLINE void operator()(const char * row, float * x, int n) const {
+        for (int i = 0; i < n; i += kLanes) {
+            store(x + i, load_bfloats((const uint16_t *) row + i));
+        }
+    }
+};
+
+struct DecodeQ8_0 {
+    PMTP_INLINE void operator()(const char * row, float * x, int n) const {
+        for (int i = 0; i < n; i += 32, row += 34) {
+            const Float scale = broadcast(half_to_float(load_as<uint16_t>(row)));
+            for (int j = 0; j < 32; j += kLanes) {
+                store(x + i + j, load_bytes((const int8_t *) row + 2 + j) * scale);
+            }
+        }
+    }
+};
+
+struct DecodeOther {
+    Decode decode;
+    void operator()(const char * row, float * x, int n) const { decode(row, x, n); }
+};
 
 #if PMTP_SIMD == 64
 
@@ -69,34 +107,37 @@ PMTP_INLINE void decode64(const block_turbo2 & block, const Codebooks & books, f
     }
 }
 
-template <class Block> PMTP_INLINE void decode_blocks(const char * row, const Codebooks & books, float * x, int n) {
-    for (int i = 0; i < n; i += TURBO_BLOCK) {
-        decode64(((const Block *) row)[i / TURBO_BLOCK], books, x + i);
+template <class Block> struct DecodeTurbo {
+    Codebooks books;
+    PMTP_INLINE void operator()(const char * row, float * x, int n) const {
+        for (int i = 0; i < n; i += TURBO_BLOCK) {
+            decode64(((const Block *) row)[i / TURBO_BLOCK], books, x + i);
+        }
     }
-}
-
-// n values, a multiple of 64.
-PMTP_INLINE void decode(const Cells & cells, const Codebooks & books, const char * row, float * x, int n) {
-    switch (cells.turbo_bits) {
-        case 4: decode_blocks<block_turbo4>(row, books, x, n); break;
-        case 3: decode_blocks<block_turbo3>(row, books, x, n); break;
-        case 2: decode_blocks<block_turbo2>(row, books, x, n); break;
-        default: cells.decode(row, x, n);
-    }
-}
+};
 
 #else
 
-struct Codebooks {};
-
-inline void decode(const Cells & cells, const Codebooks &, const char * row, float * x, int n) {
-    if (cells.turbo_bits != 0) {
-        turbo_decode(cells.turbo_bits, row, x, n);
-    } else {
-        cells.decode(row, x, n);
+template <class Block> struct DecodeTurbo {
+    void operator()(const char * row, float * x, int n) const {
+        turbo_decode(sizeof(Block) == 34 ? 4 : sizeof(Block) == 26 ? 3 : 2, row, x, n);
     }
-}
+};
 
 #endif
+
+// Calls f with the decoder of the cells' type.
+template <class F> PMTP_INLINE void with_decoder(const Cells & cells, F f) {
+    switch (cells.format) {
+        case Format::f32: f(DecodeF32{}); break;
+        case Format::f16: f(DecodeF16{}); break;
+        case Format::bf16: f(DecodeBf16{}); break;
+        case Format::q8_0: f(DecodeQ8_0{}); break;
+        case Format::turbo4: f(DecodeTurbo<block_turbo4>{}); break;
+        case Format::turbo3: f(DecodeTurbo<block_turbo3>{}); break;
+        case Format::turbo2: f(DecodeTurbo<block_turbo2>{}); break;
+        case Format::other: f(DecodeOther{ cells.decode }); break;
+    }
+}
 
 }  // namespace pmtp::attention
