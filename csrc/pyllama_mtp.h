@@ -61,7 +61,8 @@ typedef enum pmtp_finish {
  * same under all. */
 typedef enum pmtp_acceptance {
     PMTP_ACCEPTANCE_AUTO = 0,             /* COUPLED if `reproducible`, else the rule that gives most tokens a second */
-    PMTP_ACCEPTANCE_COUPLED = 1,          /* the same seed gives the same text, drafted or not */
+    PMTP_ACCEPTANCE_COUPLED = 1,          /* the same seed gives the same text, drafted or not; with the others it does
+                                           * for the same num_speculative_tokens: AUTO drafts then ignore the clock */
     PMTP_ACCEPTANCE_REJECTION = 2,        /* by p/q, drafts drawn from the head's distribution */
     PMTP_ACCEPTANCE_REJECTION_GREEDY = 3, /* likewise, with the head's most probable tokens */
     PMTP_ACCEPTANCE_BLOCK = 4             /* block verification */
@@ -125,18 +126,18 @@ typedef int (*pmtp_mask_fn)(void * user, const int32_t * generated, int32_t n_ge
 typedef struct pmtp_generation_params {
     int32_t max_tokens; /* >= 1 */
     int32_t min_tokens; /* no end-of-generation or stop token before that many; 0..max_tokens */
-    double temperature; /* >= 0; 0: greedy */
+    double temperature; /* >= 0; 0: greedy, and so is all below 1e-30 */
     double top_p;       /* (0, 1] */
     double min_p;       /* [0, 1] */
     int32_t top_k;      /* >= 1; 0: all */
     uint64_t seed;
-    int32_t reproducible; /* 1: the same seed must give the same text: AUTO choices then never look at live timings */
-    int32_t acceptance;   /* pmtp_acceptance */
-    double presence_penalty;        /* [-2, 2] */
-    double frequency_penalty;       /* [-2, 2] */
-    double repetition_penalty;      /* (0, 2]; 1: none */
-    int32_t ignore_eos;             /* 1: end-of-generation tokens do not end it */
-    int32_t n_logprobs;             /* -1: none; else the emitted token's and so many best ones' */
+    int32_t reproducible;      /* 1: the same seed must give the same text whatever is drafted: AUTO is then COUPLED */
+    int32_t acceptance;        /* pmtp_acceptance */
+    double presence_penalty;   /* [-2, 2] */
+    double frequency_penalty;  /* [-2, 2] */
+    double repetition_penalty; /* (0, 2]; 1: none */
+    int32_t ignore_eos;        /* 1: end-of-generation tokens do not end it */
+    int32_t n_logprobs;        /* -1: none; else the emitted token's and so many best ones' */
     int32_t num_speculative_tokens; /* 0..PMTP_MAX_DRAFT, or PMTP_DRAFT_AUTO; without a head always 0 */
     int32_t n_synthetic_acceptance; /* > 0, for benchmarks: the first draft of a round is accepted with probability */
     const double * synthetic_acceptance; /* [0], the first two with [1] ...; not increasing. All work is done, the text
@@ -171,7 +172,8 @@ typedef struct pmtp_stats {
     int32_t drafted;
     int32_t accepted;
     int32_t drafting_rounds;         /* rounds that drafted at least one token ... */
-    int32_t drafting_rounds_emitted; /* ... and accepted + bonus tokens of these rounds */
+    int32_t drafting_rounds_emitted; /* ... and the tokens that these rounds emitted: accepted ones, and a bonus token
+                                      * each but where an accepted one ended the completion */
     int32_t drafted_per_position[16];
     int32_t accepted_per_position[16];
     double prompt_seconds; /* prefill and first token */
@@ -256,9 +258,9 @@ pmtp_status pmtp_generation_start(pmtp_model * model, const int32_t * prompt, in
                                   const pmtp_generation_params * params, pmtp_generation ** out);
 
 /* Computes one batch of the prefill or one round, and describes it in *out, whose content is unspecified after a
- * failure. Calls `mask` on the calling thread. Fails with INVALID_ARGUMENT after an end, CONTEXT_OVERFLOW if llama.cpp
- * finds no room in its cache, and INTERNAL if `mask` returned an error. After a failure of the last two kinds only
- * stats and free are left. */
+ * failure. Calls `mask` on the calling thread. Fails with INVALID_ARGUMENT after an end, or if mask, logit_bias and
+ * min_tokens forbid every token, CONTEXT_OVERFLOW if llama.cpp finds no room in its cache, and INTERNAL if `mask`
+ * returned an error. After any of these only truncate, stats and free are left. */
 pmtp_status pmtp_generation_step(pmtp_generation * generation, pmtp_burst * out);
 
 /* Makes the running or next step end with PMTP_FINISH_CANCELLED; tokens that earlier steps emitted stay. Does not wait.

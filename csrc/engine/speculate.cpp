@@ -52,10 +52,11 @@ Generation::Generation(Session & session, Drafter * drafter, DraftHistory & hist
                   session.finds_candidates(),
                   { params.synthetic_acceptance, params.synthetic_acceptance + params.n_synthetic_acceptance }),
       table_{ history.costs.unlearned() },
-      // With the coupled rule k does not change the text, so live timings may choose it.
+      // With the coupled rule k does not change the text, so live timings may choose it. With the others the seed,
+      // given or drawn, must give the text again.
       draft_length_(drafter == nullptr ? 0 : params.num_speculative_tokens,
-                    acceptance_.rule() == PMTP_ACCEPTANCE_COUPLED || !params.reproducible ? history : table_,
-                    acceptance_.rule() == PMTP_ACCEPTANCE_COUPLED || !params.reproducible) {
+                    acceptance_.rule() == PMTP_ACCEPTANCE_COUPLED ? history : table_,
+                    acceptance_.rule() == PMTP_ACCEPTANCE_COUPLED) {
     if (n_prompt >= session.n_ctx()) {
         throw Error(Status::context_overflow, format("the prompt has %d tokens, the context holds %d and needs room "
                                                      "for one more: shorten the prompt or load the "
@@ -179,7 +180,7 @@ void Generation::record(const pmtp_burst & burst) {
     stats_.accepted += burst.n_accepted;
     if (burst.n_drafted > 0) {
         stats_.drafting_rounds++;
-        stats_.drafting_rounds_emitted += burst.n_accepted + 1;
+        stats_.drafting_rounds_emitted += burst.n_emitted;
     }
     for (int i = 0; i < burst.n_drafted; i++) {
         stats_.drafted_per_position[i]++;

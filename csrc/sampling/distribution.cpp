@@ -12,17 +12,24 @@ constexpr size_t kListLimit = 32768;  // longer supports are scanned, not listed
 constexpr size_t kSortLimit = 4096;   // and where more than that must be sorted, a histogram is faster
 constexpr double kMaxGumbel = 38;     // -log(-log(1 - 2^-53)) = 36.7
 constexpr double kTotalError = 1e-5;  // of a sum over the vocabulary in single precision, relative
+// Least 1 / temperature and top_p that devices are told: as zeros of single precision, forbidden logits would become no
+// numbers, and no token would be enough.
+constexpr double kLeastScale = 1e-30;
+constexpr double kLeastShare = 1e-30;
 constexpr Candidate kEverything = { kLowest, std::numeric_limits<int32_t>::max() };
 
 // The least logit that min_p leaves.
 float floor_of(float max, const Warp & warp) {
-    return warp.min_p > 0.0 ? (float) (max + warp.temperature * std::log(warp.min_p)) : kLowest;
+    return warp.min_p > 0.0 ? (float) std::max<double>(kLowest, max + warp.temperature * std::log(warp.min_p))
+                            : kLowest;
 }
 
 }  // namespace
 
+float Warp::scale() const { return (float) std::max(1.0 / temperature, kLeastScale); }
+
 ChoiceParams Warp::choice(uint64_t key, bool noisy) const {
-    return { key, (float) (1.0 / temperature), (float) std::log(min_p), (float) top_p, top_k, noisy, 0 };
+    return { key, scale(), (float) std::log(min_p), (float) std::max(top_p, kLeastShare), top_k, noisy, 0 };
 }
 
 void Distribution::restart(float * logits, const int32_t * ids, int n) {
@@ -54,7 +61,7 @@ bool Distribution::assign(Candidates & c, const Warp & warp, bool noisy) {
     restart(c.logit, c.token, c.n);
     if (noisy) {  // the device ranked in single precision; what it left out must be further from the best one than its
                   // error
-        const float error = 1e-4f * std::max(1.0f, (float) (1.0 / warp.temperature));
+        const float error = 1e-4f * std::max(1.0f, warp.scale());
         warp_with({ warp.temperature });
         return c.n_bins * kBin > 2 * error;
     }
@@ -82,7 +89,7 @@ void Distribution::warp_with(const Warp & warp) {
         return;
     }
     temperature_ = warp.temperature;
-    scale_ = (float) (1.0 / warp.temperature);
+    scale_ = warp.scale();
     const float floor = floor_of(max_, warp);
     if (warp.top_k > 0 && warp.top_k < n_) {
         gather_largest(logits_, n_, warp.top_k, floor, list_);
@@ -131,7 +138,7 @@ bool Distribution::list_at_least(float floor, size_t limit) {
 bool Distribution::keep_top_p(double top_p, double uncertainty) {
     const double wanted = top_p * total();
     if (!listed_) {
-        list_at_least(std::max(least_.logit, (float) (max_ - kLikely * temperature_)), kListLimit);
+        list_at_least((float) std::max<double>(least_.logit, max_ - kLikely * temperature_), kListLimit);
     }
     double covered = 0;
     size_t sorted = 0;

@@ -10,15 +10,20 @@
 
 namespace pmtp {
 
-// What turns logits into the distribution that is sampled. temperature 0: greedy.
+// Logits are divided by no lower temperature: the quotients would leave the range of floats. Below it, the limit is
+// taken.
+constexpr double kLeastTemperature = 1e-30;
+
+// What turns logits into the distribution that is sampled. A temperature below kLeastTemperature is greedy.
 struct Warp {
     double temperature = 1.0;
     double top_p = 1.0;
     double min_p = 0.0;
     int top_k = 0;
 
-    bool greedy() const { return temperature == 0.0 || top_k == 1; }
+    bool greedy() const { return temperature < kLeastTemperature || top_k == 1; }
     bool truncates() const { return top_p < 1.0 || min_p > 0.0 || top_k > 0; }
+    float scale() const;                                  // 1 / temperature, unless greedy
     ChoiceParams choice(uint64_t key, bool noisy) const;  // unless greedy
 };
 

@@ -9,10 +9,15 @@ namespace pmtp {
 
 namespace {
 
-[[noreturn]] void throw_no_choice() {
-    throw Error(Status::internal,
-                "no token can be chosen: the target's logits are not numbers, or every token is forbidden");
+[[noreturn]] void throw_no_numbers() {
+    throw Error(Status::internal, "no token can be chosen: the target's logits are not numbers");
 }
+
+// Any smaller one has the same effect, and quotients would leave the range of floats.
+constexpr double kLeastRepetitionPenalty = 1e-30;
+
+// What is finite stays finite in single precision.
+float to_logit(double x) { return std::isfinite(x) ? (float) std::clamp<double>(x, kLowest, -kLowest) : (float) x; }
 
 }  // namespace
 
@@ -21,6 +26,7 @@ Sampler::Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int
       n_vocab_(n_vocab),
       n_prompt_(n_prompt),
       allowed_((n_vocab + 31) / 32) {
+    params_.repetition_penalty = std::max(params_.repetition_penalty, kLeastRepetitionPenalty);
     if (params_.repetition_penalty != 1.0) {  // the only penalty that looks at the prompt
         for (int i = 0; i < n_prompt; i++) {
             seen_[prompt[i]].in_prompt = true;
@@ -62,7 +68,7 @@ void Sampler::prepare(const TargetRow & target, Row & row) {
     }
     if (logits == nullptr) {
         if (target.most_probable < 0) {
-            throw_no_choice();
+            throw_no_numbers();
         }
         row.p.assign_certain(target.most_probable);
         return;
@@ -75,8 +81,25 @@ void Sampler::prepare(const TargetRow & target, Row & row) {
     }
     apply_bias_and_penalties(row);
     if (!row.p.assign(logits, nullptr, n_vocab_, params_.warp)) {
-        throw_no_choice();
+        throw_no_choice(row);
     }
+}
+
+// Whose fault it is: the request's, unless the target's own logits are no numbers.
+void Sampler::throw_no_choice(const Row & row) const {
+    bool allowed = params_.mask == nullptr;
+    for (int i = 0; i < n_vocab_ && !allowed; i++) {
+        allowed = allows(i);
+    }
+    for (size_t i = row.changed.size(); i-- > 0;) {  // a token may have been changed more than once
+        row.logits[row.changed[i].index] = row.changed[i].logit;
+    }
+    if (allowed && !std::isfinite(row.logits[arg_max(row.logits, n_vocab_)])) {
+        throw_no_numbers();
+    }
+    throw Error(
+        Status::invalid_argument,
+        "no token can be chosen: every one is forbidden by the mask, logit_bias, or as an end before min_tokens");
 }
 
 void Sampler::commit(const Row & row, int32_t token) {
@@ -110,7 +133,7 @@ void Sampler::apply_mask(float * logits) {
         throw Error(Status::internal, format("the mask callback failed with status %d", status));
     }
     for (int i = 0; i < n_vocab_; i++) {
-        if (((allowed_[i / 32] >> (i % 32)) & 1) == 0) {
+        if (!allows(i)) {
             logits[i] = kForbidden;
         }
     }
@@ -118,19 +141,19 @@ void Sampler::apply_mask(float * logits) {
 
 void Sampler::apply_bias_and_penalties(Row & row) {
     float * logits = row.logits;
-    const auto change = [&](int32_t token, float logit) {
+    const auto change = [&](int32_t token, double logit) {
         row.changed.push_back({ logits[token], token });
-        logits[token] = logit;
+        logits[token] = to_logit(logit);
     };
     for (const pmtp_logit_bias & b : params_.logit_bias) {
-        change(b.token, logits[b.token] + b.bias);
+        change(b.token, (double) logits[b.token] + b.bias);
     }
     if (has_penalties()) {
         for (const auto & [token, seen] : seen_) {
             double logit = logits[token];
             logit = logit > 0 ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
             logit -= seen.generated * params_.frequency_penalty + (seen.generated > 0 ? params_.presence_penalty : 0.0);
-            change(token, (float) logit);
+            change(token, logit);
         }
     }
     if ((int) generated_.size() < params_.min_tokens) {

@@ -85,6 +85,8 @@ class Sampler {
     bool has_penalties() const {
         return params_.repetition_penalty != 1.0 || params_.presence_penalty != 0.0 || params_.frequency_penalty != 0.0;
     }
+    [[noreturn]] void throw_no_choice(const Row & row) const;
+    bool allows(int32_t token) const { return ((allowed_[token / 32] >> (token % 32)) & 1) != 0; }
     void apply_mask(float * logits);
     void apply_bias_and_penalties(Row & row);
     void report_best(Row & row);

@@ -139,6 +139,10 @@ static int fail_at_the_third(void * user, const int32_t * generated, int32_t n_g
     return n_generated == 2 ? 1 : allow_one_in_three(user, generated, 0, allowed);
 }
 
+static int allow_none_after_three(void * user, const int32_t * generated, int32_t n_generated, uint32_t * allowed) {
+    return n_generated < 3 ? allow_one_in_three(user, generated, n_generated, allowed) : 0;
+}
+
 static void check_masks_and_lists(pmtp_model * model) {
     pmtp_model_info info;
     CHECK(pmtp_model_get_info(model, &info) == PMTP_OK);
@@ -175,6 +179,13 @@ static void check_masks_and_lists(pmtp_model * model) {
         status = pmtp_generation_step(generation, &burst);
     }
     CHECK(status == PMTP_ERROR_INTERNAL && strstr(pmtp_last_error(), "mask") != NULL);
+    pmtp_generation_free(generation);
+    params.mask = allow_none_after_three;
+    generation = start(model, plain.tokens, plain.n, &params);
+    for (status = PMTP_OK; status == PMTP_OK;) {
+        status = pmtp_generation_step(generation, &burst);
+    }
+    CHECK(status == PMTP_ERROR_INVALID_ARGUMENT && strstr(pmtp_last_error(), "forbidden") != NULL);
     pmtp_generation_free(generation);
     params = greedy(20, 3);
     const completion again = complete(model, PROMPT, &params);
