@@ -17,6 +17,7 @@ from pyllama_mtp.errors import (
     ModelLoadError,
     NativeLibraryError,
     PyllamaMtpError,
+    StreamError,
 )
 from pyllama_mtp.generate import clear_cache, generate
 from pyllama_mtp.model import Model, ModelInfo
@@ -42,6 +43,7 @@ __all__ = [
     "Round",
     "Stats",
     "Stream",
+    "StreamError",
     "TokenLogprob",
     "clear_cache",
     "generate",

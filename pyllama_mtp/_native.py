@@ -29,6 +29,8 @@ from pyllama_mtp.errors import (
     ModelLoadError,
     NativeLibraryError,
     PyllamaMtpError,
+    one_line,
+    shown,
 )
 from pyllama_mtp.names import AcceptanceRule, FinishReason
 from pyllama_mtp.paths import get_include, get_library
@@ -37,6 +39,7 @@ if TYPE_CHECKING:  # options take their limits from here
     from pyllama_mtp.options import LoadOptions, SamplingOptions
 
 _LOG_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+_MAX_ERROR_CHARS = 600  # what a file or a caller says may be long
 _PACKAGE = Path(__file__).parent
 
 logger = logging.getLogger("pyllama_mtp")
@@ -142,11 +145,11 @@ def _on_log(level: int, text: Any, _user: object) -> None:
     """Logs whole lines; llama.cpp writes some of them in pieces."""
     if not _thread.log_line:
         _thread.log_level = _LOG_LEVELS.get(level, logging.INFO)
-    *lines, rest = (_thread.log_line + _text(text)).split("\n")
-    _thread.log_line = rest
-    for line in lines:
-        if line.strip() and not _thread.held_back:
-            logger.log(_thread.log_level, "%s", line.rstrip())
+    _thread.log_line += _text(text)
+    if _thread.log_line.endswith("\n"):  # others are a file's, which may not begin a line of the log
+        line, _thread.log_line = _thread.log_line.strip(), ""
+        if line and not _thread.held_back:
+            logger.log(_thread.log_level, "%s", shown(line))
 
 
 _log_callback = _ffi.callback("void(int32_t, const char *, void *)", _on_log, onerror=_on_log_error)
@@ -162,7 +165,7 @@ def _check(status: int) -> None:
         _thread.interrupted = False
         raise KeyboardInterrupt
     if status != _lib.PMTP_OK:
-        raise _ERRORS.get(status, InternalError)(_text(_lib.pmtp_last_error()))
+        raise _ERRORS.get(status, InternalError)(one_line(_text(_lib.pmtp_last_error()))[:_MAX_ERROR_CHARS])
 
 
 @dataclass(frozen=True, slots=True)

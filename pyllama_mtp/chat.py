@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyllama_mtp.errors import ChatTemplateError
+from pyllama_mtp.errors import ChatTemplateError, seen
 
 MAX_TEMPLATE_CHARS = 1 << 18
 MAX_RENDERED_CHARS = 1 << 24
@@ -29,13 +29,16 @@ Message = Mapping[str, Any]
 
 def check_messages(messages: Sequence[Message]) -> None:
     """Raises ChatTemplateError unless every message is a mapping with a role and a content (or tool calls)."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise ChatTemplateError(f"messages are {seen(messages)}, expected a list")
     if not messages:
         raise ChatTemplateError("messages is empty, expected at least one {'role': ..., 'content': ...}")
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise ChatTemplateError(f"message {index} is {message!r}, expected {{'role': str, 'content': ...}}")
+            raise ChatTemplateError(f"message {index} is {seen(message)}, expected {{'role': str, 'content': ...}}")
         if "content" not in message and "tool_calls" not in message:
-            raise ChatTemplateError(f"message {index} has the keys {sorted(message)}, expected 'content' among them")
+            keys = seen(list(message))
+            raise ChatTemplateError(f"message {index} has the keys {keys}, expected 'content' among them")
 
 
 def render(template: str | None, messages: Sequence[Message], *, bos_token: str, eos_token: str) -> str:

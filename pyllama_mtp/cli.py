@@ -11,7 +11,7 @@ from pathlib import Path
 from pyllama_mtp.arguments import DEFAULTS, add_options, read_options
 from pyllama_mtp.bench.cli import add_parser as add_bench_parser
 from pyllama_mtp.chat import Message
-from pyllama_mtp.errors import PyllamaMtpError, one_line
+from pyllama_mtp.errors import PyllamaMtpError, one_line, shown
 from pyllama_mtp.model import Model
 from pyllama_mtp.stream import Stats, Stream
 
@@ -42,7 +42,8 @@ def format_stats(stats: Stats) -> str:
         (
             f"prompt                   {stats.prompt_tokens} tokens ({stats.cached_prompt_tokens} cached), "
             f"{stats.prompt_seconds:.3f} s",
-            f"completion               {stats.completion_tokens} tokens in {stats.rounds} rounds, seed {stats.seed}",
+            f"completion               {stats.completion_tokens} tokens in {stats.rounds} rounds, seed {stats.seed}, "
+            f"acceptance {stats.acceptance}",
             f"speed                    {speed}",
             f"acceptance rate          {_percent(stats.acceptance_rate)} of {stats.drafted} drafted tokens",
             f"mean acceptance length   {length}",
@@ -85,7 +86,7 @@ def _info(args: argparse.Namespace) -> int:
     with Model(args.target, mtp_head=args.mtp_head, n_ctx=args.n_ctx) as model:
         width = max(len(f.name) for f in fields(model.info))
         for f in fields(model.info):
-            print(f"{f.name:{width}}  {getattr(model.info, f.name)}")
+            print(f"{f.name:{width}}  {shown(getattr(model.info, f.name))}")
     return 0
 
 

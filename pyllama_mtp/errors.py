@@ -53,6 +53,10 @@ class ModelClosedError(PyllamaMtpError):
     """The model was used after `close()`."""
 
 
+class StreamError(PyllamaMtpError, RuntimeError):
+    """A stream was read a second time, or asked for rounds that it did not record."""
+
+
 class ModelBusyError(PyllamaMtpError):
     """A second generation was started on a model while one is running."""
 

@@ -4,7 +4,7 @@ import os
 import threading
 from dataclasses import dataclass, field
 
-from pyllama_mtp.errors import ModelLoadError
+from pyllama_mtp.errors import ModelLoadError, seen
 from pyllama_mtp.model import Model
 from pyllama_mtp.options import LoadOptions, Request, takes, values_of
 from pyllama_mtp.stream import Stream
@@ -23,10 +23,12 @@ _lock = threading.Lock()
 
 
 def _real_path(path: str | os.PathLike[str]) -> str:
+    if not isinstance(path, str | os.PathLike):
+        raise ModelLoadError(f"the path of a model is {seen(path)}, expected str or os.PathLike")
     try:
         return os.path.realpath(path)
     except (TypeError, ValueError) as error:
-        raise ModelLoadError(f"the path of a model is {path!r}: {error}") from error
+        raise ModelLoadError(f"the path of a model is {seen(path)}: {error}") from error
 
 
 @takes(Call)

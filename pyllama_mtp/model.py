@@ -4,21 +4,19 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from pyllama_mtp import chat
 from pyllama_mtp._native import NativeModel
-from pyllama_mtp.errors import (
-    InvalidRequestError,
-    ModelClosedError,
-)
+from pyllama_mtp.errors import ContextOverflowError, InvalidRequestError, ModelClosedError, ModelLoadError, seen
 from pyllama_mtp.gguf.checks import check_head, check_target
 from pyllama_mtp.gguf.format import GGUFFile
 from pyllama_mtp.names import CacheType, DraftLength
 from pyllama_mtp.options import ModelOptions, Prompt, Request, available_cpus, method_takes
+from pyllama_mtp.ranges import Flag, Integer
 from pyllama_mtp.stream import Stream
 
 DEFAULT_N_CTX = 4096
@@ -105,6 +103,9 @@ class Model:
             n_batch=n_batch,
             flash_attention=flash_attention,
         )
+        for path in (target, mtp_head):
+            if not isinstance(path, str | os.PathLike | None):
+                raise ModelLoadError(f"the path of a model is {seen(path)}, expected str or os.PathLike")
         header = check_target(target)
         head_path = None if mtp_head is None else str(check_head(mtp_head, header).path)
         sizes = replace(
@@ -162,6 +163,7 @@ class Model:
             min_tokens=options.min_tokens,
             seed=generation.seed,
             trace=options.trace,
+            model=self,
         )
         self._stream = weakref.ref(stream)
         return stream
@@ -170,6 +172,8 @@ class Model:
         """The token ids that generate() completes for this prompt. Raises InvalidRequestError, ChatTemplateError."""
         if isinstance(prompt, str):
             ids = self.tokenize(prompt)
+        elif isinstance(prompt, np.ndarray):
+            ids = self._checked_ids(prompt)
         elif isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
             ids = self.tokenize(self.render_chat(cast(Sequence[chat.Message], prompt)), add_special=False)
             if self._add_bos and ids[:1] != [self._bos]:
@@ -184,13 +188,19 @@ class Model:
             raise InvalidRequestError("the prompt is empty, expected at least one token")
         return ids
 
-    def _checked_ids(self, ids: Sequence[int]) -> list[int]:
+    def _checked_ids(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> list[int]:
         if not isinstance(ids, Sequence | np.ndarray) or getattr(ids, "ndim", 1) != 1:
-            raise InvalidRequestError(f"token ids are a {type(ids).__name__}, expected a list of integers")
+            shape = f" of shape {ids.shape}" if isinstance(ids, np.ndarray) else ""
+            raise InvalidRequestError(f"token ids are a {type(ids).__name__}{shape}, expected a list of integers")
         n_vocab = self._info.n_vocab
         for index, token in enumerate(ids):
+            if isinstance(token, str | Sequence | Mapping | np.ndarray):
+                raise InvalidRequestError(
+                    f"index {index} of the prompt holds a {type(token).__name__}, {seen(token)}, expected token ids, "
+                    "or only messages: a call takes one prompt, so call once for each"
+                )
             if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < n_vocab:
-                raise InvalidRequestError(f"token id {token!r} at index {index}, expected 0..{n_vocab - 1}")
+                raise InvalidRequestError(f"token id {seen(token)} at index {index}, expected 0..{n_vocab - 1}")
         return [int(token) for token in ids]
 
     def render_chat(self, messages: Sequence[chat.Message]) -> str:
@@ -213,10 +223,9 @@ class Model:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidRequestError(f"text is no valid Unicode: {error}") from error
-        for name, flag in (("add_special", add_special), ("parse_special", parse_special)):
-            if not isinstance(flag, bool):
-                raise InvalidRequestError(f"{name} is {flag!r}, expected True or False")
-        return self._open().tokenize(data, add_special, parse_special)
+        flag = Flag()
+        special = flag.check("add_special", add_special), flag.check("parse_special", parse_special)
+        return self._open().tokenize(data, *special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids, control tokens left out. Bytes that are no UTF-8 become U+FFFD."""
@@ -228,9 +237,17 @@ class Model:
         """The target's logits at every position, float32 [len(ids), n_vocab], evaluated in batches of n_batch (1..32)
         rows. Overwrites the KV cache. Raises InvalidRequestError, ContextOverflowError, ModelBusyError.
         """
-        if isinstance(n_batch, bool) or not isinstance(n_batch, int) or not 1 <= n_batch <= 32:
-            raise InvalidRequestError(f"n_batch is {n_batch!r}, expected 1..32")
-        return self._open().logits(self._checked_ids(ids), self._info.n_vocab, n_batch)
+        n_batch = Integer(1, 32).check("n_batch", n_batch)
+        tokens = self._checked_ids(ids)
+        if len(tokens) > self._info.n_ctx:  # before room is made for the logits
+            raise ContextOverflowError(f"{len(tokens)} tokens, the context holds {self._info.n_ctx}")
+        try:
+            return self._open().logits(tokens, self._info.n_vocab, n_batch)
+        except MemoryError as error:
+            n_bytes = 4 * len(tokens) * self._info.n_vocab
+            raise InvalidRequestError(
+                f"the logits of {len(tokens)} tokens take {n_bytes} bytes, more than there is memory: pass fewer"
+            ) from error
 
     def close(self) -> None:
         """Ends a running completion and frees everything. Idempotent; any thread may call it."""
@@ -244,6 +261,9 @@ class Model:
         if self._native is None or self._native.closed:
             raise ModelClosedError("the model was closed: load it again")
         return self._native
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise InvalidRequestError("a Model cannot be copied or pickled: load its file again where another is needed")
 
     def __enter__(self) -> "Model":
         return self

@@ -3,10 +3,10 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from pyllama_mtp._native import ACCEPTANCE_RULES, Burst, NativeStats
-from pyllama_mtp.errors import ModelClosedError
+from pyllama_mtp.errors import InvalidRequestError, ModelClosedError, StreamError
 from pyllama_mtp.names import AcceptanceRule, FinishReason
 from pyllama_mtp.text import TextAssembler
 
@@ -52,11 +52,13 @@ class Stats:
     cached_prompt_tokens: prompt tokens that were in the KV cache already. seed: the one given, or the one drawn.
     prompt_seconds: prefill and the first token. decode_seconds: all rounds = draft + verify + sample + a rest.
     tokens_per_second: tokens after the first one over decode_seconds; None before the first round.
-    acceptance: the acceptance rule in use, never "auto"; greedy text has no other than "coupled".
+    acceptance: the acceptance rule in use, never "auto"; greedy text has no other than "coupled". The same request with
+    this seed and this rule gives the same text.
     rounds: draft/verify rounds, also those that drafted nothing; the first token belongs to none.
-    acceptance_rate: accepted over drafted. mean_acceptance_length: accepted drafts and the bonus token a round, as vLLM
-    counts it. acceptance_per_position: for each draft position, the share of the rounds that drafted it in which it was
-    accepted. These three use only rounds that drafted and are None if none did.
+    acceptance_rate: accepted over drafted. mean_acceptance_length: tokens that a round gives: accepted drafts and the
+    bonus token, which is missing only where an accepted draft ends the completion. acceptance_per_position: for each
+    draft position, the share of the rounds that drafted it in which it was accepted. These three use only rounds that
+    drafted and are None if none did.
     """
 
     prompt_tokens: int
@@ -131,9 +133,11 @@ class Stream:
         min_tokens: int = 0,
         seed: int = 0,
         trace: bool = False,
+        model: object = None,
     ):
-        """token_bytes: the text of a token."""
+        """token_bytes: the text of a token. model: what must stay alive until the completion has ended."""
         self._source = source
+        self._model = model
         self._token_bytes = token_bytes
         self._assembler = TextAssembler(stop, min_tokens)
         self._seed = seed
@@ -149,9 +153,9 @@ class Stream:
         self._started = False
 
     def __iter__(self) -> Iterator[Chunk]:
-        """Chunks as they become certain. Raises RuntimeError the second time, and what the engine raises."""
+        """Chunks as they become certain. Raises StreamError the second time, and what the engine raises."""
         if self._started:
-            raise RuntimeError("a Stream can be read once; call generate() again for another completion")
+            raise StreamError("a Stream can be read once; call generate() again for another completion")
         self._started = True
         return self._chunks()
 
@@ -242,6 +246,7 @@ class Stream:
                 pass
             finally:
                 self._source.close()
+        self._model = None
 
     def _read_stats(self) -> Stats:
         return Stats.from_native(self._source.stats(), self._seed)
@@ -254,9 +259,9 @@ class Stream:
 
     @property
     def rounds(self) -> list[Round]:
-        """The rounds up to now. Raises RuntimeError unless the completion was asked for with trace=True."""
+        """The rounds up to now. Raises StreamError unless the completion was asked for with trace=True."""
         if not self._trace:
-            raise RuntimeError("rounds are recorded only with generate(..., trace=True)")
+            raise StreamError("rounds are recorded only with generate(..., trace=True)")
         return list(self._rounds)
 
     @property
@@ -268,6 +273,9 @@ class Stream:
     def finish_reason(self) -> FinishReason | None:
         """None while it runs; then "stop", "length" or "cancelled"."""
         return self._finish_reason
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise InvalidRequestError("a Stream cannot be copied or pickled: it is one completion, which is read once")
 
     def __enter__(self) -> "Stream":
         return self

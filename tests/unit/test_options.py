@@ -1,11 +1,18 @@
 """Options say what was seen and what is legal."""
 
+import inspect
 import math
+import re
+from dataclasses import fields
+from typing import get_args
 
 import pytest
 
-from pyllama_mtp import InvalidRequestError
-from pyllama_mtp.options import ModelOptions, SamplingOptions
+import pyllama_mtp
+from pyllama_mtp import InvalidRequestError, Model, _native, get_include
+from pyllama_mtp.arguments import DEFAULTS
+from pyllama_mtp.names import AcceptanceRule, CacheType, FinishReason
+from pyllama_mtp.options import LoadOptions, ModelOptions, SamplingOptions
 
 
 @pytest.mark.parametrize(
@@ -67,3 +74,51 @@ def test_model_options_out_of_range(options: dict, message: str):
 def test_defaults_are_legal():
     SamplingOptions()
     ModelOptions()
+
+
+def test_signatures_tell_the_options_and_their_defaults():
+    """help() and editors show what the dataclass lists, without the legal values in its annotations."""
+    for function, options in ((Model.generate, SamplingOptions), (pyllama_mtp.generate, SamplingOptions)):
+        parameters = inspect.signature(function).parameters
+        for option in fields(options):
+            assert parameters[option.name].default == option.default
+            assert parameters[option.name].kind is inspect.Parameter.KEYWORD_ONLY
+        assert parameters["temperature"].annotation is float
+    assert {option.name for option in fields(LoadOptions)} <= inspect.signature(pyllama_mtp.generate).parameters.keys()
+    loading = inspect.signature(Model).parameters
+    assert {name: loading[name].default for name in loading if name not in ("target", "mtp_head")} == {
+        option.name: option.default for option in fields(ModelOptions)
+    }
+
+
+def test_an_unknown_option_is_pythons_own_error():
+    with pytest.raises(TypeError, match=r"^generate\(\) got an unexpected keyword argument 'temprature'"):
+        pyllama_mtp.generate("x", model="y", temprature=1)
+    with pytest.raises(TypeError, match=r"^generate\(\) missing a required argument: 'model'"):
+        pyllama_mtp.generate("x")
+
+
+def test_the_command_line_knows_options_by_their_names():
+    assert {"temperature", "top_k", "seed", "acceptance", "stop", "ignore_eos"} <= DEFAULTS.keys()
+    assert DEFAULTS.items() <= {option.name: option.default for option in fields(SamplingOptions)}.items()
+
+
+def test_names_are_those_of_the_header():
+    assert list(get_args(AcceptanceRule)) == _native.ACCEPTANCE_RULES
+    assert [None, *get_args(FinishReason)] == _native.FINISH_REASONS
+    header = (get_include() / "pyllama_mtp.h").read_text()
+    cache_types = re.search(r"cache_type_k; +/\*([^;]*?)\*/", header)[1]
+    assert re.findall(r'"(\w+)"', cache_types) == list(get_args(CacheType))
+    assert int(re.search(r"PMTP_MAX_DRAFT = (\d+)", header)[1]) == _native.MAX_DRAFT
+
+
+def test_every_number_of_the_engines_parameters_is_set():
+    """_native copies numbers by name, so an option that the header calls otherwise would keep its default."""
+    by_hand = {"seed", "reproducible", "acceptance", "top_k", "n_logprobs", "mask", "mask_user"}
+    by_hand |= {name for name in _fields("pmtp_generation_params") if re.search("stop_tokens|bias|synthetic", name)}
+    assert _fields("pmtp_generation_params") - by_hand <= {option.name for option in fields(SamplingOptions)}
+    assert _fields("pmtp_model_params") <= {option.name for option in fields(LoadOptions)}
+
+
+def _fields(struct: str) -> set[str]:
+    return {name for name, _ in _native._ffi.typeof(struct).fields}
