@@ -78,7 +78,7 @@ def _convert(folder: Path, out: Path, outtype: str, progress: bool) -> None:
         | tokenizer
     )
     types = {name: _type_of(name, spec, plain) for name, spec in specs.items()}
-    declared = [("rope_freqs.weight", (config.head_size // 2,), "f32")]
+    declared: list[tuple[str, tuple[int, ...], str]] = [("rope_freqs.weight", (config.head_size // 2,), "f32")]
     declared += [(spec.gguf_name, spec.shape[::-1], types[name]) for name, spec in specs.items()]
     mixture = outtype if outtype in MIXTURES else None
     data = _data(config, stored, specs, types, mixture, progress)

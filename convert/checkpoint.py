@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes  # noqa: F401, with it numpy knows bfloat16
 import numpy as np
@@ -66,7 +67,7 @@ def read_file(path: Path, most: int) -> bytes:
     return data
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object out of a file; ConversionError if it is anything else."""
     data = read_file(path, MAX_JSON_BYTES)
     try:
@@ -87,7 +88,7 @@ class StoredTensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    file: safe_open
+    file: Any  # a safe_open, which has no types
 
     def read(self) -> np.ndarray:
         """The values: finite float32, or int64 for integers."""
@@ -186,7 +187,7 @@ def _open(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one file. The library checks its header: spans without holes that end with the file."""
     try:
         _require_regular(path)
-        file = safe_open(path, "numpy", backend="pread")  # a mapped file that is cut short ends the process
+        file: Any = safe_open(path, "numpy", backend="pread")  # a mapped file that is cut short ends the process
         tensors = {}
         for name in file.keys():
             tensor = file.get_slice(name)

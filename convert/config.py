@@ -6,12 +6,15 @@ Ranges are those of the loader, so that what is written can be loaded.
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from pyllama_mtp.errors import ConversionError, shown
 from pyllama_mtp.gguf.gemma4_assistant import AssistantConfig, Layer
 from pyllama_mtp.gguf.gemma4_checks import EPSILON, MAX_HEAD_SIZE, MAX_HEADS, MAX_LENGTH, MAX_WIDTH, ROPE_BASE
+
+Config = Mapping[str, Any]  # what JSON can hold
 
 ARCHITECTURES = ("Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM")
 ACTIVATION = "gelu_pytorch_tanh"  # the only one that the engines compute; no GGUF key holds it
@@ -37,7 +40,7 @@ _DEFAULTS = {
     "num_centroids": 2048,
     "centroid_intermediate_top_k": 32,
 }
-_TEXT_DEFAULTS = {
+_TEXT_DEFAULTS: dict[str, Any] = {
     "vocab_size": 262144,
     "hidden_size": 2304,
     "intermediate_size": 9216,
@@ -56,7 +59,7 @@ _TEXT_DEFAULTS = {
 }
 
 
-def read_config(config: Mapping) -> AssistantConfig:
+def read_config(config: Config) -> AssistantConfig:
     """Raises ConversionError if the configuration is of another model or does not make sense."""
     architectures = config.get("architectures") or []
     if not isinstance(architectures, list) or not any(name in ARCHITECTURES for name in architectures):
@@ -103,11 +106,11 @@ def read_config(config: Mapping) -> AssistantConfig:
     )
 
 
-def _with_defaults(defaults: Mapping, given: Mapping) -> dict:
+def _with_defaults(defaults: Config, given: Config) -> dict[str, Any]:
     return {**defaults, **{key: value for key, value in given.items() if value is not None}}
 
 
-def _layer_types(text: Mapping) -> list[str]:
+def _layer_types(text: Config) -> list[str]:
     n_layer = _integer(text, "num_hidden_layers", MAX_LAYERS)
     types = text.get("layer_types", [SLIDING if (i + 1) % _FULL_EVERY else FULL for i in range(n_layer)])
     if not isinstance(types, list) or len(types) != n_layer:
@@ -118,7 +121,7 @@ def _layer_types(text: Mapping) -> list[str]:
     return types
 
 
-def _rope(text: Mapping, types: list[str]) -> tuple[Mapping, Mapping]:
+def _rope(text: Config, types: list[str]) -> tuple[Config, Config]:
     """Of full and of sliding layers; for a kind that no layer is, what released models have."""
     rope = text["rope_parameters"]
     if not isinstance(rope, Mapping) or not all(isinstance(rope.get(kind), Mapping) for kind in set(types)):
@@ -138,21 +141,21 @@ def _bad(key: str, value: object, expected: str) -> ConversionError:
     return ConversionError(f"{key} of config.json is {seen}, expected {expected}")
 
 
-def _integer(config: Mapping, key: str, most: int, least: int = 1) -> int:
+def _integer(config: Config, key: str, most: int, least: int = 1) -> int:
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise _bad(key, value, f"an integer from {least} to {most}")
     return value
 
 
-def _head_size(config: Mapping, key: str) -> int:
+def _head_size(config: Config, key: str) -> int:
     size = _integer(config, key, MAX_HEAD_SIZE, 2)
     if size % 2:
         raise _bad(key, size, "an even number: dimensions are rotated in pairs")
     return size
 
 
-def _real(config: Mapping, key: str, least: float, most: float) -> float:
+def _real(config: Config, key: str, least: float, most: float) -> float:
     """A number that GGUF holds as f32."""
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
@@ -160,7 +163,7 @@ def _real(config: Mapping, key: str, least: float, most: float) -> float:
     return float(np.float32(value))
 
 
-def _of_full_layers(text: Mapping, types: list[str], key: str, per_layer_key: str) -> int | None:
+def _of_full_layers(text: Config, types: list[str], key: str, per_layer_key: str) -> int | None:
     """A size that the full attention layers have of their own: under a key of its own, or in per_layer_config."""
     read = _head_size if per_layer_key == "head_dim" else lambda config, key: _integer(config, key, MAX_HEADS)
     if key in text:

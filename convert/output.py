@@ -50,7 +50,7 @@ def write_gguf(
     with _writable(out, "it"), replacing(out) as file:
         with gguf_file(Path(file.name), metadata, declared) as write:
             for name, data in tensors:
-                checksums[name] = zlib.crc32(data)
+                checksums[name] = zlib.crc32(data.data)
                 write(data)
         _verify(Path(file.name), checksums)
 

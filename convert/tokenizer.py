@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from pyllama_mtp.convert.checkpoint import is_there, read_file, read_json
 from pyllama_mtp.errors import ConversionError, shown
@@ -93,7 +94,7 @@ def _merge(path: Path, merge: object) -> str:
     return " ".join(piece.replace(" ", "\u0120") for piece in merge)
 
 
-def _chat_template(folder: Path, config: dict) -> str | None:
+def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if is_there(file):
         try:

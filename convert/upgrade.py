@@ -34,16 +34,17 @@ def upgrade_assistant(old: str | os.PathLike[str], out: str | os.PathLike[str]) 
 
 
 def _upgrade(header: GGUFFile, out: Path) -> Path:
-    layout = OLD_LAYOUTS.get(header.architecture)
-    if header.architecture == PREFIX:
+    architecture = header.architecture
+    layout = OLD_LAYOUTS.get(architecture) if architecture else None
+    if architecture == PREFIX:
         raise ConversionError(f"{header.path} has the present layout ({PREFIX}) already: use it as it is")
-    if layout is None:
+    if architecture is None or layout is None:
         raise ConversionError(
-            f"{header.path} is a model of architecture {shown(repr(header.architecture))}, expected an MTP head of the "
+            f"{header.path} is a model of architecture {shown(repr(architecture))}, expected an MTP head of the "
             f"layout {' or '.join(OLD_LAYOUTS)}"
         )
     check_destination(out, [header.path])
-    parameters = HyperParameters(header, header.architecture)
+    parameters = HyperParameters(header, architecture)
     gemma4_checks.check_head(parameters)
     config = _config(parameters, layout)
     tensors = _renamed_tensors(header, layout)

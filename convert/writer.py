@@ -42,7 +42,7 @@ class _Data(np.ndarray):
     """numpy's tofile() loses what its own buffer could not write to a full disk."""
 
     def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:
-        fid.write(memoryview(self).cast("B"))
+        fid.write(self.data.cast("B"))
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def gguf_file(
     same arguments and data give the same bytes. Raises OSError.
     """
     assert next(iter(metadata)) == _ARCHITECTURE
-    writer = _Writer(path, metadata[_ARCHITECTURE].value)
+    writer = _Writer(path, str(metadata[_ARCHITECTURE].value))
     for key, entry in metadata.items():
         if key == _ARCHITECTURE:
             continue
@@ -79,6 +79,8 @@ def gguf_file(
 
 
 def _elements(entry: Entry) -> Sequence[Any]:
-    if isinstance(entry.value, StringArray):
-        return [entry.value.raw(i) for i in range(len(entry.value))]  # also what is no UTF-8 text
-    return entry.value.tolist() if isinstance(entry.value, np.ndarray) else entry.value
+    elements: Any = entry.value
+    if isinstance(elements, StringArray):
+        return [elements.raw(i) for i in range(len(elements))]  # also what is no UTF-8 text
+    listed: Sequence[Any] = elements.tolist() if isinstance(elements, np.ndarray) else elements
+    return listed

@@ -153,7 +153,8 @@ def _check_tokenizer(header: GGUFFile) -> StringArray:
 
 
 def _check_same_vocabulary(head: GGUFFile, target: GGUFFile) -> None:
-    ours, theirs = (header.metadata.get("tokenizer.ggml.tokens") for header in (head, target))
+    ours = head.metadata.get("tokenizer.ggml.tokens")
+    theirs: StringArray = target.metadata["tokenizer.ggml.tokens"]  # check_target() has seen them
     if ours is None:
         return  # the sizes are compared by csrc/drafters/gemma4/mtp_head.cpp
     if not isinstance(ours, StringArray):

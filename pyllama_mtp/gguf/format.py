@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 
@@ -85,7 +85,7 @@ _VALUE_TYPES = {
     12: "f64",
 }
 # metadata type number -> numpy dtype
-_SCALARS = {
+_SCALARS: dict[int, np.dtype[Any]] = {
     0: np.dtype("<u1"),
     1: np.dtype("<i1"),
     2: np.dtype("<u2"),
@@ -112,7 +112,11 @@ class StringArray(Sequence[str]):
     def __len__(self) -> int:
         return len(self._spans) - 1
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
@@ -129,7 +133,8 @@ class StringArray(Sequence[str]):
         """bool [n]: which strings hold this byte after their first `begin` ones."""
         before = np.concatenate([[0], np.cumsum(np.frombuffer(self._data, np.uint8) == byte)])
         first = np.minimum(self._spans[:-1] + 8 + begin, self._spans[1:])
-        return before[self._spans[1:]] > before[first]
+        found: np.ndarray = before[self._spans[1:]] > before[first]
+        return found
 
 
 Value = Scalar | np.ndarray | StringArray
@@ -153,7 +158,7 @@ class GGUFFile:
 
     path: Path
     version: int
-    metadata: dict[str, Value]
+    metadata: dict[str, Any]  # a Value each, of the type that `types` says
     types: dict[str, str]
     tensors: dict[str, TensorInfo]
 
@@ -196,10 +201,10 @@ class _Reader:
         return data
 
     def u32(self, what: str) -> int:
-        return struct.unpack("<I", self.take(4, what))[0]
+        return int.from_bytes(self.take(4, what), "little")
 
     def u64(self, what: str) -> int:
-        return struct.unpack("<Q", self.take(8, what))[0]
+        return int.from_bytes(self.take(8, what), "little")
 
     def count(self, what: str, least_bytes: int) -> int:
         """A number of items that take at least so many bytes each, so it is at most what the rest of the file holds."""
@@ -230,7 +235,8 @@ class _Reader:
         raw = self.take(dtype.itemsize, f"the value of {key}")
         if kind == _BOOL and raw[0] > 1:
             raise self.fail(f"{key} is a boolean of value {raw[0]}")
-        return np.frombuffer(raw, dtype)[0].item()
+        value: Scalar = np.frombuffer(raw, dtype)[0].item()
+        return value
 
     def array(self, key: str) -> np.ndarray | StringArray:
         kind = self.u32(f"the element type of {key}")
@@ -359,16 +365,17 @@ def _string_bytes(text: str) -> bytes:
 
 
 def _value_bytes(entry: Entry) -> bytes:
+    value: Any = entry.value  # of entry.type
     if entry.type.startswith("["):
         number = _NUMBER_BY_NAME[entry.type[1:-1]]
-        head = struct.pack("<IIQ", _ARRAY, number, len(entry.value))
+        head = struct.pack("<IIQ", _ARRAY, number, len(value))
         if number == _STRING:
-            return head + b"".join(_string_bytes(text) for text in entry.value)
-        return head + np.asarray(entry.value).astype(_SCALARS[number]).tobytes()
+            return head + b"".join(_string_bytes(text) for text in value)
+        return head + np.asarray(value).astype(_SCALARS[number]).tobytes()
     number = _NUMBER_BY_NAME[entry.type]
     if number == _STRING:
-        return struct.pack("<I", number) + _string_bytes(entry.value)
-    return struct.pack("<I", number) + np.asarray(entry.value).astype(_SCALARS[number]).tobytes()
+        return struct.pack("<I", number) + _string_bytes(value)
+    return struct.pack("<I", number) + np.asarray(value).astype(_SCALARS[number]).tobytes()
 
 
 class Writer:
@@ -398,7 +405,7 @@ class Writer:
 
     def write_tensor(self, name: str, data: bytes | memoryview | np.ndarray) -> None:
         """The data of the next tensor. Raises ValueError if it is not the one declared next, or has another size."""
-        view = memoryview(np.ascontiguousarray(data)).cast("B") if isinstance(data, np.ndarray) else memoryview(data)
+        view = np.ascontiguousarray(data).data.cast("B") if isinstance(data, np.ndarray) else memoryview(data)
         expected_name, n_bytes = self._left.pop(0)
         if name != expected_name or view.nbytes != n_bytes:
             raise ValueError(f"got {view.nbytes} bytes of {name}, expected {n_bytes} of {expected_name}")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class HyperParameters:
         return f"{self.prefix}.{key}" in self.header.metadata
 
     def integer(self, key: str, least: int, most: int, default: int | None = REQUIRED) -> int:
-        value = self._value(key, ("u32",), default)
+        value: int = self._value(key, ("u32",), default)
         if not least <= value <= most:
             raise self.fail(key, value, f"{least}..{most}")
         return value
@@ -39,34 +40,34 @@ class HyperParameters:
     def integers(self, key: str, least: int, most: int, n: int, default: int | None = REQUIRED) -> list[int]:
         """One for each of n layers, or one for all."""
         value = self._value(key, ("u32", "[u32]", "[i32]"), default)
-        values = [value] * n if isinstance(value, int) else value.tolist()
+        values: list[int] = [value] * n if isinstance(value, int) else value.tolist()
         if len(values) != n or not all(least <= v <= most for v in values):
             raise self.fail(key, values[:8], f"{n} values of {least}..{most}")
         return values
 
     def flags(self, key: str, n: int) -> list[bool]:
         """One for each of n layers."""
-        values = self._value(key, ("[bool]", "[i32]", "[u32]"), REQUIRED)
+        values: np.ndarray = self._value(key, ("[bool]", "[i32]", "[u32]"), REQUIRED)
         if len(values) != n:
             raise self.fail(key, f"a list of {len(values)}", f"{n} values")
-        return (values != 0).tolist()
+        return [bool(value) for value in values != 0]
 
     def real(self, key: str, least: float, most: float, default: float | None = REQUIRED) -> float:
         """least and most: of the numbers that a file holds as f32, as the nearest ones."""
-        value = self._value(key, ("f32",), default)
+        value: float = self._value(key, ("f32",), default)
         if not (math.isfinite(value) and np.float32(least) <= value <= np.float32(most)):
             raise self.fail(key, value, f"{least:g}..{most:g}")
         return value
 
     def reals(self, key: str, n: int) -> np.ndarray:
         """A finite f32 array of n values."""
-        values = self._value(key, ("[f32]",), REQUIRED)
+        values: np.ndarray = self._value(key, ("[f32]",), REQUIRED)
         if len(values) != n or not np.isfinite(values).all():
             raise self.fail(key, f"{len(values)} values, some of them not finite", f"{n} finite values")
         return values
 
     def choice(self, key: str, choices: Sequence[str], default: str) -> str:
-        value = self._value(key, ("string",), default)
+        value: str = self._value(key, ("string",), default)
         if value not in choices:
             raise self.fail(key, repr(value), " or ".join(choices))
         return value
@@ -77,7 +78,7 @@ class HyperParameters:
         if not isinstance(value, int) or value != default:
             raise self.fail(key, value, repr(default))
 
-    def _value(self, key: str, types: Sequence[str], default):
+    def _value(self, key: str, types: Sequence[str], default: object) -> Any:
         name = f"{self.prefix}.{key}"
         if name not in self.header.metadata:
             if default is REQUIRED:

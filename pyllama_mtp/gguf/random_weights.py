@@ -24,7 +24,7 @@ WEIGHT_TYPES = ("f32", "f16", "q8_0", "q6_k", "q4_k", "q4_0")
 # For blocks of uniform random bits: the deviation of their values in units of the scale, and where the block keeps its
 # halves, as (byte, share of the scale). q4_k has 6-bit factors for 4-bit codes and for an offset, whose unit is 7.5, a
 # mean code; q6_k has 8-bit factors.
-_BLOCKS = {
+_BLOCKS: dict[str, tuple[float, list[tuple[int, float]]]] = {
     "q8_0": (255 / 12**0.5, [(0, 1)]),
     "q6_k": (1368, [(208, 1)]),
     "q4_k": (422, [(0, 1), (2, 7.5)]),
@@ -33,6 +33,7 @@ _BLOCKS = {
 _LOGIT_DEVIATION = 3.0
 _CHUNK_BYTES = 64 << 20
 
+_Declared = tuple[str, tuple[int, ...], str, str]  # name, shape in ggml order, type, kind
 Progress = Callable[[int, int], None]  # tensors done, tensors in all
 
 
@@ -46,7 +47,7 @@ def write_target(
 ) -> Path:
     """Writes a `gemma4` target. weights: the type of every matrix and embedding; norms are f32."""
     _check_type(weights)
-    declared = [("rope_freqs.weight", (shape.head_size_full // 2,), "f32", "rope")]
+    declared: list[_Declared] = [("rope_freqs.weight", (shape.head_size_full // 2,), "f32", "rope")]
     declared += [(t.name, t.shape, _type_of(t.kind, t.shape, weights), t.kind) for t in shape.tensors()]
     metadata = _general(shape.metadata(), weights) | synthetic_tokenizer(shape.n_vocab)
     return _write(Path(path), metadata, declared, shape.rope_factors(), seed, progress)
@@ -63,7 +64,7 @@ def write_assistant(
     """Writes the assistant of `shape` in the portable layout, with a random centroid head if the shape has one."""
     _check_type(weights)
     config = assistant_config(shape)
-    declared = [("rope_freqs.weight", (config.head_size // 2,), "f32", "rope")]
+    declared: list[_Declared] = [("rope_freqs.weight", (config.head_size // 2,), "f32", "rope")]
     for spec in config.tensors().values():
         kind = "norm" if spec.kind == "vector" else "matrix"
         ggml_shape = spec.shape[::-1]
@@ -148,7 +149,7 @@ def _type_of(kind: str, shape: tuple[int, ...], weights: str) -> str:
 def _write(
     path: Path,
     metadata: dict[str, Entry],
-    declared: list[tuple[str, tuple[int, ...], str, str]],
+    declared: list[_Declared],
     rope_factors: list[float],
     seed: int,
     progress: Progress | None,
