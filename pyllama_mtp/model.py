@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from pyllama_mtp import chat
 from pyllama_mtp._native import NativeModel
+from pyllama_mtp.cpus import default_threads
 from pyllama_mtp.errors import ContextOverflowError, InvalidRequestError, ModelClosedError, ModelLoadError, seen
 from pyllama_mtp.gguf.checks import check_head, check_target
 from pyllama_mtp.gguf.format import GGUFFile
 from pyllama_mtp.names import CacheType, DraftLength
-from pyllama_mtp.options import ModelOptions, Prompt, Request, available_cpus, method_takes
+from pyllama_mtp.options import ModelOptions, Prompt, Request, method_takes
 from pyllama_mtp.ranges import Flag, Integer
 from pyllama_mtp.stream import Stream
 
@@ -111,7 +112,7 @@ class Model:
         sizes = replace(
             self.options,
             n_ctx=self.options.n_ctx or _default_context(header),
-            n_threads=self.options.n_threads or available_cpus(),
+            n_threads=self.options.n_threads or default_threads(),
         )
         self._native = NativeModel(str(header.path), head_path, sizes)
         fields: dict[str, Any] = dict(self._native.info())

@@ -5,7 +5,6 @@ They are the one list of options: signatures, the engine's parameters and the co
 
 import functools
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_args
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from pyllama_mtp._native import ACCEPTANCE_RULES, MAX_DRAFT, MAX_LOGPROBS
 from pyllama_mtp.chat import Message
+from pyllama_mtp.cpus import available_cpus as available_cpus
 from pyllama_mtp.names import AcceptanceRule, CacheType, DraftLength
 from pyllama_mtp.ranges import Biases, Drafts, Falling, Flag, Integer, Listed, Name, Number, OneOf, Texts, check_fields
 
@@ -33,11 +33,6 @@ R = TypeVar("R")
 def check_draft_length(value: object) -> None:
     """Raises InvalidRequestError unless value is 0..16 or "auto"."""
     Drafts(MAX_DRAFT).check("num_speculative_tokens", value)
-
-
-def available_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,6 @@
 #include "sampling/draw_ops.h"
 #include "llama/internal.h"
 
-#include "ggml-cpu.h"
-
 #include <algorithm>
 
 namespace pmtp {
@@ -13,20 +11,11 @@ namespace {
 
 bool abort_requested(void * flag) { return static_cast<std::atomic<bool> *>(flag)->load(std::memory_order_relaxed); }
 
-ggml_threadpool * new_threads(int n) {
-    ggml_threadpool_params params = ggml_threadpool_params_default(n);
-    ggml_threadpool * pool = ggml_threadpool_new(&params);
-    if (pool == nullptr) {
-        throw Error(Status::out_of_memory, format("could not start %d threads", n));
-    }
-    return pool;
-}
-
 }  // namespace
 
 Session::Session(llama_model * model, const llama_context_params & params, bool needs_states)
     : context_(nullptr, llama_free),
-      threads_(new_threads(params.n_threads), ggml_threadpool_free) {
+      threads_(params.n_threads) {
     llama_context_params p = params;
     p.n_outputs_max = kMaxOutputs;
     p.abort_callback = abort_requested;
@@ -38,7 +27,7 @@ Session::Session(llama_model * model, const llama_context_params & params, bool 
     n_ctx_ = params.n_ctx != 0 ? (int) params.n_ctx : llama_model_n_ctx_train(model);
     n_batch_ = (int) std::min(llama_n_batch(context_.get()), llama_n_ubatch(context_.get()));
     n_vocab_ = llama_vocab_n_tokens(llama_model_get_vocab(model));
-    llama_attach_threadpool(context_.get(), threads_.get(), threads_.get());
+    llama_attach_threadpool(context_.get(), threads_.pool(), threads_.pool());
     if (needs_states) {
         llama_set_embeddings_nextn(context_.get(), true, /*masked: output rows only*/ true);
     }
@@ -68,6 +57,8 @@ bool Session::evaluate(const int32_t * tokens, int n, int n_outputs, const Wante
             batch_.logits[i] = done + i >= first_output;
         }
         first_output_ = first_output - done;
+        const int n_threads = threads_.active();
+        llama_set_n_threads(context_.get(), n_threads, n_threads);
         const int status = rows_.decode(context_.get(), batch_, wanted);
         llama_synchronize(context_.get());  // the next batch overwrites inputs that this one may not have read yet
         if (status == 2) {

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "engine/output_rows.h"
+#include "engine/threads.h"
 
 #include "llama.h"
 
@@ -10,7 +11,6 @@
 #include <memory>
 #include <vector>
 
-struct ggml_threadpool;
 class llama_kv_cache;
 
 namespace pmtp {
@@ -55,7 +55,7 @@ class Session {
 
     std::unique_ptr<llama_context, void (*)(llama_context *)> context_;
     OutputRows rows_;
-    std::unique_ptr<ggml_threadpool, void (*)(ggml_threadpool *)> threads_;
+    Threads threads_;
     llama_batch batch_;
     std::vector<int32_t> tokens_;
     int n_ctx_;

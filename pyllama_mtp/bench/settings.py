@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pyllama_mtp._native import MAX_DRAFT
+from pyllama_mtp.cpus import default_threads
 from pyllama_mtp.errors import InvalidRequestError
 from pyllama_mtp.names import DraftLength
-from pyllama_mtp.options import SamplingOptions, available_cpus, check_draft_length, values_of
+from pyllama_mtp.options import SamplingOptions, check_draft_length, values_of
 from pyllama_mtp.ranges import Integer
 
 SPACE_INVADERS = "space-invaders"
@@ -106,7 +107,7 @@ def make_settings(
         contexts=tuple(contexts) or ((DEFAULT_CONTEXT,) if prompts == TOKENS else ()),
         # Token ids have no end, and two engines must generate the same number of tokens.
         ignore_eos=ignore_eos or prompts == TOKENS or peer is not None,
-        n_threads=available_cpus() if n_threads is None else n_threads,
+        n_threads=default_threads() if n_threads is None else n_threads,
         n_gpu_layers=n_gpu_layers,
         runs=default["runs"] if runs is None else runs,
         warmup=default["warmup"] if warmup is None else warmup,
