@@ -22,10 +22,10 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// Time between two looks at the threads: long against a look, short against a generation.
-constexpr milliseconds kLook{ 3 };
-// Threads without a CPU, on average, from which on fewer are faster.
-constexpr double kCrowded = 0.15;
+// Time between two looks at the threads: long against a look and a moment's disturbance, short against a generation.
+constexpr milliseconds kLook{ 8 };
+// While one of n threads has no CPU all wait: without it 1/n of the speed is lost, with it this part of the time.
+constexpr double kCrowded = 0.8, kLeast = 0.1;
 // Between two tries to use more threads, the first time and after many that failed.
 constexpr milliseconds kSoon{ 50 }, kLate{ 1600 };
 // Looks that a try may take at most of the time, where an evaluation is longer than kLook.
@@ -140,7 +140,7 @@ double Threads::seconds_without_cpu() {
 void Threads::decide(double delayed, Clock::time_point now) {
     const Clock::duration passed = now - since_;
     const double crowd = delayed / std::chrono::duration<double>(passed).count();
-    if (crowd > kCrowded) {
+    if (crowd > std::max(kCrowded / active_, kLeast)) {
         if (active_ == 1) {
             return;
         }

@@ -2,6 +2,7 @@
 
 #include <linux/futex.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -12,7 +13,7 @@
 
 // Nanoseconds of spinning: about what it costs to go to sleep and to be woken.
 #define SPIN_TIME 50000
-// Looks at the word between two looks at the clock.
+// Looks at the word between two looks at the clock: a microsecond or two.
 #define SPINS 64
 
 // Sleeping threads of all pools: while there are none, nobody has to be woken.
@@ -32,16 +33,27 @@ static long long now(void) {
     return t.tv_sec * 1000000000ll + t.tv_nsec;
 }
 
-void pmtp_wait(atomic_int * word, int value) {
-    const long long begin = now();
-    do {
-        for (int i = 0; i < SPINS; i++) {
-            if (atomic_load_explicit(word, memory_order_relaxed) != value) {
-                return;
-            }
-            relax();
+// Whether the word changed meanwhile.
+static bool spin(atomic_int * word, int value) {
+    for (int i = 0; i < SPINS; i++) {
+        if (atomic_load_explicit(word, memory_order_relaxed) != value) {
+            return true;
         }
-    } while (now() - begin < SPIN_TIME);
+        relax();
+    }
+    return false;
+}
+
+void pmtp_wait(atomic_int * word, int value) {
+    if (spin(word, value)) {
+        return;
+    }
+    const long long end = now() + SPIN_TIME;
+    do {
+        if (spin(word, value)) {
+            return;
+        }
+    } while (now() < end);
     // The kernel compares once more, after the count: whoever changes the word before that is noticed here, and whoever
     // does so later sees the count.
     atomic_fetch_add(&sleepers, 1);
