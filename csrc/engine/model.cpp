@@ -149,13 +149,8 @@ Model::Model(const std::string & target_path, const char * head_path, const pmtp
     const CacheTypes types = cache_types(params, target_.get());
     const llama_context_params context = context_params(params, types, target_.get());
     {
-        const ErrorLines errors;
         const SlidingCacheTypes sliding(types.k_swa, types.v_swa);
-        try {
-            session_ = std::make_unique<Session>(target_.get(), context, /*needs_states*/ head_path != nullptr);
-        } catch (const Error & e) {
-            throw Error(e.status, std::string(e.what()) + ": " + errors.text());
-        }
+        session_ = std::make_unique<Session>(target_.get(), context, /*needs_states*/ head_path != nullptr);
     }
     check_rotation(session_->context(), types);
     for (int32_t token = 0; token < n_vocab(); token++) {

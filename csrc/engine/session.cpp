@@ -1,5 +1,6 @@
 #include "engine/session.h"
 
+#include "base/log.h"
 #include "sampling/draw_ops.h"
 #include "llama/internal.h"
 
@@ -20,9 +21,10 @@ Session::Session(llama_model * model, const llama_context_params & params, bool 
     p.n_outputs_max = kMaxOutputs;
     p.abort_callback = abort_requested;
     p.abort_callback_data = &abort;
+    const ErrorLines errors;
     context_.reset(llama_init_from_model(model, p));
     if (!context_) {
-        throw Error(Status::out_of_memory, "llama.cpp could not create a context");
+        throw Error(Status::out_of_memory, "llama.cpp could not create a context: " + errors.text());
     }
     n_ctx_ = params.n_ctx != 0 ? (int) params.n_ctx : llama_model_n_ctx_train(model);
     n_batch_ = (int) std::min(llama_n_batch(context_.get()), llama_n_ubatch(context_.get()));
