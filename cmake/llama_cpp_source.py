@@ -20,7 +20,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 LOCK = PROJECT / "csrc" / "llama" / "llama.cpp.lock"
 PATCHES = PROJECT / "csrc" / "llama" / "patches"
-TAKEN = ("CMakeLists.txt", "LICENSE", "cmake", "ggml", "include", "licenses", "src", "vendor")
+TEST = "tests/test-backend-ops.cpp"  # built by tests alone
+TAKEN = ("CMakeLists.txt", "LICENSE", "cmake", "ggml", "include", "licenses", "src", "vendor", TEST)
 
 sys.path.insert(0, str(PATCHES))
 from apply import PatchError, apply_series  # noqa: E402  (the applier lies beside the series it applies)
