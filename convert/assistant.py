@@ -162,5 +162,6 @@ def _data(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Each tensor's name and bytes, in the order of the file."""
     yield "rope_freqs.weight", encode(np.array(config.rope_factors(), np.float32), "f32")
-    for name, spec in tqdm(specs.items(), unit=" tensors", disable=not progress):
+    items = specs.items()
+    for name, spec in tqdm(items, unit=" tensors") if progress else items:
         yield spec.gguf_name, _encoded(stored[name], types[name], mixture if spec.kind != "vector" else None)

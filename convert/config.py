@@ -118,7 +118,7 @@ def _layer_types(text: Config) -> list[str]:
     for kind in types:
         if kind not in (SLIDING, FULL):
             raise _bad("an entry of layer_types", kind, f"{SLIDING} or {FULL}")
-    return types
+    return [*types[:-1], FULL]  # transformers wants it last, whatever the file says
 
 
 def _rope(text: Config, types: list[str]) -> tuple[Config, Config]:

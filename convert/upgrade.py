@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pyllama_mtp.convert.checkpoint import as_path
 from pyllama_mtp.convert.output import check_destination, write_gguf
 from pyllama_mtp.convert.quants import DECODED_TYPES, decode, decode_parts
 from pyllama_mtp.errors import ConversionError, ModelLoadError, shown
@@ -26,11 +27,15 @@ def upgrade_assistant(old: str | os.PathLike[str], out: str | os.PathLike[str]) 
     all released models, which rotate a quarter of the full layers' dimensions. Raises ConversionError, and leaves
     nothing behind, if the file is not exactly what its layout says.
     """
-    old, out = Path(old), Path(out)
+    old, out = as_path(old, "an MTP head"), as_path(out, "a destination")
     try:
         return _upgrade(read_header(old), out)
     except ModelLoadError as error:
         raise ConversionError(str(error)) from error
+    except OSError as error:
+        raise ConversionError(f"cannot read {old}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise ConversionError(f"a tensor of {old} does not fit into memory") from error
 
 
 def _upgrade(header: GGUFFile, out: Path) -> Path:
@@ -123,7 +128,9 @@ def _check_tensors(header: GGUFFile, config: AssistantConfig, tensors: dict[str,
     if missing := expected.keys() - tensors.keys():
         raise ConversionError(f"{header.path} lacks tensor {min(missing)}: get it again, or convert the checkpoint")
     if extra := tensors.keys() - expected.keys():
-        raise ConversionError(f"{header.path} has the unknown tensor {min(extra)}: convert the checkpoint instead")
+        raise ConversionError(
+            f"{header.path} has the unknown tensor {shown(min(extra))}: convert the checkpoint instead"
+        )
     for name, (shape, kind) in expected.items():
         _check_tensor(tensors[name], shape, ("f32",) if kind == "vector" else WEIGHT_TYPES)
 

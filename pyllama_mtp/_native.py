@@ -142,7 +142,7 @@ def _on_log_error(kind: type[BaseException], _error: object, _traceback: object)
 
 
 def _on_log(level: int, text: Any, _user: object) -> None:
-    """Logs whole lines; llama.cpp writes some of them in pieces."""
+    """Logs whole lines; llama.cpp writes some of them in pieces. Line ends within a piece are a file's, and escaped."""
     if not _thread.log_line:
         _thread.log_level = _LOG_LEVELS.get(level, logging.INFO)
     _thread.log_line += _text(text)

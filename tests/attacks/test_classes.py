@@ -3,6 +3,7 @@ test_template_injection.py those on templates.
 """
 
 import json
+import logging
 import os
 import pickle
 import struct
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import ConversionError, IncompatibleHeadError, Model, ModelLoadError
+from pyllama_mtp.cli import main
 from pyllama_mtp.convert import convert_assistant
 from pyllama_mtp.gguf.format import Entry, read_header
 from pyllama_mtp.gguf.random_weights import write_assistant
@@ -138,6 +140,19 @@ def test_a_pickle_that_runs_code(checkpoint: Path, tmp_path: Path, name: str):
     assert not (tmp_path / "touched").exists()
     pickle.loads((checkpoint / name).read_bytes())
     assert (tmp_path / "touched").exists()  # the payload works
+
+
+def test_a_name_that_controls_a_terminal(pair: TinyPair, tmp_path: Path, capsys, caplog: pytest.LogCaptureFixture):
+    """Its line end forged a line of the log, and `pyllama-mtp info` printed it as it was."""
+    forged = "\x1b[2J\r\nERROR: forged\u202e"
+    edits = {f"general.{key}": Entry("string", forged * n) for key, n in (("name", 1), ("license", 3), ("author", 50))}
+    with caplog.at_level(logging.DEBUG, logger="pyllama_mtp"):
+        assert main(["info", str(rewrite(pair.target, tmp_path / "named.gguf", edits))]) == 0
+    out = capsys.readouterr().out
+    assert "ERROR: forged" in out and all(line.isprintable() for line in out.splitlines())
+    assert any("ERROR: forged" in record.getMessage() for record in caplog.records)
+    for record in caplog.records:
+        assert record.getMessage().isprintable() and not record.getMessage().startswith("ERROR")
 
 
 def test_a_head_of_another_model(pair: TinyPair, tmp_path: Path):

@@ -12,6 +12,7 @@ from pyllama_mtp.gguf.random_weights import synthetic_tokenizer
 N_VOCAB = 512
 DTYPES = {
     "F32": lambda x: x.astype("<f4"),
+    "F64": lambda x: x.astype("<f8"),
     "F16": lambda x: x.astype("<f2"),
     "BF16": lambda x: x.astype(ml_dtypes.bfloat16),
     "I64": lambda x: x.astype("<i8"),

@@ -12,7 +12,9 @@ namespace pmtp {
 
 namespace {
 
-constexpr int kNodesPerStep = 512;
+// Nodes and leaves of a step's graph: of a layer of the head, and of all else.
+constexpr size_t kNodesPerLayer = 48;
+constexpr size_t kOtherNodes = 320;
 
 // One of the target's two caches, as a graph reads it.
 struct CacheView {
@@ -121,7 +123,7 @@ Gemma4Drafter::Graph::Graph(const MtpHead & head, llama_context & context, int k
       sliding(sliding_view),
       flash_attention(context.get_cparams().flash_attn),
       draw_(draw) {
-    const size_t n_nodes = (size_t) kNodesPerStep * k;
+    const size_t n_nodes = (kOtherNodes + kNodesPerLayer * head.layers.size()) * k;
     memory.resize(n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false));
     ctx.reset(ggml_init({ memory.size(), memory.data(), /*no_alloc*/ true }));
     graph = ggml_new_graph_custom(ctx.get(), n_nodes, false);
