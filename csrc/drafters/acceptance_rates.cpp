@@ -7,12 +7,16 @@ namespace pmtp {
 
 namespace {
 
-constexpr double kMemory = 0.998;   // of outcomes, a round: some 500 rounds
-constexpr double kFirstRate = 0.7;  // believed of the first position before anything was seen
-constexpr double kPriorWeight =
-    3.0;  // outcomes that a belief counts for; a later position is believed like the one before it
-constexpr double kAlarm = 8.0;     // logarithm of a likelihood ratio: a false alarm in e^8 outcomes at most
-constexpr double kCarried = 40.0;  // outcomes of a position that a new text begins with
+// Share of the outcomes that is remembered after a round: some 500 rounds count.
+constexpr double kMemory = 0.998;
+// Acceptance that is believed of the first position before anything was seen.
+constexpr double kFirstRate = 0.7;
+// Outcomes that a belief counts for; a later position is believed like the one before it.
+constexpr double kPriorWeight = 3.0;
+// Logarithm of the likelihood ratio at an alarm: a false one in e^8 outcomes at most.
+constexpr double kAlarm = 8.0;
+// Outcomes of a position that a new text begins with.
+constexpr double kCarried = 40.0;
 
 }  // namespace
 

@@ -7,19 +7,31 @@ namespace pmtp {
 
 namespace {
 
-constexpr double kMargin = 0.015;  // advantage that another k must have, so that noise does not make k oscillate
-constexpr double kPlain =
-    2.0;  // standard deviations that a cost may be lower than believed: plain decoding's, whose speed is promised,
-constexpr double kOther = 1.0;         // and another k's
-constexpr double kUrgent = 0.1;        // advantage that is not kept waiting
-constexpr int kKnown = 3;              // times that a cost must have been measured
-constexpr int kShortest = kKnown + 1;  // rounds of a trial; the first one is not measured
+// Advantage that another k must have, so that noise does not make k oscillate.
+constexpr double kMargin = 0.015;
+// Standard deviations by which the cost of plain decoding, whose speed is promised, may be lower than believed.
+constexpr double kPlain = 2.0;
+// The same for the cost of another k.
+constexpr double kOther = 1.0;
+// Advantage that is not kept waiting.
+constexpr double kUrgent = 0.1;
+// Times that a cost must have been measured to be known.
+constexpr int kKnown = 3;
+// Rounds of the shortest trial, whose first round is not measured.
+constexpr int kShortest = kKnown + 1;
+// Rounds of the longest trial.
 constexpr int kLongest = 100;
-constexpr double kProbeShare = 0.01;  // of the time may go into trying a head that does not pay,
-constexpr int kSoonest = 16;          // after so many rounds without drafts at least
-constexpr int kLatest = 100;          // and at most, if a try is cheap
-constexpr int kPatience = 4;          // till then after this part of the time that it has not paid
-constexpr double kPromise = 0.5;      // of the tries, that calls for another one at once
+// Share of the time that may go into trying a head that does not pay.
+constexpr double kProbeShare = 0.01;
+// Rounds without drafts before the first try.
+constexpr int kSoonest = 16;
+// Rounds without drafts before a try that is cheap.
+constexpr int kLatest = 100;
+// Part of the time without drafts after which the head is tried between these two.
+constexpr int kPatience = 4;
+// Promise of better rates, a logarithm, that calls for another try at once.
+constexpr double kPromise = 0.5;
+// Rounds without drafts that a new text counts as, so that the head is tried at its beginning.
 constexpr int kAtOnce = 1 << 20;
 
 }  // namespace

@@ -9,7 +9,8 @@
 
 namespace pmtp {
 
-constexpr int kDraftAuto = -1;  // the number of drafts is chosen every round
+// The number of drafts is chosen every round.
+constexpr int kDraftAuto = -1;
 
 // What "auto" has learnt. Kept with the model, so that a short generation need not learn it again.
 struct DraftHistory {

@@ -8,19 +8,26 @@ namespace pmtp {
 
 namespace {
 
-// Standard deviations of logarithms. Of the first guess:
-constexpr double kLevelDoubt = 3.0;  // seconds: anything
-constexpr double kFirstDoubt = 0.3;  // what drafting at all adds
-constexpr double kSlopeDoubt = 0.3;  // slope, of log(1 + k)
-constexpr double kStepDoubt = 0.07;  // each step by itself: a batch of one more row may need one more pass of a kernel
-// From one time to the next:
-constexpr double kSpread = 0.07;  // of times, before any were seen
+// Standard deviation of the first guess's level, a logarithm of seconds: it may be anything.
+constexpr double kLevelDoubt = 3.0;
+// Standard deviation of what drafting at all adds to a logarithm of costs.
+constexpr double kFirstDoubt = 0.3;
+// Standard deviation of the slope of the logarithm, over log(1 + k).
+constexpr double kSlopeDoubt = 0.3;
+// Standard deviation of each step by itself: a batch of one more row may need one more pass of a kernel.
+constexpr double kStepDoubt = 0.07;
+// Standard deviation of a time's logarithm before any time was seen.
+constexpr double kSpread = 0.07;
+// The least that it is taken for afterwards.
 constexpr double kLeastSpread = 0.005;
-constexpr double kLevelDrift = 0.25;   // of the machine's speed, in units of the times' spread
-constexpr double kCostDrift = 0.0005;  // of each k's cost by itself: contexts grow
-
-constexpr double kSpreadWeight = 0.05;  // of the newest time in the spread
-constexpr double kOutlier = 2.5;        // larger deviations, in standard deviations, are cut
+// Drift of the machine's speed from one time to the next, in units of the times' spread.
+constexpr double kLevelDrift = 0.25;
+// Drift of each k's cost by itself, since contexts grow.
+constexpr double kCostDrift = 0.0005;
+// Weight of the newest time in the spread.
+constexpr double kSpreadWeight = 0.05;
+// Standard deviations at which a time's deviation is cut.
+constexpr double kOutlier = 2.5;
 
 }  // namespace
 

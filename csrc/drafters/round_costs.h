@@ -10,7 +10,8 @@
 
 namespace pmtp {
 
-constexpr int kAutoLimit = 8;  // "auto" drafts no more: beyond this an extra draft has never paid
+// Most drafts of "auto": beyond this an extra draft has never paid.
+constexpr int kAutoLimit = 8;
 
 class RoundCosts {
   public:

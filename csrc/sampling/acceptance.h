@@ -52,7 +52,8 @@ class Acceptance {
     Choice next(Sampler & sampler);
 
   private:
-    static constexpr uint64_t kDraws = kMaxDraft + 1;  // counters that a round may use
+    // Counters that a round may use.
+    static constexpr uint64_t kDraws = kMaxDraft + 1;
 
     Choice choose(const Sampler & sampler, int row);
     Choice choose_coupled(const Sampler & sampler, int row);

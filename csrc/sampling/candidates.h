@@ -7,9 +7,13 @@
 
 namespace pmtp {
 
+// Most tokens that cross back for a row.
 constexpr int kCandidates = 256;
-constexpr int kMaxDrawnLogits = 4096;  // that a draft is drawn from directly
+// Most logits that a draft is drawn from directly.
+constexpr int kMaxDrawnLogits = 4096;
+// Bins of the histogram of rank values that the kernels look for the candidates with.
 constexpr int kCandidateBins = 4096;
+// Bins for a difference of 1 in rank value.
 constexpr int kCandidateBinsPerUnit = 64;
 
 // How a device chooses; read by its kernels, so it travels in a tensor.

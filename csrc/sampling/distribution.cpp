@@ -7,11 +7,16 @@ namespace pmtp {
 
 namespace {
 
-constexpr double kLikely = 12;  // top_p looks first at candidates of at least e^-12 times the best one's probability
-constexpr size_t kListLimit = 32768;  // longer supports are scanned, not listed
-constexpr size_t kSortLimit = 4096;   // and where more than that must be sorted, a histogram is faster
-constexpr double kMaxGumbel = 38;     // -log(-log(1 - 2^-53)) = 36.7
-constexpr double kTotalError = 1e-5;  // of a sum over the vocabulary in single precision, relative
+// top_p looks first at candidates of at least e^-12 times the best one's probability.
+constexpr double kLikely = 12;
+// Longer supports are scanned, not listed.
+constexpr size_t kListLimit = 32768;
+// Where more than that must be sorted a histogram is faster.
+constexpr size_t kSortLimit = 4096;
+// More than -log(-log(1 - 2^-53)) = 36.7.
+constexpr double kMaxGumbel = 38;
+// Relative error of a sum over the vocabulary in single precision.
+constexpr double kTotalError = 1e-5;
 // Least 1 / temperature and top_p that devices are told: as zeros of single precision, forbidden logits would become no
 // numbers, and no token would be enough.
 constexpr double kLeastScale = 1e-30;
@@ -165,7 +170,8 @@ bool Distribution::keep_top_p(double top_p, double uncertainty) {
 // histogram of weights finds the bucket that holds it, and only that bucket is sorted.
 Candidate Distribution::top_p_boundary(double wanted) const {
     constexpr int kBuckets = 4096;
-    constexpr float kWidth = 88.0f / kBuckets;  // weights below e^-87 are 0
+    // Weights below e^-87 are 0.
+    constexpr float kWidth = 88.0f / kBuckets;
     const float per_bucket = scale_ / kWidth;
     const auto bucket = [&](float logit) { return (int) std::min(kBuckets - 1.0f, (max_ - logit) * per_bucket); };
     std::vector<double> weights(kBuckets);

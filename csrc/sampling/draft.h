@@ -8,7 +8,8 @@
 
 namespace pmtp {
 
-constexpr int kMaxDraft = 16;  // most tokens drafted in one round
+// Most tokens drafted in one round.
+constexpr int kMaxDraft = 16;
 
 // How drafts are drawn from the head's distribution.
 enum class Draw {

@@ -10,7 +10,8 @@
 namespace pmtp {
 
 constexpr float kForbidden = -std::numeric_limits<float>::infinity();
-constexpr float kLowest = std::numeric_limits<float>::lowest();  // any logit but a forbidden one
+// No logit is lower but that of a forbidden token.
+constexpr float kLowest = std::numeric_limits<float>::lowest();
 constexpr int kScanBlock = 64;
 
 struct Candidate {

@@ -15,7 +15,8 @@
 
 namespace pmtp {
 
-constexpr uint64_t kGolden = 0x9e3779b97f4a7c15ull;  // 2^64 / golden ratio
+// 2^64 divided by the golden ratio.
+constexpr uint64_t kGolden = 0x9e3779b97f4a7c15ull;
 
 PMTP_ANYWHERE inline uint64_t mix_bits(uint64_t z) {
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;

@@ -10,7 +10,8 @@
 #include <string.h>
 
 #define TURBO_LANES 16
-#define TURBO_INLINE inline __attribute__((always_inline))  // so that `bits` is a constant in every loop
+// Inlined, `bits` is a constant in every loop.
+#define TURBO_INLINE inline __attribute__((always_inline))
 
 static TURBO_INLINE uint16_t turbo_half(float x) {
     const _Float16 half = (_Float16) x;

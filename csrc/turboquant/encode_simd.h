@@ -10,7 +10,8 @@
 
 #include <immintrin.h>
 
-#define TURBO_GRID 15  // scales that turbo_search_scale tries first
+// Scales that turbo_search_scale tries first.
+#define TURBO_GRID 15
 
 // TURBO_LANES floats. turbo_above: value where x > edge, elsewhere otherwise.
 #if defined(__AVX512F__)

@@ -14,7 +14,8 @@
 extern "C" {
 #endif
 
-#define TURBO_BLOCK 64  // values a block
+// Values of a block.
+#define TURBO_BLOCK 64
 
 // value i = scale * codebook[index i], the codebook ascending. scale: the bits of an IEEE half.
 // nibbles: index i in the low half of byte i, index i + 32 in the high half.

@@ -120,7 +120,8 @@ PMTP_INLINE unsigned lanes_that_differ(Float a, Float b) {
 
 #ifdef PMTP_SIMD
 
-constexpr int kLaneRows = kBytes / 8;  // weight rows in a vector whose 64-bit lanes hold 8 values of a row each
+// Weight rows in a vector whose 64-bit lanes hold 8 values of a row each.
+constexpr int kLaneRows = kBytes / 8;
 
 // Fetches a block `ahead` bytes past p: the hardware's own prefetching stops at the end of each page.
 template <int Size, int Ahead> inline void fetch_ahead(const void * p) {

@@ -8,8 +8,10 @@ namespace pmtp::turboquant {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kValues = 8;                     // a thread
-constexpr int kParts = TURBO_BLOCK / kValues;  // of a block
+// Values of a thread.
+constexpr int kValues = 8;
+// Threads that share a block of values.
+constexpr int kParts = TURBO_BLOCK / kValues;
 
 // Eight bytes at an address that is a multiple of two.
 __device__ __forceinline__ uint64_t load_bytes(const uint8_t * bytes) {
@@ -83,7 +85,8 @@ template <typename T> void decode(int bits, const void * blocks, Strides strides
     if (n_blocks == 0) {
         return;
     }
-    constexpr uint32_t n = kThreads / kParts;  // blocks of a thread block
+    // Blocks of values of a thread block.
+    constexpr uint32_t n = kThreads / kParts;
     with_bits(bits, [&](auto constant) {
         decode_blocks<decltype(constant)::value, T><<<(n_blocks + n - 1) / n, kThreads, 0, stream>>>(
             (const char *) blocks, strides, (char *) x, x_strides, shape, n_blocks);

@@ -10,10 +10,13 @@ namespace {
 
 constexpr unsigned kAll = 0xffffffffu;
 constexpr int kWarp = 32;
-constexpr int kLanes = 16;  // lane j has values j, j + 16, j + 32, j + 48; the warp's second half has them again
+// Lane j has values j, j + 16, j + 32 and j + 48, and the warp's second half has them again.
+constexpr int kLanes = 16;
 constexpr int kParts = TURBO_BLOCK / kLanes;
-constexpr int kSteps = 15;  // of the search for a scale
-constexpr int kWarps = 4;   // of a thread block
+// Scales that the search tries.
+constexpr int kSteps = 15;
+// Warps of a thread block.
+constexpr int kWarps = 4;
 
 // Partial sums of |x| c and c^2, by step and lane; padded so that 16 threads read 16 banks.
 struct Partial {

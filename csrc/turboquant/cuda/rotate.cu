@@ -9,7 +9,8 @@ namespace pmtp::turboquant {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kRows = 4;  // of a thread block
+// Rows of a thread block.
+constexpr int kRows = 4;
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(half x) { return __half2float(x); }

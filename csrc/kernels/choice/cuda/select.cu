@@ -21,7 +21,8 @@ struct Best {
 };
 
 constexpr int kArgMaxThreads = 1024;
-constexpr int kArgMaxLoads = 8;  // in flight for each thread
+// Loads in flight for each thread.
+constexpr int kArgMaxLoads = 8;
 
 // One block a row.
 __global__ void __launch_bounds__(kArgMaxThreads)
@@ -63,8 +64,10 @@ __global__ void __launch_bounds__(kArgMaxThreads)
 }
 
 constexpr int kTopKThreads = 128;
-constexpr int kTopKLanes = 4;                             // threads that share an element
-constexpr int kTopKElements = kTopKThreads / kTopKLanes;  // of a block
+// Threads that share an element.
+constexpr int kTopKLanes = 4;
+// Elements of a block.
+constexpr int kTopKElements = kTopKThreads / kTopKLanes;
 constexpr int kTopKMax = 4096;
 
 // An element's rank is the number of elements before it; those of rank below k write themselves to their place.

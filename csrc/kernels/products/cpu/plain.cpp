@@ -19,7 +19,8 @@ struct BlockQ8_0 {
 };
 static_assert(sizeof(BlockQ8_0) == 34, "ggml's block_q8_0");
 
-constexpr int kSpan = kBytes / 32;  // blocks of 32 in a vector
+// Blocks of 32 values in a vector.
+constexpr int kSpan = kBytes / 32;
 
 // Two signed bytes are multiplied as an unsigned and a signed one. With VNNI: (x + 128) * w, the sum starting at -128 *
 // w. Without: |w| * (x with w's sign), because x + 128 would overflow the 16-bit sums.

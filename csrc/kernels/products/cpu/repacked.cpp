@@ -14,8 +14,10 @@ namespace {
 
 using namespace cpu;
 
-constexpr int kColumns = 8;                   // weight rows in a block
-constexpr int kParts = kColumns / kLaneRows;  // vectors that hold one value group of all of them
+// Weight rows in a block.
+constexpr int kColumns = 8;
+// Vectors that hold one group of values of all of them.
+constexpr int kParts = kColumns / kLaneRows;
 
 // Low nibbles: values 0..15 of a row, high ones 16..31, in two's complement.
 struct BlockQ4_0x8 {
@@ -171,7 +173,8 @@ void q4_K_parts(const BlockQ4_Kx8 * weights, int part, int64_t n_blocks, const R
 
 template <int N> void q4_K_rows(const void * weights, int64_t n_in, const Row * rows, int64_t first, int64_t last) {
     const int64_t n_blocks = n_in / 256;
-    constexpr int kAtOnce = N <= 2 ? kParts : 1;  // as far as there are registers
+    // Parts at once, as far as there are registers.
+    constexpr int kAtOnce = N <= 2 ? kParts : 1;
     for (int64_t column = first; column < last; column += kColumns) {
         for (int part = 0; part < kParts; part += kAtOnce) {
             q4_K_parts<kAtOnce, N>((const BlockQ4_Kx8 *) weights + column / kColumns * n_blocks, part, n_blocks, rows,
