@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 
-from pyllama_mtp.errors import ModelLoadError, shown
+from pyllama_mtp.errors import ModelLoadError, seen, shown
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -320,18 +320,19 @@ def read_header(path: str | os.PathLike[str]) -> GGUFFile:
     Raises ModelLoadError if the file cannot be read or anything in its header is not as it must be.
     """
     if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
-        raise ModelLoadError(f"the path of a model is {path!r}, expected str or os.PathLike[str]")
+        raise ModelLoadError(f"the path of a model is {seen(path)}, expected str or os.PathLike[str]")
     path = Path(path)
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
-            raise ModelLoadError(f"cannot read {path}: it is not a regular file")
+            raise ModelLoadError(f"cannot read {shown(path)}: it is not a regular file")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size < 24:
                 raise ModelLoadError(f"{path} is not a GGUF file: it has fewer than 24 bytes")
             return _read(path, _Reader(path, file, size))
     except (OSError, ValueError) as error:
-        raise ModelLoadError(f"cannot read {path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise ModelLoadError(f"cannot read {shown(path)}: {reason or shown(error)}") from error
 
 
 def _read(path: Path, reader: _Reader) -> GGUFFile:

@@ -188,7 +188,7 @@ def test_logits_of_more_tokens_than_the_context_holds(demo_model: Model):
 
 @pytest.mark.parametrize(
     "path",
-    [UNPRINTABLE, object(), [], np.array([1]), "nul\0", "\ud800", "", ".", "a" * 5000],
+    [UNPRINTABLE, object(), [], np.array([1]), "nul\0", "\ud800", "", ".", "a" * 5000, "\x1b[2J"],
     ids=lambda p: type(p).__name__,
 )
 def test_paths_of_the_wrong_kind(demo, path: object):
@@ -198,8 +198,9 @@ def test_paths_of_the_wrong_kind(demo, path: object):
         lambda: generate("x", model=path),
         lambda: generate("x", model=demo.target, mtp_head=path),
     ):
-        with pytest.raises(ModelLoadError):
+        with pytest.raises(ModelLoadError) as caught:
             load()
+        assert len(str(caught.value)) < 800 and str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
