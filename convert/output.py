@@ -14,6 +14,8 @@ from pyllama_mtp.convert.quants import DECODED_TYPES, decode_parts
 from pyllama_mtp.convert.writer import gguf_file
 from pyllama_mtp.errors import ConversionError, ModelLoadError
 from pyllama_mtp.gguf.format import Entry, TensorInfo, read_header
+from pyllama_mtp.gguf.gemma4_checks import check_head
+from pyllama_mtp.gguf.hyperparameters import HyperParameters
 from pyllama_mtp.part_files import destination, replacing, scratch
 
 logger = logging.getLogger("pyllama_mtp")
@@ -94,12 +96,19 @@ def _writable(out: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-def _verify(path: Path, checksums: dict[str, int]) -> None:
-    """Reads the file back: its header as any user of it would, and every tensor's bytes."""
+def _checked_tensors(path: Path) -> dict[str, TensorInfo]:
+    """Reads a head as its loader does."""
     try:
-        tensors = read_header(path).tensors
+        header = read_header(path)
+        check_head(HyperParameters(header, header.architecture or ""))
     except ModelLoadError as error:
         raise ConversionError(f"what was written cannot be read back: {error}") from error
+    return header.tensors
+
+
+def _verify(path: Path, checksums: dict[str, int]) -> None:
+    """Reads the file back: its header as any user of it would, and every tensor's bytes."""
+    tensors = _checked_tensors(path)
     with open(path, "rb") as file:
         for name, checksum in checksums.items():
             file.seek(tensors[name].offset)
@@ -109,10 +118,7 @@ def _verify(path: Path, checksums: dict[str, int]) -> None:
 
 def _compare(plain: Path, mixture: Path) -> None:
     """Reads both files back, a tensor at a time: what stayed f32 is equal, and what became another type is near."""
-    try:
-        given, written = read_header(plain).tensors, read_header(mixture).tensors
-    except ModelLoadError as error:
-        raise ConversionError(f"what was written cannot be read back: {error}") from error
+    given, written = _checked_tensors(plain), _checked_tensors(mixture)
     if {name: t.shape for name, t in written.items()} != {name: t.shape for name, t in given.items()}:
         raise ConversionError("llama.cpp's quantiser wrote other tensors than it was given")
     for name, tensor in written.items():

@@ -1,4 +1,4 @@
-"""upgrade_assistant(): an assistant's GGUF in one of the two older layouts to the present, portable one."""
+"""upgrade_assistant(): an assistant's GGUF in one of the older layouts to the present, portable one."""
 
 import os
 from collections.abc import Iterator
@@ -14,17 +14,27 @@ from pyllama_mtp.errors import ConversionError, ModelLoadError, shown
 from pyllama_mtp.gguf import gemma4_checks
 from pyllama_mtp.gguf.format import Entry, GGUFFile, TensorInfo, read_header
 from pyllama_mtp.gguf.gemma4 import ROTATED_SHARE
-from pyllama_mtp.gguf.gemma4_assistant import OLD_LAYOUTS, ORDERED, PREFIX, AssistantConfig, Layer, OldLayout
+from pyllama_mtp.gguf.gemma4_assistant import (
+    OLD_LAYOUTS,
+    ORDERED,
+    PREFIX,
+    REPEATED_EMBEDDING,
+    AssistantConfig,
+    Layer,
+    OldLayout,
+)
 from pyllama_mtp.gguf.gemma4_checks import MAX_HEAD_SIZE, MAX_HEADS, MAX_LENGTH, MAX_WIDTH, ROPE_FACTORS, WEIGHT_TYPES
 from pyllama_mtp.gguf.hyperparameters import HyperParameters
 
 
 def upgrade_assistant(old: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """Writes the assistant in the GGUF file `old`, of the layout gemma4_assistant or gemma4_mtp, to the GGUF file `out`
-    in the layout that convert_assistant() writes, and returns its path.
+    """Writes the assistant in the GGUF file `old`, of the layout gemma4_assistant or gemma4_mtp or of the present one
+    with the centroid head in tensors, to the GGUF file `out` in the layout that convert_assistant() writes, and returns
+    its path.
 
     Tensors keep their types and bytes; the centroids become f32. A file without rope_freqs.weight gets the one of
-    all released models, which rotate a quarter of the full layers' dimensions. Raises ConversionError, and leaves
+    all released models, which rotate a quarter of the full layers' dimensions; one without layer_output_scale gets
+    ones. The target's embedding, which some files repeat, is left out. Raises ConversionError, and leaves
     nothing behind, if the file is not exactly what its layout says.
     """
     old, out = as_path(old, "an MTP head"), as_path(out, "a destination")
@@ -41,7 +51,7 @@ def upgrade_assistant(old: str | os.PathLike[str], out: str | os.PathLike[str]) 
 def _upgrade(header: GGUFFile, out: Path) -> Path:
     architecture = header.architecture
     layout = OLD_LAYOUTS.get(architecture) if architecture else None
-    if architecture == PREFIX:
+    if architecture == PREFIX and layout is not None and layout.centroids not in header.tensors:
         raise ConversionError(f"{header.path} has the present layout ({PREFIX}) already: use it as it is")
     if architecture is None or layout is None:
         raise ConversionError(
@@ -55,7 +65,9 @@ def _upgrade(header: GGUFFile, out: Path) -> Path:
     tensors = _renamed_tensors(header, layout)
     _check_tensors(header, config, tensors)
     metadata = _metadata(header, layout, config)
-    made = {} if ROPE_FACTORS in tensors else {ROPE_FACTORS: np.array(config.rope_factors(), "<f4")}
+    made = {name: np.ones(1, "<f4") for name in sorted(_scales(config) - tensors.keys())}
+    if ROPE_FACTORS not in tensors:
+        made = {ROPE_FACTORS: np.array(config.rope_factors(), "<f4")} | made
     declared = [(name, data.shape, "f32") for name, data in made.items()]
     declared += [(name, t.shape, t.type) for name, t in tensors.items()]
     write_gguf(out, metadata, declared, chain(made.items(), _data(tensors)))
@@ -71,9 +83,7 @@ def _config(p: HyperParameters, layout: OldLayout) -> AssistantConfig:
     if embedding is None or len(embedding.shape) != 2:
         raise ConversionError(f"{p.header.path} lacks the tensor token_embd.weight, or it is no matrix")
     n_vocab = embedding.shape[1]
-    n_centroids = p.integer(layout.n_centroids, 1, n_vocab) if _has_centroids(p, layout) else 0
-    if n_centroids and n_vocab % n_centroids:
-        raise ConversionError(f"{n_centroids} centroids do not divide the vocabulary of {n_vocab}")
+    n_centroids, top_k = _centroid_sizes(p, layout, n_vocab) if _has_centroids(p, layout) else (0, 0)
     return AssistantConfig(
         n_embd=p.integer("embedding_length", 1, MAX_WIDTH),
         n_embd_backbone=p.integer(layout.n_embd_backbone, 1, MAX_WIDTH),
@@ -92,8 +102,23 @@ def _config(p: HyperParameters, layout: OldLayout) -> AssistantConfig:
         head_size_swa=head_size_swa,
         n_shared=p.integer("attention.shared_kv_layers", 0, n_layer, default=n_layer),
         n_centroids=n_centroids,
-        top_k=p.integer(layout.top_k, 1, n_centroids) if n_centroids else 0,
+        top_k=top_k,
     )
+
+
+def _centroid_sizes(p: HyperParameters, layout: OldLayout, n_vocab: int) -> tuple[int, int]:
+    """The numbers of clusters, and of those that are scored. Some files leave them out."""
+    tensor = p.header.tensors.get(layout.centroids)
+    n_centroids = top_k = None  # required
+    if layout.default_top_k is not None and tensor is not None:
+        n_centroids = tensor.shape[-1]
+    n_centroids = p.integer(layout.n_centroids, 1, n_vocab, default=n_centroids)
+    if n_vocab % n_centroids:
+        raise ConversionError(f"{n_centroids} centroids do not divide the vocabulary of {n_vocab}")
+    if layout.default_top_k is not None:
+        top_k = min(layout.default_top_k, n_centroids)
+    top_k = p.integer(layout.top_k, 1, n_centroids, default=top_k)
+    return n_centroids, top_k
 
 
 def _same(p: HyperParameters, key: str, most: int, n_layer: int) -> int:
@@ -111,13 +136,18 @@ def _has_centroids(p: HyperParameters, layout: OldLayout) -> bool:
     return ordered
 
 
+def _scales(config: AssistantConfig) -> set[str]:
+    """The tensors that a file may lack: a layer without one is not scaled."""
+    return {name for spec in config.tensors().values() if "layer_output_scale" in (name := spec.gguf_name)}
+
+
 def _renamed_tensors(header: GGUFFile, layout: OldLayout) -> dict[str, TensorInfo]:
     """By their present names, in the file's order, without the centroid head."""
     names = {
         layout.pre_projection: "nextn.pre_projection.weight",
         layout.post_projection: "nextn.post_projection.weight",
     }
-    left_out = (layout.centroids, layout.token_ordering)
+    left_out = (layout.centroids, layout.token_ordering, REPEATED_EMBEDDING)
     return {names.get(name, name): tensor for name, tensor in header.tensors.items() if name not in left_out}
 
 
@@ -125,14 +155,17 @@ def _check_tensors(header: GGUFFile, config: AssistantConfig, tensors: dict[str,
     expected = {spec.gguf_name: (spec.shape[::-1], spec.kind) for spec in config.tensors().values()}
     if ROPE_FACTORS in tensors:
         expected[ROPE_FACTORS] = ((config.head_size // 2,), "vector")
-    if missing := expected.keys() - tensors.keys():
+    if missing := expected.keys() - tensors.keys() - _scales(config):
         raise ConversionError(f"{header.path} lacks tensor {min(missing)}: get it again, or convert the checkpoint")
     if extra := tensors.keys() - expected.keys():
         raise ConversionError(
             f"{header.path} has the unknown tensor {shown(min(extra))}: convert the checkpoint instead"
         )
+    if repeated := header.tensors.get(REPEATED_EMBEDDING):
+        _check_tensor(repeated, (config.n_embd_backbone, config.n_vocab), WEIGHT_TYPES)
     for name, (shape, kind) in expected.items():
-        _check_tensor(tensors[name], shape, ("f32",) if kind == "vector" else WEIGHT_TYPES)
+        if name in tensors:
+            _check_tensor(tensors[name], shape, ("f32",) if kind == "vector" else WEIGHT_TYPES)
 
 
 def _check_tensor(tensor: TensorInfo, shape: tuple[int, ...], types: tuple[str, ...]) -> None:
@@ -144,10 +177,10 @@ def _check_tensor(tensor: TensorInfo, shape: tuple[int, ...], types: tuple[str, 
 
 def _metadata(header: GGUFFile, layout: OldLayout, config: AssistantConfig) -> dict[str, Entry]:
     """In the order of convert_assistant(). What the file says stays, under its present name; what the layout did not
-    have comes from the configuration.
+    have comes from the configuration, as does the pattern, which is of integers in some files.
     """
     old = f"{header.architecture}."
-    special = (layout.n_embd_backbone, layout.n_centroids, layout.top_k, ORDERED)
+    special = (layout.n_embd_backbone, layout.n_centroids, layout.top_k, ORDERED, "attention.sliding_window_pattern")
     own: dict[str, Entry] = {"general.architecture": Entry("string", PREFIX)}
     others: dict[str, Entry] = {}
     carried: dict[str, Entry] = {}

@@ -1,4 +1,4 @@
-"""MTP heads as GGUF files: the table of tensors, the metadata that a configuration gives, and the two older layouts.
+"""MTP heads as GGUF files: the table of tensors, the metadata that a configuration gives, and the older layouts.
 
 Layout: llama.cpp's `gemma4-assistant`, plus the centroid LM head as metadata arrays, which unmodified llama.cpp
 ignores. Letters: E the assistant's width, B the backbone's (target's), F the MLP's, Q query heads times head size, H
@@ -149,7 +149,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class OldLayout:
-    """What an older layout calls what: keys without the architecture, and tensors."""
+    """What a layout with the centroid head in tensors calls what: keys without the architecture, and tensors."""
 
     n_embd_backbone: str
     n_centroids: str
@@ -158,8 +158,10 @@ class OldLayout:
     token_ordering: str  # i32 [V]
     pre_projection: str
     post_projection: str
+    default_top_k: int | None = None  # of files that leave out the numbers of clusters
 
 
+# By architecture. Under the present one's name a file is older if it has such a tensor of centroids.
 OLD_LAYOUTS = {
     "gemma4_assistant": OldLayout(
         "n_embd_backbone",
@@ -179,4 +181,15 @@ OLD_LAYOUTS = {
         "mtp_pre_proj.weight",
         "mtp_post_proj.weight",
     ),
+    PREFIX: OldLayout(
+        "embedding_length_out",
+        "n_centroids",
+        "centroid_top_k",
+        "masked_embd_centroids.weight",
+        "masked_embd_ordering",
+        "nextn.pre_projection.weight",
+        "nextn.post_projection.weight",
+        default_top_k=32,
+    ),
 }
+REPEATED_EMBEDDING = "mtp_input_embd.weight"  # [B, V]: the target's, in files of one converter

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import quants as gguf_quants
 
 from pyllama_mtp import ConversionError, Model
 from pyllama_mtp.convert import convert_assistant, upgrade_assistant
 from pyllama_mtp.convert.assistant import PLAIN_OUTTYPES
 from pyllama_mtp.convert.cli import main
+from pyllama_mtp.convert.quants import decode, ggml_type
 from pyllama_mtp.gguf.format import Entry, read_header
 from support.checkpoints import config_json, random_tensors, write_checkpoint
 from support.gguf_edit import Parts
 from support.llama_cpp_peer import complete
-from support.old_layouts import KEYS, TENSORS, in_old_layout, with_numbers_of_centroids
+from support.old_layouts import KEYS, OLD, PRESENT, TENSORS, in_old_layout, with_numbers_of_centroids
 
 ARCHITECTURES = list(KEYS)
 
@@ -24,8 +26,7 @@ def saved(parts: Parts, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("centroids", [0, 32])
+@pytest.mark.parametrize(("architecture", "centroids"), [*((a, 32) for a in ARCHITECTURES), *((a, 0) for a in OLD)])
 @pytest.mark.parametrize("outtype", PLAIN_OUTTYPES)
 def test_the_upgrade_gives_the_converters_bytes(tmp_path: Path, architecture: str, centroids: int, outtype: str):
     config = config_json(centroids=centroids)
@@ -36,7 +37,7 @@ def test_the_upgrade_gives_the_converters_bytes(tmp_path: Path, architecture: st
     assert (tmp_path / "out.gguf").read_bytes() == present.read_bytes()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", OLD)
 @pytest.mark.parametrize("centroids", [0, 32])
 def test_a_file_without_rope_factors_gets_the_converters(tmp_path: Path, architecture: str, centroids: int):
     """Published files leave them to the target's; the checkpoint rotates a quarter, as all released ones do."""
@@ -52,7 +53,7 @@ def test_a_file_without_rope_factors_gets_the_converters(tmp_path: Path, archite
     assert out.read_bytes() == present.read_bytes()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", OLD)
 @pytest.mark.parametrize("ordered", [None, False])
 def test_numbers_of_centroids_alone_leave_the_head_dense(tmp_path: Path, architecture: str, ordered: bool | None):
     config = config_json(centroids=0)
@@ -94,13 +95,61 @@ def test_an_upgraded_head_drafts_here_and_in_llama_cpp(demo, tmp_path: Path):
     assert peer[0].accepted > 5
 
 
-def test_half_precision_centroids_become_f32(demo, tmp_path: Path):
-    old = saved(in_old_layout(demo.head, "gemma4_mtp", np.float16), tmp_path / "old.gguf")
-    key = "gemma4-assistant.masked_embedding.centroids"
-    written = read_header(upgrade_assistant(old, tmp_path / "out.gguf"))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("type_name", ["f16", "bf16", "q8_0", "q5_0"])
+def test_centroids_of_other_types_become_f32(demo, tmp_path: Path, architecture: str, type_name: str):
+    key, name = "gemma4-assistant.masked_embedding.centroids", TENSORS[architecture]["centroids"]
+    centroids = read_header(demo.head).metadata[key]
+    parts = in_old_layout(demo.head, architecture)
+    data = gguf_quants.quantize(centroids, ggml_type(type_name)).tobytes()
+    parts.tensors[name] = (name, parts.tensors[name][1], type_name, data)
+    written = read_header(upgrade_assistant(saved(parts, tmp_path / "old.gguf"), tmp_path / "out.gguf"))
     assert written.types[key] == "[f32]"
-    rounded = read_header(demo.head).metadata[key].astype(np.float16).astype(np.float32)
-    assert np.array_equal(written.metadata[key], rounded)
+    assert np.array_equal(written.metadata[key], decode(np.frombuffer(data, np.uint8), type_name))
+
+
+def test_numbers_of_clusters_that_a_file_leaves_out(demo, tmp_path: Path):
+    """llama.cpp's converter wrote the two tensors and no keys: all released models score 32 clusters."""
+    parts = in_old_layout(demo.head, PRESENT)
+    for key in ("n_centroids", "centroid_top_k", "use_ordered_embeddings"):
+        del parts.metadata[f"{PRESENT}.{key}"]
+    metadata = read_header(upgrade_assistant(saved(parts, tmp_path / "old.gguf"), tmp_path / "out.gguf")).metadata
+    expected = read_header(demo.head).metadata
+    for key, value in expected.items():
+        if key.endswith("top_k"):
+            assert metadata[key] == min(32, expected[f"{PRESENT}.masked_embedding.num_centroids"])
+        else:
+            assert np.array_equal(metadata[key], value), key
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_file_without_layer_scales_and_with_the_targets_embedding(demo, tmp_path: Path, architecture: str):
+    """Both were refused. The same bytes whatever the order of sets."""
+    parts = in_old_layout(demo.head, architecture)
+    scales = [name for name in parts.tensors if "layer_output_scale" in name]
+    for name in scales:
+        del parts.tensors[name]
+    width = read_header(demo.head).metadata["gemma4-assistant.embedding_length_out"]
+    add_embedding(width)(parts, architecture)
+    upgraded = Parts.read(upgrade_assistant(saved(parts, tmp_path / "old.gguf"), tmp_path / "out.gguf"))
+    original = Parts.read(demo.head)
+    assert upgraded.tensors.keys() == original.tensors.keys()
+    for name, tensor in original.tensors.items():
+        data = np.ones(1, "<f4").tobytes() if name in scales else tensor[3]
+        assert upgraded.tensors[name] == (*tensor[:3], data)
+    assert [name for name in upgraded.tensors if name in scales] == sorted(scales)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ["[i32]", "[u32]"])
+def test_a_pattern_of_integers_becomes_one_of_flags(demo, tmp_path: Path, architecture: str, kind: str):
+    """It was carried over as it is, and the head refused."""
+    parts = in_old_layout(demo.head, architecture)
+    key = "attention.sliding_window_pattern"
+    parts.metadata[f"{architecture}.{key}"] = Entry(kind, np.asarray(parts.metadata[f"{architecture}.{key}"].value))
+    written = read_header(upgrade_assistant(saved(parts, tmp_path / "old.gguf"), tmp_path / "out.gguf"))
+    assert written.types[f"{PRESENT}.{key}"] == "[bool]"
+    assert np.array_equal(written.metadata[f"{PRESENT}.{key}"], read_header(demo.head).metadata[f"{PRESENT}.{key}"])
 
 
 def tensor(part: str, change: Callable) -> Callable[[Parts, str], None]:
@@ -127,6 +176,17 @@ def add_tensor(parts: Parts, architecture: str) -> None:
     parts.tensors["extra.weight"] = ("extra.weight", (32,), "f32", bytes(128))
 
 
+def add_embedding(width: int) -> Callable[[Parts, str], None]:
+    """The target's, as one converter repeats it in its files."""
+
+    def damage(parts: Parts, architecture: str) -> None:
+        shape = (width, parts.tensors["token_embd.weight"][1][1])
+        name = "mtp_input_embd.weight"
+        parts.tensors = {name: (name, shape, "f32", bytes(4 * shape[0] * shape[1]))} | parts.tensors
+
+    return damage
+
+
 def rename(parts: Parts, architecture: str) -> None:
     parts.metadata["general.architecture"] = Entry("string", "llama")
 
@@ -137,7 +197,7 @@ def nothing_old(parts: Parts, architecture: str) -> None:
 
 DAMAGES = {
     "no centroids": (tensor("centroids", lambda t: None), "lacks tensor mtp"),
-    "no ordering": (tensor("token_ordering", lambda t: None), "lacks tensor mtp"),
+    "no ordering": (tensor("token_ordering", lambda t: None), "lacks tensor m"),
     "no permutation": (tensor("token_ordering", lambda t: (*t[:3], bytes(len(t[3])))), "no permutation"),
     "ordering of floats": (tensor("token_ordering", lambda t: (*t[:2], "f32", t[3])), "expected i32"),
     "centroids transposed": (tensor("centroids", lambda t: (t[0], t[1][::-1], *t[2:])), "has shape"),
@@ -145,6 +205,7 @@ DAMAGES = {
     "no finite centroids": (tensor("centroids", lambda t: (*t[:3], b"\xff" * len(t[3]))), "not finite"),
     "no finite norm": (tensor("output_norm.weight", lambda t: (*t[:3], b"\xff" * len(t[3]))), "not finite"),
     "no projection": (tensor("nextn.pre_projection.weight", lambda t: None), "lacks tensor nextn.pre_projection"),
+    "another embedding": (add_embedding(31), "mtp_input_embd.weight has shape"),
     "too few factors": (tensor("rope_freqs.weight", lambda t: (t[0], (1,), t[2], t[3][:4])), "has the shape"),
     "unknown tensor": (add_tensor, "unknown tensor extra.weight"),
     "another width": (value("embedding_length_out", Entry("u32", 77)), "nextn.*|proj.*has shape"),
@@ -156,8 +217,10 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("architecture", "damage"),
+    [(a, d) for a in ARCHITECTURES for d in DAMAGES if a != PRESENT or d not in ("no centroids", "present layout")],
+)
 def test_what_is_not_right_is_refused(demo, tmp_path: Path, capsys, architecture: str, damage: str):
     change, message = DAMAGES[damage]
     parts = in_old_layout(demo.head, architecture)

@@ -1,9 +1,10 @@
-"""Present MTP heads rewritten into the two older layouts, in which others published them."""
+"""Present MTP heads rewritten into older layouts, in which others published them."""
 
 from pathlib import Path
 
 import numpy as np
 
+from pyllama_mtp.convert.quants import encode
 from pyllama_mtp.gguf.format import Entry
 from support.gguf_edit import Parts
 
@@ -20,7 +21,12 @@ KEYS = {
         "masked_embedding.num_centroids": "centroid_count",
         "masked_embedding.top_k": "centroid_top_k",
     },
+    PRESENT: {
+        "masked_embedding.num_centroids": "n_centroids",
+        "masked_embedding.top_k": "centroid_top_k",
+    },
 }
+OLD = ("gemma4_assistant", "gemma4_mtp")  # those with an architecture of their own, which may lack more
 TENSORS = {
     "gemma4_assistant": {
         "nextn.pre_projection.weight": "mtp.pre_projection.weight",
@@ -34,10 +40,11 @@ TENSORS = {
         "centroids": "mtp_centroids.weight",
         "token_ordering": "mtp_token_ordering.weight",
     },
+    PRESENT: {"centroids": "masked_embd_centroids.weight", "token_ordering": "masked_embd_ordering"},
 }
 
 
-def in_old_layout(head: Path, architecture: str, centroid_type: type = np.float32) -> Parts:
+def in_old_layout(head: Path, architecture: str, centroid_type: str = "f32") -> Parts:
     """The parts of a head's file as its older layout has them: the centroid head, if there is one, in tensors."""
     parts, keys, names = Parts.read(head), KEYS[architecture], TENSORS[architecture]
     arrays = {
@@ -53,9 +60,8 @@ def in_old_layout(head: Path, architecture: str, centroid_type: type = np.float3
     if arrays["centroids"] is not None:
         values, order = (np.asarray(entry.value) for entry in arrays.values())
         n_centroids = parts.metadata[f"{PRESENT}.masked_embedding.num_centroids"].value
-        data = values.astype(centroid_type).tobytes()
-        shape, type_name = (len(values) // n_centroids, n_centroids), "f16" if centroid_type is np.float16 else "f32"
-        tensors.append((names["centroids"], shape, type_name, data))
+        shape, data = (len(values) // n_centroids, n_centroids), encode(values, centroid_type).tobytes()
+        tensors.append((names["centroids"], shape, centroid_type, data))
         tensors.append((names["token_ordering"], order.shape, "i32", order.tobytes()))
     return Parts(metadata, {tensor[0]: tensor for tensor in tensors})
 

@@ -258,7 +258,7 @@ ggml_tensor * Gemma4Drafter::Graph::decoder_layer(const HeadLayer & layer, ggml_
     ggml_tensor * n = norm(x, layer.ffn_norm);
     ggml_tensor * gated = ggml_geglu_split(c, ggml_mul_mat(c, layer.ffn_gate, n), ggml_mul_mat(c, layer.ffn_up, n));
     x = ggml_add(c, x, norm(ggml_mul_mat(c, layer.ffn_down, gated), layer.post_ffw_norm));
-    return ggml_mul(c, x, layer.layer_output_scale);
+    return layer.layer_output_scale == nullptr ? x : ggml_mul(c, x, layer.layer_output_scale);
 }
 
 // Whether the tokens of all steps can be drawn where the logits are.

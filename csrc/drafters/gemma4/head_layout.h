@@ -15,7 +15,8 @@ namespace pmtp {
 
 // What the published layouts of an assistant call the same things; keys stand without the architecture. The first has
 // the centroid head in metadata arrays, the others in tensors: centroids [E, n_centroids] of any type, ordering i32
-// [V]. The others may also lack rope_freqs.weight: it is the target's then.
+// [V]. The others may also lack rope_freqs.weight: it is the target's then. Two layouts have the same architecture: a
+// file is of the first whose centroids it has, or of the first.
 struct Layout {
     const char * architecture;
     const char * n_embd_backbone;
@@ -26,23 +27,33 @@ struct Layout {
     const char * pre_projection;
     const char * post_projection;
     bool tensors;
+    int default_top_k;  // of files that leave out the numbers of clusters; 0: none does
 };
 
 constexpr Layout kLayouts[] = {
     { "gemma4-assistant", "embedding_length_out", "masked_embedding.num_centroids", "masked_embedding.top_k",
       "masked_embedding.centroids", "masked_embedding.token_ordering", "nextn.pre_projection.weight",
-      "nextn.post_projection.weight", false },
+      "nextn.post_projection.weight", false, 0 },
+    { "gemma4-assistant", "embedding_length_out", "n_centroids", "centroid_top_k", "masked_embd_centroids.weight",
+      "masked_embd_ordering", "nextn.pre_projection.weight", "nextn.post_projection.weight", true, 32 },
     { "gemma4_assistant", "n_embd_backbone", "n_centroids", "centroid_top_k", "mtp.centroids.weight",
-      "mtp.token_ordering.weight", "mtp.pre_projection.weight", "mtp.post_projection.weight", true },
+      "mtp.token_ordering.weight", "mtp.pre_projection.weight", "mtp.post_projection.weight", true, 0 },
     { "gemma4_mtp", "backbone_embedding_length", "centroid_count", "centroid_top_k", "mtp_centroids.weight",
-      "mtp_token_ordering.weight", "mtp_pre_proj.weight", "mtp_post_proj.weight", true },
+      "mtp_token_ordering.weight", "mtp_pre_proj.weight", "mtp_post_proj.weight", true, 0 },
 };
 
-inline const Layout & layout_of(const std::string & path, const std::string & architecture) {
+// has_centroids: whether the file has the centroids of a layout.
+template <typename F>
+const Layout & layout_of(const std::string & path, const std::string & architecture, F has_centroids) {
+    const Layout * found = nullptr;
     for (const Layout & layout : kLayouts) {
-        if (architecture == layout.architecture) {
-            return layout;
+        if (architecture == layout.architecture &&
+            (found == nullptr || (!has_centroids(*found) && has_centroids(layout)))) {
+            found = &layout;
         }
+    }
+    if (found != nullptr) {
+        return *found;
     }
     throw Error(Status::incompatible_head,
                 format("%s is a model of architecture %s, expected an MTP head (%s) made by convert-assistant",

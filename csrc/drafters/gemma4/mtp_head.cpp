@@ -11,6 +11,9 @@ namespace pmtp {
 
 namespace {
 
+// Of the assistants of E2B and E4B, which were trained with a centroid head.
+constexpr int kEdgeWidth = 256;
+
 [[noreturn]] void mismatch(const char * what, long long head, long long target) {
     throw Error(
         Status::incompatible_head,
@@ -63,7 +66,8 @@ class MtpHead::Reader {
           shared_(shared_layers(cache)),
           tensors_(path, device),
           meta_(tensors_.gguf()),
-          layout_(layout_of(path, meta_.text("general.architecture"))),
+          layout_(layout_of(path, meta_.text("general.architecture"),
+                            [this](const Layout & layout) { return has_centroids(layout); })),
           prefix_(std::string(layout_.architecture) + ".") {}
 
     void read() {
@@ -77,6 +81,11 @@ class MtpHead::Reader {
     }
 
   private:
+    bool has_centroids(const Layout & layout) const {
+        return layout.tensors ? tensors_.has(layout.centroids)
+                              : meta_.has(std::string(layout.architecture) + "." + layout.n_centroids);
+    }
+
     // What the full attention layers have in common, and the sliding ones.
     struct LayerKind {
         int head_size;
@@ -120,20 +129,34 @@ class MtpHead::Reader {
 
     void read_centroid_sizes() {
         const std::string ordered = prefix_ + "use_ordered_embeddings";
-        const bool has_centroids = !layout_.tensors     ? meta_.has(prefix_ + layout_.n_centroids)
-                                   : meta_.has(ordered) ? meta_.flag(ordered)
-                                                        : tensors_.has(layout_.centroids);
-        if (!has_centroids) {
+        if (!(layout_.tensors && meta_.has(ordered) ? meta_.flag(ordered) : has_centroids(layout_))) {
             return;
         }
-        head_.n_centroids = meta_.u32(prefix_ + layout_.n_centroids, head_.n_vocab);
-        head_.top_k = meta_.u32(prefix_ + layout_.top_k, head_.n_centroids);
+        const std::string n_centroids = prefix_ + layout_.n_centroids, top_k = prefix_ + layout_.top_k;
+        if (layout_.default_top_k > 0 && !meta_.has(n_centroids)) {
+            head_.n_centroids = (int) std::min<int64_t>(tensors_.info(layout_.centroids).ne[1], head_.n_vocab);
+        } else {
+            head_.n_centroids = meta_.u32(n_centroids, head_.n_vocab);
+        }
+        if (layout_.default_top_k > 0 && !meta_.has(top_k)) {
+            head_.top_k = std::min(layout_.default_top_k, head_.n_centroids);
+        } else {
+            head_.top_k = meta_.u32(top_k, head_.n_centroids);
+        }
         if (head_.n_vocab % head_.n_centroids != 0) {
             bad_file(format("%d centroids do not divide a vocabulary of %d", head_.n_centroids, head_.n_vocab));
         }
     }
 
+    // The target's embedding, which some files repeat, is read from the target.
     void declare_projections() {
+        const char * repeated = "mtp_input_embd.weight";
+        if (tensors_.has(repeated) && (tensors_.info(repeated).ne[0] != head_.n_embd_backbone ||
+                                       tensors_.info(repeated).ne[1] != head_.n_vocab)) {
+            bad_file(format("tensor %s is [%lld, %lld], expected the shape of the target's embedding, [%d, %d]",
+                            repeated, (long long) tensors_.info(repeated).ne[0],
+                            (long long) tensors_.info(repeated).ne[1], head_.n_embd_backbone, head_.n_vocab));
+        }
         head_.output_norm = tensors_.vector("output_norm.weight", head_.n_embd);
         head_.pre_projection =
             tensors_.matrix(layout_.pre_projection, 2 * (int64_t) head_.n_embd_backbone, head_.n_embd);
@@ -184,12 +207,18 @@ class MtpHead::Reader {
         layer.ffn_up = tensors_.matrix(name("ffn_up"), n_embd, n_ff);
         layer.ffn_down = tensors_.matrix(name("ffn_down"), n_ff, n_embd);
         layer.post_ffw_norm = tensors_.vector(name("post_ffw_norm"), n_embd);
-        layer.layer_output_scale = tensors_.vector(name("layer_output_scale"), 1);
+        layer.layer_output_scale =
+            tensors_.has(name("layer_output_scale")) ? tensors_.vector(name("layer_output_scale"), 1) : nullptr;
         return layer;
     }
 
     void declare_lm_head() {
         if (!head_.has_centroids()) {
+            if (head_.n_embd == kEdgeWidth) {
+                LLAMA_LOG_WARN(
+                    "the MTP head has no centroids, with which those of E2B and E4B draft faster: it drafts with its "
+                    "dense head. To have them, convert the assistant's checkpoint with convert-assistant.\n");
+            }
             head_.lm_head = tensors_.matrix("token_embd.weight", head_.n_embd, head_.n_vocab);
             return;
         }

@@ -40,7 +40,7 @@ struct HeadLayer {
     ggml_tensor * ffn_up;               // [E, n_ff]
     ggml_tensor * ffn_down;             // [n_ff, E]
     ggml_tensor * post_ffw_norm;        // [E]
-    ggml_tensor * layer_output_scale;   // [1]
+    ggml_tensor * layer_output_scale;   // [1], or NULL: 1
 };
 
 class MtpHead {
