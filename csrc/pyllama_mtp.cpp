@@ -1,38 +1,33 @@
 // The C entry points: argument checks, exceptions -> status and message. No algorithm.
 #include "pyllama_mtp.h"
 
+#include "base/calls.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/watch.h"
 #include "engine/model.h"
 #include "engine/speculate.h"
+#include "engine/tokenize.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <memory>
 #include <new>
 
+// Owned by its caller, and by its generation.
 struct pmtp_model : pmtp::Model {
     using pmtp::Model::Model;
-};
 
-struct pmtp_generation {
-    pmtp_generation(pmtp_model & model, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
-                    std::vector<int32_t> end_tokens)
-        : model(model),
-          loop(model.session(), model.drafter(), model.draft_history(), prompt, n_prompt, params, std::move(end_tokens),
-               model.n_vocab()) {
-        model.busy = true;
-    }
-    ~pmtp_generation() { model.busy = false; }
-
-    pmtp_model & model;
-    pmtp::Generation loop;
+    std::atomic<int> owners{ 1 };
+    const uint64_t process = pmtp::process();
 };
 
 namespace {
 
 using pmtp::Error;
 using pmtp::format;
+using pmtp::Watch;
 using pmtp::Status;
 
 static_assert((int) pmtp::Status::invalid_argument == PMTP_ERROR_INVALID_ARGUMENT &&
@@ -68,9 +63,58 @@ template <typename Body> pmtp_status guarded(Body body) noexcept {
     }
 }
 
+// A call that may take long.
+template <typename Body> pmtp_status computing(Body body) noexcept {
+    const pmtp_status status = guarded([&] {
+        const pmtp::Call call;
+        body();
+    });
+    pmtp::stay_if_ending();
+    return status;
+}
+
+// Of a call that writes nothing but the answer: nobody looks at its stages.
+Watch watch_of(const pmtp_watch * watch) {
+    return watch != nullptr ? Watch(nullptr, nullptr, &watch->stop) : Watch();
+}
+
+void give_up(pmtp_model * model) {
+    if (--model->owners == 0) {
+        delete model;
+    }
+}
+
+// Takes the one place for a generation on a model while it lives.
+class Claim {
+  public:
+    explicit Claim(pmtp_model & model) : model_(model) {
+        if (model.busy.exchange(true)) {
+            throw Error(Status::busy, "another generation lives on this model: finish or close it first");
+        }
+        model.owners++;
+    }
+    ~Claim() {
+        model_.busy = false;
+        give_up(&model_);
+    }
+    Claim(const Claim &) = delete;
+    Claim & operator=(const Claim &) = delete;
+
+  private:
+    pmtp_model & model_;
+};
+
 void require(bool ok, const std::string & message) {
     if (!ok) {
         throw Error(Status::invalid_argument, message);
+    }
+}
+
+// The threads of a model are not there in a forked child, and its locks may be held for ever.
+void require_own(const pmtp_model & model) {
+    if (model.process != pmtp::process()) {
+        throw Error(Status::other_process,
+                    "the model was loaded before this process was forked: load it in the child");
     }
 }
 
@@ -137,11 +181,32 @@ llama_ftype mixture(const std::string & type) {
 
 }  // namespace
 
+struct pmtp_generation {
+    pmtp_generation(pmtp_model & model, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
+                    std::vector<int32_t> end_tokens)
+        : model(model),
+          claim(model),
+          loop(model.session(), model.drafter(), model.draft_history(), prompt, n_prompt, params, std::move(end_tokens),
+               model.n_vocab()) {}
+
+    pmtp_model & model;
+    const Claim claim;
+    pmtp::Generation loop;
+};
+
 int32_t pmtp_abi_version(void) { return PMTP_ABI_VERSION; }
 
 const char * pmtp_last_error(void) { return last_error.c_str(); }
 
 void pmtp_set_log(pmtp_log_fn log, void * user) { pmtp::set_log(log, user); }
+
+void pmtp_log_keep(int32_t level, const char * text, void * /*user*/) { pmtp::keep_line(level, text); }
+
+int32_t pmtp_log_take(char * text, int32_t capacity, int32_t * level) {
+    return text != nullptr && level != nullptr ? pmtp::take_line(text, capacity, *level) : -1;
+}
+
+void pmtp_shutdown(void) { pmtp::shut_down(); }
 
 pmtp_model_params pmtp_default_model_params(void) {
     pmtp_model_params p = {};
@@ -168,18 +233,30 @@ pmtp_generation_params pmtp_default_generation_params(void) {
 
 pmtp_status pmtp_model_load(const char * target_path, const char * head_path, const pmtp_model_params * params,
                             pmtp_model ** out) {
-    return guarded([&] {
+    return computing([&] {
         require(target_path != nullptr && params != nullptr && out != nullptr, "pmtp_model_load: NULL argument");
         *out = nullptr;
         *out = new pmtp_model(target_path, head_path, *params);
     });
 }
 
-void pmtp_model_free(pmtp_model * model) { delete model; }
+void pmtp_model_free(pmtp_model * model) {
+    const pmtp::Free call;
+    if (model != nullptr && model->process == pmtp::process() && !pmtp::ending()) {
+        give_up(model);
+    }
+}
+
+void pmtp_model_release(pmtp_model ** model) {
+    if (model != nullptr) {
+        pmtp_model_free(__atomic_exchange_n(model, nullptr, __ATOMIC_ACQ_REL));
+    }
+}
 
 pmtp_status pmtp_model_get_info(const pmtp_model * model, pmtp_model_info * out) {
     return guarded([&] {
         require(model != nullptr && out != nullptr, "pmtp_model_get_info: NULL argument");
+        require_own(*model);
         *out = model->info();
     });
 }
@@ -193,13 +270,21 @@ const char * pmtp_model_placement(const pmtp_model * model) {
 }
 
 pmtp_status pmtp_tokenize(const pmtp_model * model, const char * text, size_t text_size, int32_t add_special,
-                          int32_t parse_special, int32_t * tokens, int32_t capacity, int32_t * n_tokens) {
-    return guarded([&] {
-        require(model != nullptr && text != nullptr && n_tokens != nullptr && capacity >= 0,
+                          int32_t parse_special, int32_t * tokens, int32_t capacity, int32_t * n_tokens,
+                          const pmtp_watch * watch) {
+    return computing([&] {
+        require(model != nullptr && text != nullptr && n_tokens != nullptr && capacity >= 0 &&
+                    (tokens != nullptr || capacity == 0),
                 "pmtp_tokenize: NULL argument");
+        require_own(*model);
         require(text_size <= INT32_MAX / 2, "pmtp_tokenize: the text is too long");
-        const int32_t n = llama_tokenize(model->vocab(), text, (int32_t) text_size, tokens, capacity, add_special != 0,
-                                         parse_special != 0);
+        const int64_t least = model->text_limits().least_tokens(text_size);
+        if (least > capacity) {
+            *n_tokens = (int32_t) least;
+            require(false, format("pmtp_tokenize: room for %d tokens, at least %d needed", capacity, *n_tokens));
+        }
+        const int32_t n = pmtp::tokenize(model->vocab(), text, (int32_t) text_size, add_special != 0,
+                                         parse_special != 0, tokens, capacity, watch_of(watch));
         *n_tokens = n < 0 ? -n : n;
         require(n >= 0, format("pmtp_tokenize: room for %d tokens, %d needed", capacity, -n));
     });
@@ -208,7 +293,9 @@ pmtp_status pmtp_tokenize(const pmtp_model * model, const char * text, size_t te
 pmtp_status pmtp_token_bytes(const pmtp_model * model, int32_t token, int32_t special, char * bytes, int32_t capacity,
                              int32_t * n_bytes) {
     return guarded([&] {
-        require(model != nullptr && n_bytes != nullptr && capacity >= 0, "pmtp_token_bytes: NULL argument");
+        require(model != nullptr && n_bytes != nullptr && capacity >= 0 && (bytes != nullptr || capacity == 0),
+                "pmtp_token_bytes: NULL argument");
+        require_own(*model);
         require_tokens(*model, &token, 1, "pmtp_token_bytes");
         const int32_t n = llama_token_to_piece(model->vocab(), token, bytes, capacity, /*lstrip*/ 0, special != 0);
         *n_bytes = n < 0 ? -n : n;
@@ -220,15 +307,15 @@ int32_t pmtp_token_is_end(const pmtp_model * model, int32_t token) {
     return model != nullptr && std::count(model->end_tokens().begin(), model->end_tokens().end(), token) > 0;
 }
 
-pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_tokens, int32_t n_batch, float * logits) {
-    return guarded([&] {
+pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_tokens, int32_t n_batch, float * logits,
+                        const pmtp_watch * watch) {
+    return computing([&] {
         require(model != nullptr && logits != nullptr, "pmtp_logits: NULL argument");
+        require_own(*model);
         require_tokens(*model, tokens, n_tokens, "pmtp_logits");
         require_between("n_batch", n_batch, 1, pmtp::kMaxOutputs);
+        const Claim claim(*model);
         pmtp::Session & session = model->session();
-        if (model->busy) {
-            throw Error(Status::busy, "a generation is running on this model");
-        }
         if (n_tokens > session.n_ctx()) {
             throw Error(Status::context_overflow, format("%d tokens, the context holds %d", n_tokens, session.n_ctx()));
         }
@@ -236,7 +323,10 @@ pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_to
         session.truncate(0);
         for (int32_t done = 0; done < n_tokens; done += n_batch) {
             const int n = std::min(n_batch, n_tokens - done);
-            session.evaluate(tokens + done, n, n, {});
+            watch_of(watch).check();
+            if (!session.evaluate(tokens + done, n, n, {})) {
+                throw Error(Status::cancelled, "the call was stopped");
+            }
             for (int row = 0; row < n; row++) {
                 std::copy_n(session.output(row).logits, model->n_vocab(),
                             logits + (size_t) (done + row) * model->n_vocab());
@@ -247,15 +337,13 @@ pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_to
 
 pmtp_status pmtp_generation_start(pmtp_model * model, const int32_t * prompt, int32_t n_prompt,
                                   const pmtp_generation_params * params, pmtp_generation ** out) {
-    return guarded([&] {
+    return computing([&] {
         require(model != nullptr && params != nullptr && out != nullptr, "pmtp_generation_start: NULL argument");
         *out = nullptr;
+        require_own(*model);
         require_tokens(*model, prompt, n_prompt, "prompt");
         require(n_prompt >= 1, "the prompt is empty");
         check(*model, *params);
-        if (model->busy) {
-            throw Error(Status::busy, "another generation lives on this model: finish or close it first");
-        }
         std::vector<int32_t> end_tokens(params->stop_tokens, params->stop_tokens + params->n_stop_tokens);
         if (!params->ignore_eos) {
             end_tokens.insert(end_tokens.end(), model->end_tokens().begin(), model->end_tokens().end());
@@ -265,8 +353,9 @@ pmtp_status pmtp_generation_start(pmtp_model * model, const int32_t * prompt, in
 }
 
 pmtp_status pmtp_generation_step(pmtp_generation * generation, pmtp_burst * out) {
-    return guarded([&] {
+    return computing([&] {
         require(generation != nullptr && out != nullptr, "pmtp_generation_step: NULL argument");
+        require_own(generation->model);
         generation->loop.step(*out);
     });
 }
@@ -280,6 +369,7 @@ void pmtp_generation_cancel(pmtp_generation * generation) {
 pmtp_status pmtp_generation_truncate(pmtp_generation * generation, int32_t n_completion) {
     return guarded([&] {
         require(generation != nullptr, "pmtp_generation_truncate: NULL argument");
+        require_own(generation->model);
         generation->loop.truncate(n_completion);
     });
 }
@@ -287,21 +377,37 @@ pmtp_status pmtp_generation_truncate(pmtp_generation * generation, int32_t n_com
 pmtp_status pmtp_generation_get_stats(const pmtp_generation * generation, pmtp_stats * out) {
     return guarded([&] {
         require(generation != nullptr && out != nullptr, "pmtp_generation_get_stats: NULL argument");
+        require_own(generation->model);
         *out = generation->loop.stats();
     });
 }
 
-void pmtp_generation_free(pmtp_generation * generation) { delete generation; }
+void pmtp_generation_free(pmtp_generation * generation) {
+    const pmtp::Free call;
+    if (generation != nullptr && generation->model.process == pmtp::process() && !pmtp::ending()) {
+        delete generation;
+    }
+}
 
-pmtp_status pmtp_quantize(const char * path, const char * out_path, const char * type, int32_t n_threads) {
-    return guarded([&] {
+void pmtp_generation_release(pmtp_generation ** generation) {
+    if (generation != nullptr) {
+        pmtp_generation_free(__atomic_exchange_n(generation, nullptr, __ATOMIC_ACQ_REL));
+    }
+}
+
+pmtp_status pmtp_quantize(const char * path, const char * out_path, const char * type, int32_t n_threads,
+                          const pmtp_watch * watch) {
+    return computing([&] {
         require(path != nullptr && out_path != nullptr && type != nullptr, "pmtp_quantize: NULL argument");
         require(n_threads >= 1, format("n_threads is %d, expected 1 or more", n_threads));
         llama_model_quantize_params params = llama_model_quantize_default_params();
         params.ftype = mixture(type);
         params.nthread = n_threads;
         const pmtp::ErrorLines errors;
+        const Watch stop = watch_of(watch);
+        const pmtp::Quiet quiet(stop);
         if (llama_model_quantize(path, out_path, &params) != 0) {
+            stop.check();
             throw Error(Status::model_load,
                         format("llama.cpp could not quantise %s to %s: %s", path, out_path, errors.text().c_str()));
         }

@@ -9,8 +9,11 @@
  *    function returns belong to the handle that they came from. Pointers that are passed in are read during the call
  *    only. Strings are UTF-8 and NUL-terminated unless a length is passed beside them.
  *  - Threads. A model holds one sequence and runs one generation at a time. Calls on one model and its generation must
- *    not overlap, from whatever threads they come; pmtp_generation_cancel() alone may be called while another one runs.
- *    Different models are independent.
+ *    not overlap, from whatever threads they come. Exceptions: pmtp_generation_cancel(), and what reads the vocabulary
+ *    (pmtp_tokenize, pmtp_token_bytes, pmtp_token_is_end) may run beside any call but the freeing. Different models are
+ *    independent.
+ *  - Processes. A model belongs to the process that loaded it. In a forked child every call on it fails with
+ *    OTHER_PROCESS, and freeing it does nothing there.
  *  - Units. Times are seconds, sizes are bytes, token ids are the target's vocabulary ids.
  *
  * The region between the two "cffi" marks has no preprocessor lines: foreign-function tools may read it as it is.
@@ -33,7 +36,7 @@ extern "C" {
 
 /* Constants of this header. An integer beside pmtp_abi_version() that differs means another, incompatible library. */
 enum {
-    PMTP_ABI_VERSION = 3,
+    PMTP_ABI_VERSION = 4,
     PMTP_MAX_DRAFT = 16,    /* most tokens drafted in one round */
     PMTP_MAX_LOGPROBS = 64, /* most alternatives reported with a token */
     PMTP_DRAFT_AUTO = -1    /* num_speculative_tokens: chosen every round */
@@ -47,7 +50,9 @@ typedef enum pmtp_status {
     PMTP_ERROR_CONTEXT_OVERFLOW = 4,
     PMTP_ERROR_OUT_OF_MEMORY = 5,
     PMTP_ERROR_BUSY = 6,
-    PMTP_ERROR_INTERNAL = 7
+    PMTP_ERROR_INTERNAL = 7,
+    PMTP_ERROR_CANCELLED = 8,
+    PMTP_ERROR_OTHER_PROCESS = 9
 } pmtp_status;
 
 typedef enum pmtp_finish {
@@ -68,6 +73,19 @@ typedef enum pmtp_acceptance {
     PMTP_ACCEPTANCE_BLOCK = 4             /* block verification */
 } pmtp_acceptance;
 
+typedef enum pmtp_stage {
+    PMTP_STAGE_TARGET = 0,  /* reading the target's weights */
+    PMTP_STAGE_CONTEXT = 1, /* allocating KV cache and scratch */
+    PMTP_STAGE_HEAD = 2     /* reading the head's weights */
+} pmtp_stage;
+
+/* A call that takes long, as other threads see it while it runs. It must stay until the call has returned. */
+typedef struct pmtp_watch {
+    int32_t stage;     /* pmtp_stage of a load */
+    int32_t per_mille; /* of that stage, so far */
+    int32_t stop;      /* 0; set it to end the call, which then fails with CANCELLED */
+} pmtp_watch;
+
 typedef struct pmtp_model pmtp_model;           /* a target, its MTP head if it has one, and the KV cache */
 typedef struct pmtp_generation pmtp_generation; /* one running completion */
 
@@ -82,6 +100,7 @@ typedef struct pmtp_model_params {
     const char * cache_type_v;
     const char * cache_type_k_swa; /* of the sliding layers; NULL: the same */
     const char * cache_type_v_swa;
+    pmtp_watch * watch; /* of the load, or NULL */
 } pmtp_model_params;
 
 typedef struct pmtp_model_info {
@@ -191,13 +210,28 @@ int32_t pmtp_abi_version(void);
 const char * pmtp_last_error(void);
 
 /* Receives every native log line (level: 1 debug, 2 info, 3 warning, 4 error; some come in pieces, a line ends with a
- * newline), from any thread, one call at a time. `text` is valid during the call. It must not call functions of this
- * library. */
+ * newline), from any thread, maybe from several at once. `text` is valid during the call. No lock is held meanwhile: it
+ * may free models that no call uses. It must not call pmtp_set_log(), nor let an exception out. */
 typedef void (*pmtp_log_fn)(int32_t level, const char * text, void * user);
 
 /* Sets the one receiver of the process; NULL: drop the lines (default). `log` and `user` are kept until the next call,
- * which waits for a running receiver. Any thread. */
+ * which waits until the receiver before has returned on every thread. Any thread. */
 void pmtp_set_log(pmtp_log_fn log, void * user);
+
+/* A receiver, to be given to pmtp_set_log(), that keeps whole lines for pmtp_log_take(): for languages that must not be
+ * called back on any thread at any time. It keeps the last 16384. */
+void pmtp_log_keep(int32_t level, const char * text, void * user);
+
+/* Takes the oldest kept line (line ends within it are out of a file): writes it, without its end, to `text` of `capacity` bytes, and returns its length in
+ * bytes; if that is more than `capacity`, nothing is written and the line stays. Returns -1 if there is none, or for a
+ * NULL. Any thread. */
+int32_t pmtp_log_take(char * text, int32_t capacity, int32_t * level);
+
+/* To be called before the process ends while other threads may be in this library, so that they do not run while its
+ * static objects are destroyed. Stops what runs, as if it were cancelled, and waits for it; threads whose calls it
+ * stopped, or that make one that computes later, stay in the library until the process ends. Freeing does nothing from
+ * now on. Any thread that is not in a call; not from a callback. */
+void pmtp_shutdown(void);
 
 /* Valid parameters to begin with: the trained context (n_ctx 0), batches of 512, 4 threads, all layers on a GPU if
  * there is one, f16 cache. The strings are static. Any thread. */
@@ -210,13 +244,18 @@ pmtp_generation_params pmtp_default_generation_params(void);
 /* Loads a target and, unless head_path is NULL, its MTP head, and allocates the KV cache; the pairing is checked before
  * anything is computed. *out is the caller's, to be freed with pmtp_model_free(); a failure makes it NULL (but for a
  * NULL argument), so pass no handle that is in use. Models may be loaded from several threads. Fails with MODEL_LOAD (a
- * file cannot be read or is damaged), INCOMPATIBLE_HEAD (the head is none, or belongs to another target) or
- * INVALID_ARGUMENT (a parameter out of its range). */
+ * file cannot be read or is damaged), INCOMPATIBLE_HEAD (the head is none, or belongs to another target),
+ * INVALID_ARGUMENT (a parameter out of its range), OUT_OF_MEMORY (also where n_threads threads cannot be started) or
+ * CANCELLED (params->watch->stop was set). */
 pmtp_status pmtp_model_load(const char * target_path, const char * head_path, const pmtp_model_params * params,
                             pmtp_model ** out);
 
-/* Frees the model and all that was allocated for it; its generation must have been freed. */
+/* Frees the model and all that was allocated for it, at once or, while its generation lives, together with that. */
 void pmtp_model_free(pmtp_model * model);
+
+/* The same for the handle in *model, which is NULL afterwards, however many threads do this at once. For owners that
+ * may be interrupted between any two steps of their own, or finalised by a collector. */
+void pmtp_model_release(pmtp_model ** model);
 
 /* Sizes, placement and memory of a loaded model. */
 pmtp_status pmtp_model_get_info(const pmtp_model * model, pmtp_model_info * out);
@@ -231,10 +270,13 @@ const char * pmtp_model_placement(const pmtp_model * model);
 
 /* Splits text of text_size bytes into tokens; add_special: with the beginning-of-sequence token and the like, where the
  * model uses them; parse_special: text such as "<bos>" becomes that token. Writes at most `capacity` ids and sets
- * *n_tokens to the number needed. Fails with INVALID_ARGUMENT if the capacity is too small (*n_tokens is set, `tokens`
- * is unspecified): a text never needs more than text_size + 8. */
+ * *n_tokens to the number needed. Fails with INVALID_ARGUMENT if the capacity is too small: `tokens` is unspecified
+ * then, and *n_tokens is the number needed, or a lower one that is known without splitting the text, which is not done
+ * if it cannot fit. Most vocabularies need text_size + 8 tokens or fewer, some three times as many. The time grows with
+ * text_size only. watch: NULL, or what ends the call with CANCELLED. */
 pmtp_status pmtp_tokenize(const pmtp_model * model, const char * text, size_t text_size, int32_t add_special,
-                          int32_t parse_special, int32_t * tokens, int32_t capacity, int32_t * n_tokens);
+                          int32_t parse_special, int32_t * tokens, int32_t capacity, int32_t * n_tokens,
+                          const pmtp_watch * watch);
 
 /* The bytes of one token (not NUL-terminated, maybe a part of a character); special: also those of control tokens,
  * which are empty otherwise. Writes at most `capacity` bytes and sets *n_bytes to the number needed. Fails with
@@ -246,9 +288,11 @@ pmtp_status pmtp_token_bytes(const pmtp_model * model, int32_t token, int32_t sp
 int32_t pmtp_token_is_end(const pmtp_model * model, int32_t token);
 
 /* The target's logits after each token, into the caller's `logits`: row-major float [n_tokens][n_vocab], evaluated in
- * batches of n_batch rows (1..32). The KV cache is overwritten. After a failure `logits` is unspecified. Fails with
- * BUSY while a generation lives, CONTEXT_OVERFLOW (n_tokens > n_ctx) or INVALID_ARGUMENT. */
-pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_tokens, int32_t n_batch, float * logits);
+ * batches of n_batch rows (1..32). The KV cache is overwritten. After a failure `logits` is unspecified. watch: NULL, or
+ * what ends the call within a batch. Fails with BUSY while a generation lives, CONTEXT_OVERFLOW (n_tokens > n_ctx),
+ * CANCELLED or INVALID_ARGUMENT. */
+pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_tokens, int32_t n_batch, float * logits,
+                        const pmtp_watch * watch);
 
 /* Begins a completion; computes nothing yet. *out is the caller's, to be freed with pmtp_generation_free() before the
  * model is; a failure makes it NULL (but for a NULL argument), so pass no handle that is in use. Prompt and parameters
@@ -260,7 +304,8 @@ pmtp_status pmtp_generation_start(pmtp_model * model, const int32_t * prompt, in
 /* Computes one batch of the prefill or one round, and describes it in *out, whose content is unspecified after a
  * failure. Calls `mask` on the calling thread. Fails with INVALID_ARGUMENT after an end, or if mask, logit_bias and
  * min_tokens forbid every token, CONTEXT_OVERFLOW if llama.cpp finds no room in its cache, and INTERNAL if `mask`
- * returned an error. After any of these only truncate, stats and free are left. */
+ * returned an error. After any failure, OUT_OF_MEMORY included, only truncate, stats and free are left; the model can
+ * begin another generation. */
 pmtp_status pmtp_generation_step(pmtp_generation * generation, pmtp_burst * out);
 
 /* Makes the running or next step end with PMTP_FINISH_CANCELLED; tokens that earlier steps emitted stay. Does not wait.
@@ -280,12 +325,17 @@ pmtp_status pmtp_generation_get_stats(const pmtp_generation * generation, pmtp_s
  * it. */
 void pmtp_generation_free(pmtp_generation * generation);
 
+/* As pmtp_model_release(). */
+void pmtp_generation_release(pmtp_generation ** generation);
+
 /* Writes the tensors of a GGUF file (f32, f16 or bf16 matrices) in fewer bits to another file, by llama.cpp's own
  * quantiser; metadata stays. type: "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m" or
  * "q6_k", llama.cpp's mixtures, which give some tensors more bits. n_threads: 1 or more. `out_path` is overwritten;
  * after a failure its content is unspecified. Any thread. Fails with INVALID_ARGUMENT (no such type) or MODEL_LOAD (the
- * file cannot be read or is damaged, or the other cannot be written: the message has llama.cpp's reason). */
-pmtp_status pmtp_quantize(const char * path, const char * out_path, const char * type, int32_t n_threads);
+ * file cannot be read or is damaged, or the other cannot be written: the message has llama.cpp's reason). watch: NULL,
+ * or what ends the call with CANCELLED after the tensor in hand. Lines of llama.cpp's log, one a tensor, are dropped. */
+pmtp_status pmtp_quantize(const char * path, const char * out_path, const char * type, int32_t n_threads,
+                          const pmtp_watch * watch);
 
 /* cffi: end */
 

@@ -21,9 +21,9 @@ static int failed(const char * what) {
  * ones. */
 static int32_t * tokenize(const pmtp_model * model, const char * text, int32_t * n) {
     const size_t size = strlen(text);
-    const int32_t capacity = (int32_t) size + 8;
+    const int32_t capacity = 3 * (int32_t) size + 8; /* as many as any vocabulary needs */
     int32_t * tokens = malloc((size_t) capacity * sizeof *tokens);
-    if (tokens != NULL && pmtp_tokenize(model, text, size, 1, 1, tokens, capacity, n) != PMTP_OK) {
+    if (tokens != NULL && pmtp_tokenize(model, text, size, 1, 1, tokens, capacity, n, NULL) != PMTP_OK) {
         free(tokens);
         tokens = NULL;
     }

@@ -16,6 +16,7 @@ from pyllama_mtp.errors import (
     ModelClosedError,
     ModelLoadError,
     NativeLibraryError,
+    OutOfMemoryError,
     PyllamaMtpError,
     StreamError,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "ModelInfo",
     "ModelLoadError",
     "NativeLibraryError",
+    "OutOfMemoryError",
     "PyllamaMtpError",
     "Round",
     "Stats",

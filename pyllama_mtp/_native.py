@@ -4,16 +4,19 @@ Every function here raises a subclass of PyllamaMtpError with the library's own 
 bytes.
 """
 
+import atexit
 import json
 import logging
 import os
 import platform
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import cffi
 import numpy as np
@@ -28,12 +31,14 @@ from pyllama_mtp.errors import (
     ModelClosedError,
     ModelLoadError,
     NativeLibraryError,
+    OutOfMemoryError,
     PyllamaMtpError,
     one_line,
     shown,
 )
 from pyllama_mtp.names import AcceptanceRule, FinishReason
 from pyllama_mtp.paths import get_include, get_library
+from pyllama_mtp.task import run
 
 if TYPE_CHECKING:  # options take their limits from here
     from pyllama_mtp.options import LoadOptions, SamplingOptions
@@ -41,6 +46,10 @@ if TYPE_CHECKING:  # options take their limits from here
 _LOG_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _MAX_ERROR_CHARS = 600  # what a file or a caller says may be long
 _PACKAGE = Path(__file__).parent
+
+_SHORT_TEXT = 1 << 16  # bytes, tokenised in some 0.1 s
+
+T = TypeVar("T")
 
 logger = logging.getLogger("pyllama_mtp")
 logger.addHandler(logging.NullHandler())
@@ -120,52 +129,48 @@ _ERRORS: dict[int, type[PyllamaMtpError]] = {
     _lib.PMTP_ERROR_MODEL_LOAD: ModelLoadError,
     _lib.PMTP_ERROR_INCOMPATIBLE_HEAD: IncompatibleHeadError,
     _lib.PMTP_ERROR_CONTEXT_OVERFLOW: ContextOverflowError,
-    _lib.PMTP_ERROR_OUT_OF_MEMORY: ModelLoadError,
     _lib.PMTP_ERROR_BUSY: ModelBusyError,
     _lib.PMTP_ERROR_INTERNAL: InternalError,
+    _lib.PMTP_ERROR_CANCELLED: ModelClosedError,
+    _lib.PMTP_ERROR_OTHER_PROCESS: ModelClosedError,
 }
 
 
-class _ThreadState(threading.local):
-    log_line = ""
-    log_level = logging.INFO
-    held_back = False  # lines go nowhere: an exception tells what matters of them
-    interrupted = False  # Ctrl-C arrived inside the log callback, which cannot raise it
+# Native code never calls back: a callback may run in the middle of anything, and what a signal handler raises within one
+# is lost. The library keeps its log until a call that may log has ended.
+_lib.pmtp_set_log(_lib.pmtp_log_keep, _ffi.NULL)
 
-
-_thread = _ThreadState()
-
-
-def _on_log_error(kind: type[BaseException], _error: object, _traceback: object) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        _thread.interrupted = True
-
-
-def _on_log(level: int, text: Any, _user: object) -> None:
-    """Logs whole lines; llama.cpp writes some of them in pieces. Line ends within a piece are a file's, and escaped."""
-    if not _thread.log_line:
-        _thread.log_level = _LOG_LEVELS.get(level, logging.INFO)
-    _thread.log_line += _text(text)
-    if _thread.log_line.endswith("\n"):  # others are a file's, which may not begin a line of the log
-        line, _thread.log_line = _thread.log_line.strip(), ""
-        if line and not _thread.held_back:
-            logger.log(_thread.log_level, "%s", shown(line))
-
-
-_log_callback = _ffi.callback("void(int32_t, const char *, void *)", _on_log, onerror=_on_log_error)
-_lib.pmtp_set_log(_log_callback, _ffi.NULL)
+# Daemon threads may be in the library when Python ends.
+atexit.register(_lib.pmtp_shutdown)
 
 
 def _text(chars: Any) -> str:
     return bytes(_ffi.string(chars)).decode("utf-8", "replace")
 
 
-def _check(status: int) -> None:
-    if _thread.interrupted:
-        _thread.interrupted = False
-        raise KeyboardInterrupt
+def _hand_out_log() -> None:
+    level = _ffi.new("int32_t *")
+    capacity = 1 << 12
+    while True:
+        line = _ffi.new("char[]", capacity)
+        size = _lib.pmtp_log_take(line, capacity, level)
+        if size < 0:
+            return
+        if size > capacity:
+            capacity = size
+            continue
+        text = bytes(_ffi.buffer(line, size)).decode("utf-8", "replace").strip()
+        if text:
+            logger.log(_LOG_LEVELS.get(level[0], logging.INFO), "%s", shown(text))
+
+
+def _check(status: int, out_of_memory: type[PyllamaMtpError] = OutOfMemoryError) -> None:
+    """out_of_memory: the exception that this call raises then."""
     if status != _lib.PMTP_OK:
-        raise _ERRORS.get(status, InternalError)(one_line(_text(_lib.pmtp_last_error()))[:_MAX_ERROR_CHARS])
+        message = one_line(_text(_lib.pmtp_last_error()))[:_MAX_ERROR_CHARS]
+        _hand_out_log()
+        kind = out_of_memory if status == _lib.PMTP_ERROR_OUT_OF_MEMORY else _ERRORS.get(status, InternalError)
+        raise kind(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,121 +216,223 @@ def _set_numbers(params: Any, options: object) -> None:
 
 
 class NativeModel:
-    """Owns a pmtp_model and the generation that runs on it.
+    """Owns a pmtp_model.
 
-    Calls are serialised. `close()` is idempotent, waits for the running call and closes the generation first. After it
-    every call raises ModelClosedError.
+    Ownership is never in doubt, whatever instruction a signal handler interrupts: the handle lies in a slot that is
+    there before the model is loaded, and that frees it, without a line of Python, when nobody holds the slot. Calls
+    under way are listed, so that close() can stop them and wait for them. Where a handler calls close() while its own
+    thread is in a call, that call frees the model when it has ended.
+
+    Calls that compute on the KV cache are serialised; those on the vocabulary run beside them. After close(), which is
+    idempotent, and in a forked child every call raises ModelClosedError.
     """
 
-    def __init__(self, target: str, head: str | None, options: "LoadOptions"):
-        """options: n_ctx and n_threads are numbers."""
+    def __init__(
+        self,
+        target: str,
+        head: str | None,
+        options: "LoadOptions",
+        progress: Callable[[int, float], None] | None = None,
+    ):
+        """options: n_ctx and n_threads are numbers. progress: called with a pmtp_stage and the share of it that is
+        done. What it or a signal handler raises ends the load.
+        """
         self.lock = threading.RLock()
-        self.generation: NativeGeneration | None = None
-        self._handle: Any = None
+        self._calls: dict[object, tuple[int, Any]] = {}  # under way: the thread of each, and its pmtp_watch or NULL
+        self._closed = False
+        self._process = os.getpid()
+        self._generation: weakref.ref[NativeGeneration] | None = None
+        self._slot = _ffi.gc(_ffi.new("pmtp_model **"), _lib.pmtp_model_release)
         params = _ffi.new("pmtp_model_params *", _lib.pmtp_default_model_params())
         _set_numbers(params, options)
         names = [name for name, _ in _ffi.typeof("pmtp_model_params").fields if name.startswith("cache_type_")]
         types = {name: _ffi.new("char[]", getattr(options, name).encode()) for name in names if getattr(options, name)}
         for name, value in types.items():
             setattr(params, name, value)
+        watch = params.watch = _ffi.new("pmtp_watch *")
         head_path = _ffi.NULL if head is None else _ffi.new("char[]", os.fsencode(head))
-        out = _ffi.new("pmtp_model **")
-        status = _lib.pmtp_model_load(os.fsencode(target), head_path, params, out)
-        self._handle = out[0] or None
+        path = os.fsencode(target)
+
+        def load(_kept: object = types) -> None:
+            try:
+                _check(_lib.pmtp_model_load(path, head_path, params, self._slot), ModelLoadError)
+            finally:
+                _hand_out_log()
+                if self._closed:  # nobody waits for it any more
+                    _lib.pmtp_model_release(self._slot)
+
+        def poll() -> None:
+            if progress is not None:
+                progress(watch.stage, watch.per_mille / 1000)
+
         try:
-            _check(status)
+            poll()
+            run(load, stop=lambda: setattr(watch, "stop", 1), poll=poll)
+            if progress is not None:
+                progress(_lib.PMTP_STAGE_CONTEXT if head is None else _lib.PMTP_STAGE_HEAD, 1.0)
+        except OutOfMemoryError as error:
+            raise ModelLoadError(str(error)) from error
         except BaseException:
-            self.close()
+            self._closed = True
+            _lib.pmtp_model_release(self._slot)
             raise
 
     @property
     def closed(self) -> bool:
-        return self._handle is None
+        return self._closed
 
     @property
-    def handle(self) -> Any:
-        """The pmtp_model; raises ModelClosedError after close(). For use under the lock."""
-        if self._handle is None:
-            raise ModelClosedError("the model was closed: load it again")
-        return self._handle
+    def foreign(self) -> bool:
+        """Whether this is a forked child, where the model's threads are missing and locks may be held for ever."""
+        return os.getpid() != self._process
+
+    def check_process(self) -> None:
+        """Raises ModelClosedError in a forked child."""
+        if self.foreign:
+            raise ModelClosedError("the model was loaded before this process was forked: load it in the child")
+
+    def call(self, function: Callable[..., T], *arguments: Any, slot: Any = None, watch: Any = _ffi.NULL) -> T:
+        """function(handle, *arguments), which may be a native one. slot: of the handle; default: the model's.
+
+        close() frees nothing while the call is listed, be it a signal handler's in the middle of what follows.
+        """
+        self.check_process()
+        slot = self._slot if slot is None else slot
+        key = object()
+        self._calls[key] = (threading.get_ident(), watch)
+        try:
+            handle = slot[0]
+            if self._closed or not handle:
+                raise ModelClosedError("the model was closed: load it again")
+            return function(handle, *arguments)
+        finally:
+            self._calls.pop(key, None)
+            if self._closed:
+                self._free_unused()
+
+    def _free_unused(self) -> None:
+        if not self._calls:
+            _lib.pmtp_model_release(self._slot)
 
     def close(self) -> None:
-        with self.lock:
-            if self.generation is not None:
-                self.generation.close()
-            handle, self._handle = self._handle, None
-            if handle is not None:
-                _lib.pmtp_model_free(handle)
+        self._closed = True
+        if self.foreign:
+            return
+        generation = self._generation() if self._generation is not None else None
+        if generation is not None:
+            generation.close()
+        for _, watch in list(self._calls.values()):
+            if watch != _ffi.NULL:
+                watch.stop = 1
+        while any(thread != threading.get_ident() for thread, _ in list(self._calls.values())):
+            time.sleep(0.001)
+        self._free_unused()
 
     def info(self) -> dict[str, int]:
         """The fields of pmtp_model_info by name."""
+        out = _ffi.new("pmtp_model_info *")
         with self.lock:
-            out = _ffi.new("pmtp_model_info *")
-            _check(_lib.pmtp_model_get_info(self.handle, out))
-            return {name: getattr(out, name) for name, _ in _ffi.typeof("pmtp_model_info").fields}
+            _check(self.call(_lib.pmtp_model_get_info, out))
+        return {name: getattr(out, name) for name, _ in _ffi.typeof("pmtp_model_info").fields}
 
     def placement(self) -> str:
-        with self.lock:
-            return _text(_lib.pmtp_model_placement(self.handle))
+        return self.call(lambda handle: _text(_lib.pmtp_model_placement(handle)))
 
     def metadata(self, key: str) -> str | None:
-        with self.lock:
-            value = _lib.pmtp_model_metadata(self.handle, key.encode())
+        def read(handle: Any) -> str | None:
+            value = _lib.pmtp_model_metadata(handle, key.encode())
             return None if value == _ffi.NULL else _text(value)
 
-    def tokenize(self, text: bytes, add_special: bool, parse_special: bool) -> list[int]:
-        capacity = len(text) + 8  # a token for every byte, and some special ones
-        tokens = _ffi.new("int32_t[]", capacity)
+        return self.call(read)
+
+    def tokenize(self, text: bytes, add_special: bool, parse_special: bool, limit: int | None = None) -> list[int]:
+        """limit: raises ContextOverflowError if there are more tokens, at once if the text is very long."""
+        watch = _ffi.new("pmtp_watch *")
         n = _ffi.new("int32_t *")
-        with self.lock:
-            _check(_lib.pmtp_tokenize(self.handle, text, len(text), add_special, parse_special, tokens, capacity, n))
-        return list(tokens[0 : n[0]])
+        capacity = len(text) + 8  # enough for most
+        while True:
+            capacity = capacity if limit is None else min(capacity, limit)
+            tokens = _ffi.new("int32_t[]", capacity)
+
+            def split(capacity: int = capacity, tokens: Any = tokens) -> int:
+                arguments = (text, len(text), add_special, parse_special, tokens, capacity, n, watch)
+                status = self.call(_lib.pmtp_tokenize, *arguments, watch=watch)
+                if status != _lib.PMTP_ERROR_INVALID_ARGUMENT or n[0] <= capacity:
+                    _check(status)
+                return n[0]
+
+            if len(text) <= _SHORT_TEXT:
+                needed = split()
+            else:
+                needed = run(split, stop=lambda: setattr(watch, "stop", 1))
+            if needed <= capacity:
+                return list(tokens[0:needed])
+            if limit is not None and needed > limit:
+                raise ContextOverflowError(
+                    f"the prompt has {needed} tokens or more, the context holds {limit + 1} and needs room for one "
+                    "more: shorten the prompt or load the model with a larger n_ctx"
+                )
+            capacity = needed
 
     def token_bytes(self, token: int, special: bool) -> bytes:
         needed = _ffi.new("int32_t *")
         capacity = 64
-        with self.lock:
-            while True:
-                data = _ffi.new("char[]", capacity)
-                status = _lib.pmtp_token_bytes(self.handle, token, special, data, capacity, needed)
-                if status == _lib.PMTP_OK or needed[0] <= capacity:
-                    _check(status)
-                    return bytes(_ffi.buffer(data, needed[0]))
-                capacity = needed[0]
+        while True:
+            data = _ffi.new("char[]", capacity)
+            status = self.call(_lib.pmtp_token_bytes, token, special, data, capacity, needed)
+            if status == _lib.PMTP_OK or needed[0] <= capacity:
+                _check(status)
+                return bytes(_ffi.buffer(data, needed[0]))
+            capacity = needed[0]
 
     def logits(self, tokens: Sequence[int], n_vocab: int, n_batch: int) -> npt.NDArray[np.float32]:
         """float32 [len(tokens), n_vocab]."""
         out = np.empty((len(tokens), n_vocab), dtype=np.float32)
+        ids, rows = _ffi.new("int32_t[]", list(tokens)), _ffi.from_buffer("float *", out)
+        watch = _ffi.new("pmtp_watch *")
+
+        def evaluate() -> None:
+            _check(self.call(_lib.pmtp_logits, ids, len(ids), n_batch, rows, watch, watch=watch))
+
         with self.lock:
-            _check(_lib.pmtp_logits(self.handle, list(tokens), len(tokens), n_batch, _ffi.from_buffer("float *", out)))
+            run(evaluate, stop=lambda: setattr(watch, "stop", 1), patience=None)
         return out
 
     def start(self, prompt: Sequence[int], options: "SamplingOptions") -> "NativeGeneration":
         """Begins a generation. Raises ModelBusyError (another one lives), ContextOverflowError, InvalidRequestError."""
+        self.check_process()
         return NativeGeneration(self, prompt, options)
+
+    def adopt(self, generation: "NativeGeneration") -> None:
+        """The generation that close() closes first."""
+        self._generation = weakref.ref(generation)
 
 
 def quantize(path: Path, out: Path, mixture: str, n_threads: int) -> None:
-    """Writes `path` with llama.cpp's own quantiser to `out`. Its log, a line a tensor, is held back. Raises
-    InvalidRequestError, ModelLoadError.
-    """
-    _thread.held_back = True
-    try:
-        _check(_lib.pmtp_quantize(os.fsencode(path), os.fsencode(out), mixture.encode(), n_threads))
-    finally:
-        _thread.held_back = False
+    """Writes `path` with llama.cpp's own quantiser to `out`. Raises InvalidRequestError, ModelLoadError."""
+    watch = _ffi.new("pmtp_watch *")
+    arguments = (os.fsencode(path), os.fsencode(out), mixture.encode(), n_threads, watch)
+
+    def write() -> None:
+        _check(_lib.pmtp_quantize(*arguments), ModelLoadError)
+
+    run(write, stop=lambda: setattr(watch, "stop", 1), patience=None)
 
 
 class NativeGeneration:
-    """Owns a pmtp_generation. After close(), step(), truncate() and stats() raise ModelClosedError.
+    """Owns a pmtp_generation, as NativeModel owns a model. After close(), step(), truncate() and stats() raise
+    ModelClosedError.
 
     seed: the one given, or the one drawn.
     """
 
     def __init__(self, model: NativeModel, prompt: Sequence[int], options: "SamplingOptions"):
-        self._model = model
-        self._handle: Any = None
+        self._model: NativeModel | None = model
+        self._lock = model.lock
+        self._closed = False
+        self._stepper = 0  # the thread that is in step()
         self._cancel_lock = threading.RLock()  # orders cancel(), from any thread or signal handler, before free
+        self._slot = _ffi.gc(_ffi.new("pmtp_generation **"), _lib.pmtp_generation_release)
         self.seed = secrets.randbits(63) if options.seed is None else options.seed
         self._n_logprobs = -1 if options.logprobs is None else options.logprobs
         stop_tokens = _ffi.new("int32_t[]", list(options.stop_token_ids or ()))
@@ -345,35 +452,41 @@ class NativeGeneration:
         native.synthetic_acceptance = synthetic
         native.n_synthetic_acceptance = len(synthetic)
         self._burst = _ffi.new("pmtp_burst *")
-        out = _ffi.new("pmtp_generation **")
-        with model.lock:
-            status = _lib.pmtp_generation_start(model.handle, list(prompt), len(prompt), native, out)
-            if out[0] != _ffi.NULL:
-                self._handle = out[0]
-                model.generation = self
-            try:
-                _check(status)
-            except BaseException:
-                self.close()
-                raise
+        ids = _ffi.new("int32_t[]", list(prompt))
+        try:
+            with self._lock:
+                _check(model.call(_lib.pmtp_generation_start, ids, len(ids), native, self._slot))
+                model.adopt(self)
+        except BaseException:
+            self.close()
+            raise
 
-    def _open(self) -> Any:
-        if self._handle is None:
+    def _open(self) -> NativeModel:
+        model = self._model
+        if model is None or self._closed:
             raise ModelClosedError("the completion was closed: start another one")
-        return self._handle
+        model.check_process()
+        return model
 
     def step(self) -> Burst:
-        with self._model.lock:
-            _check(_lib.pmtp_generation_step(self._open(), self._burst))
-            burst = self._burst
-            return Burst(
-                is_round=bool(burst.is_round),
-                drafted=list(burst.drafted[0 : burst.n_drafted]),
-                accepted=burst.n_accepted,
-                emitted=list(burst.emitted[0 : burst.n_emitted]),
-                finish_reason=FINISH_REASONS[burst.finish],
-                logprobs=list(self._logprobs()) if self._n_logprobs >= 0 else None,
-            )
+        model = self._open()
+        with self._lock:
+            self._stepper = threading.get_ident()
+            try:
+                _check(model.call(_lib.pmtp_generation_step, self._burst, slot=self._slot))
+                burst = self._burst
+                return Burst(
+                    is_round=bool(burst.is_round),
+                    drafted=list(burst.drafted[0 : burst.n_drafted]),
+                    accepted=burst.n_accepted,
+                    emitted=list(burst.emitted[0 : burst.n_emitted]),
+                    finish_reason=FINISH_REASONS[burst.finish],
+                    logprobs=list(self._logprobs()) if self._n_logprobs >= 0 else None,
+                )
+            finally:
+                self._stepper = 0
+                if self._closed:
+                    self._free()
 
     def _logprobs(self) -> Iterator[list[tuple[int, float]]]:
         width = 1 + self._n_logprobs
@@ -383,27 +496,39 @@ class NativeGeneration:
 
     def cancel(self) -> None:
         """Makes the running or next step end the generation. From any thread; does not wait."""
-        with self._cancel_lock:
-            if self._handle is not None:
-                _lib.pmtp_generation_cancel(self._handle)
+        model = self._model
+        if model is not None and not model.foreign:
+            with self._cancel_lock:
+                _lib.pmtp_generation_cancel(self._slot[0])
 
     def truncate(self, n_completion: int) -> None:
         """Ends the generation with its first n_completion tokens."""
-        with self._model.lock:
-            _check(_lib.pmtp_generation_truncate(self._open(), n_completion))
+        model = self._open()
+        with self._lock:
+            _check(model.call(_lib.pmtp_generation_truncate, n_completion, slot=self._slot))
 
     def stats(self) -> NativeStats:
-        with self._model.lock:
-            out = _ffi.new("pmtp_stats *")
-            _check(_lib.pmtp_generation_get_stats(self._open(), out))
-            values: dict[str, Any] = {f.name: getattr(out, f.name) for f in fields(NativeStats)}
-            values |= {name: list(value) for name, value in values.items() if isinstance(value, _ffi.CData)}
-            return NativeStats(**values)
+        model = self._open()
+        out = _ffi.new("pmtp_stats *")
+        with self._lock:
+            _check(model.call(_lib.pmtp_generation_get_stats, out, slot=self._slot))
+        values: dict[str, Any] = {f.name: getattr(out, f.name) for f in fields(NativeStats)}
+        values |= {name: list(value) for name, value in values.items() if isinstance(value, _ffi.CData)}
+        return NativeStats(**values)
 
     def close(self) -> None:
-        """Idempotent; waits for the running step."""
-        with self._model.lock, self._cancel_lock:
-            handle, self._handle = self._handle, None
-            if handle is not None:
-                self._model.generation = None
-                _lib.pmtp_generation_free(handle)
+        """Idempotent; waits for the running step, unless it is this thread's, which then frees the generation."""
+        self._closed = True
+        model = self._model
+        if model is None or model.foreign:
+            return
+        self.cancel()
+        if self._stepper == threading.get_ident():
+            return
+        with self._lock:
+            self._free()
+
+    def _free(self) -> None:
+        with self._cancel_lock:
+            _lib.pmtp_generation_release(self._slot)
+        self._model = None  # may be the last that keeps its memory

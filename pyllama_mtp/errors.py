@@ -50,7 +50,7 @@ class ChatTemplateError(PyllamaMtpError):
 
 
 class ModelClosedError(PyllamaMtpError):
-    """The model was used after `close()`."""
+    """The model was used after `close()`, or in a process that was forked after it was loaded."""
 
 
 class StreamError(PyllamaMtpError, RuntimeError):
@@ -59,6 +59,10 @@ class StreamError(PyllamaMtpError, RuntimeError):
 
 class ModelBusyError(PyllamaMtpError):
     """A second generation was started on a model while one is running."""
+
+
+class OutOfMemoryError(PyllamaMtpError, MemoryError):
+    """Memory could not be allocated, or a thread not started. What is loaded stays usable."""
 
 
 class ConversionError(PyllamaMtpError):

@@ -19,7 +19,17 @@ class Call(Request, LoadOptions):
 
 
 _models: dict[tuple[str, str | None, LoadOptions], Model] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may call generate() while its own thread holds it
+
+
+def _forget() -> None:
+    """In a forked child: its models are those that it loads itself."""
+    global _lock
+    _lock = threading.RLock()
+    _models.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _real_path(path: str | os.PathLike[str]) -> str:
@@ -52,4 +62,6 @@ def clear_cache() -> None:
     """Closes every model that generate() loaded; completions that run on them end."""
     with _lock:
         while _models:
-            _models.popitem()[1].close()
+            key, model = next(iter(_models.items()))
+            model.close()
+            _models.pop(key, None)

@@ -12,11 +12,12 @@ import numpy.typing as npt
 from pyllama_mtp import chat
 from pyllama_mtp._native import NativeModel
 from pyllama_mtp.cpus import default_threads
-from pyllama_mtp.errors import ContextOverflowError, InvalidRequestError, ModelClosedError, ModelLoadError, seen
+from pyllama_mtp.errors import ContextOverflowError, InvalidRequestError, ModelClosedError, ModelLoadError, OutOfMemoryError, seen
 from pyllama_mtp.gguf.checks import check_head, check_target
 from pyllama_mtp.gguf.format import GGUFFile
 from pyllama_mtp.names import CacheType, DraftLength
 from pyllama_mtp.options import ModelOptions, Prompt, Request, method_takes
+from pyllama_mtp.progress import Progress, load_meter
 from pyllama_mtp.ranges import Flag, Integer
 from pyllama_mtp.stream import Stream
 
@@ -70,6 +71,8 @@ class Model:
     KV cache (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl, turbo4, turbo3, turbo2); cache_type_k_swa,
     cache_type_v_swa: of the sliding layers, None: the same. n_gpu_layers: -1 for all. n_threads: default: every CPU
     this process may use. n_batch: most prompt tokens evaluated at once. flash_attention: None where it is supported.
+    progress: called while the model loads, on this thread, with bytes done, bytes in all, and what is being done; True:
+    a line on the terminal. What it or a signal handler raises ends the load.
 
     Raises ModelLoadError, IncompatibleHeadError, InvalidRequestError. A model runs one completion at a time.
     """
@@ -89,6 +92,7 @@ class Model:
         n_threads: int | None = None,
         n_batch: int = 512,
         flash_attention: bool | None = None,
+        progress: bool | Progress | None = None,
     ):
         self._native: NativeModel | None = None
         self._stream: weakref.ref[Stream] | None = None
@@ -114,20 +118,28 @@ class Model:
             n_ctx=self.options.n_ctx or _default_context(header),
             n_threads=self.options.n_threads or default_threads(),
         )
-        self._native = NativeModel(str(header.path), head_path, sizes)
-        fields: dict[str, Any] = dict(self._native.info())
+        meter = load_meter(progress, header.path, head_path)
+        native = self._native = NativeModel(str(header.path), head_path, sizes, meter)
+        try:
+            self._describe(native, header.path.stem)
+        except BaseException:
+            native.close()
+            raise
+
+    def _describe(self, native: NativeModel, stem: str) -> None:
+        fields: dict[str, Any] = dict(native.info())
         self._bos, self._eos = fields.pop("token_bos"), fields.pop("token_eos")
         self._add_bos = bool(fields.pop("add_bos"))
         fields["has_head"] = bool(fields["has_head"])
         fields["flash_attention"] = bool(fields["flash_attention"])
         self._info = ModelInfo(
-            name=self._native.metadata("general.name") or header.path.stem,
-            architecture=self._native.metadata("general.architecture") or "unknown",
-            placement=self._native.placement(),
-            cache_type_k=cache_type_k,
-            cache_type_v=cache_type_v,
-            cache_type_k_swa=cache_type_k_swa or cache_type_k,
-            cache_type_v_swa=cache_type_v_swa or cache_type_v,
+            name=native.metadata("general.name") or stem,
+            architecture=native.metadata("general.architecture") or "unknown",
+            placement=native.placement(),
+            cache_type_k=self.options.cache_type_k,
+            cache_type_v=self.options.cache_type_v,
+            cache_type_k_swa=self.options.cache_type_k_swa or self.options.cache_type_k,
+            cache_type_v_swa=self.options.cache_type_v_swa or self.options.cache_type_v,
             **fields,
         )
 
@@ -156,27 +168,42 @@ class Model:
         native = self._open()
         k = request.num_speculative_tokens
         options = replace(request, num_speculative_tokens=self.options.num_speculative_tokens if k is None else k)
-        generation = native.start(self.prompt_ids(request.prompt), options)
-        stream = Stream(
-            generation,
-            token_bytes=lambda token: native.token_bytes(token, special=False),
-            stop=options.stop or (),
-            min_tokens=options.min_tokens,
-            seed=generation.seed,
-            trace=options.trace,
-            model=self,
-        )
-        self._stream = weakref.ref(stream)
-        return stream
+        ids = self.prompt_ids(request.prompt)
+        self._settle()
+        generation = native.start(ids, options)
+        try:
+            stream = Stream(
+                generation,
+                token_bytes=lambda token: native.token_bytes(token, special=False),
+                stop=options.stop or (),
+                min_tokens=options.min_tokens,
+                seed=generation.seed,
+                trace=options.trace,
+                model=self,
+            )
+            self._stream = weakref.ref(stream)
+            return stream
+        except BaseException:
+            generation.close()
+            raise
+
+    def _settle(self) -> None:
+        """Closes a completion whose reader left it."""
+        stream = self._stream() if self._stream is not None else None
+        if stream is not None and stream.left:
+            stream.close()
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """The token ids that generate() completes for this prompt. Raises InvalidRequestError, ChatTemplateError."""
+        """The token ids that generate() completes for this prompt. Raises InvalidRequestError, ChatTemplateError, and
+        ContextOverflowError for a text that the context cannot hold.
+        """
         if isinstance(prompt, str):
-            ids = self.tokenize(prompt)
+            ids = self._tokenize(prompt, limit=self._info.n_ctx - 1)
         elif isinstance(prompt, np.ndarray):
             ids = self._checked_ids(prompt)
         elif isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
-            ids = self.tokenize(self.render_chat(cast(Sequence[chat.Message], prompt)), add_special=False)
+            text = self.render_chat(cast(Sequence[chat.Message], prompt))
+            ids = self._tokenize(text, add_special=False, limit=self._info.n_ctx - 1)
             if self._add_bos and ids[:1] != [self._bos]:
                 ids.insert(0, self._bos)
         elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):
@@ -218,6 +245,12 @@ class Model:
         """Token ids of text. add_special: with the tokens that begin (and end) a text of this model. parse_special:
         text that names a control token, such as "<bos>", becomes that token. Raises InvalidRequestError.
         """
+        return self._tokenize(text, add_special, parse_special)
+
+    def _tokenize(
+        self, text: str, add_special: bool = True, parse_special: bool = True, limit: int | None = None
+    ) -> list[int]:
+        """limit: raises ContextOverflowError if there are more tokens."""
         if not isinstance(text, str):
             raise InvalidRequestError(f"text is a {type(text).__name__}, expected str")
         try:
@@ -226,7 +259,7 @@ class Model:
             raise InvalidRequestError(f"text is no valid Unicode: {error}") from error
         flag = Flag()
         special = flag.check("add_special", add_special), flag.check("parse_special", parse_special)
-        return self._open().tokenize(data, *special)
+        return self._open().tokenize(data, *special, limit)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids, control tokens left out. Bytes that are no UTF-8 become U+FFFD."""
@@ -242,8 +275,11 @@ class Model:
         tokens = self._checked_ids(ids)
         if len(tokens) > self._info.n_ctx:  # before room is made for the logits
             raise ContextOverflowError(f"{len(tokens)} tokens, the context holds {self._info.n_ctx}")
+        self._settle()
         try:
             return self._open().logits(tokens, self._info.n_vocab, n_batch)
+        except OutOfMemoryError:
+            raise
         except MemoryError as error:
             n_bytes = 4 * len(tokens) * self._info.n_vocab
             raise InvalidRequestError(
@@ -251,12 +287,15 @@ class Model:
             ) from error
 
     def close(self) -> None:
-        """Ends a running completion and frees everything. Idempotent; any thread may call it."""
+        """Ends a running completion and frees everything. Idempotent; any thread may call it. In a signal handler that
+        interrupts a call on the model it only asks for that: the call frees the model when it has ended.
+        """
+        native = self._native
         stream = self._stream() if self._stream is not None else None
-        if stream is not None:
-            stream.close()
-        if self._native is not None:
-            self._native.close()
+        if native is not None and stream is not None:
+            stream.close_and_then(native.close)
+        elif native is not None:
+            native.close()
 
     def _open(self) -> NativeModel:
         if self._native is None or self._native.closed:
@@ -271,7 +310,3 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_native", None) is not None:  # the constructor got that far
-            self.close()

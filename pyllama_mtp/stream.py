@@ -1,7 +1,9 @@
 """A running completion: chunks of text, rounds, statistics."""
 
+import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
@@ -116,12 +118,19 @@ class TokenSource(Protocol):
     def close(self) -> None: ...
 
 
+def _no_bytes(_token: int) -> bytes:
+    return b""
+
+
 class Stream:
     """Iterate over it for Chunks; leaving the loop early cancels the completion and frees the model for the next one.
 
     A stream is read once. `stats`, `rounds`, `token_ids` and `finish_reason` are readable at any time, also after the
     end. An end-of-generation token counts as a token, but has no text. At a stop string the completion is cut to the
     tokens that gave at least one delivered character; rounds, statistics and the KV cache are cut likewise.
+
+    No line of Python runs when a stream or its iterator is collected: what a signal handler raised there would be lost.
+    A loop that was left is noticed by whoever asks next, be it for a property or for the model's next completion.
     """
 
     def __init__(
@@ -138,78 +147,91 @@ class Stream:
         """token_bytes: the text of a token. model: what must stay alive until the completion has ended."""
         self._source = source
         self._model = model
+        self._process = os.getpid()
         self._token_bytes = token_bytes
         self._assembler = TextAssembler(stop, min_tokens)
         self._seed = seed
         self._trace = trace
         self._lock = threading.RLock()  # one step, or close()
+        self._stepper = 0  # the thread that is in a step
+        self._reader: weakref.ref[Generator[Chunk, None, None]] | None = None
         self._rounds: list[Round] = []
         self._committed: list[int] = []
         self._logprobs: list[list[TokenLogprob]] | None = None
         self._n_delivered = 0
         self._finish_reason: FinishReason | None = None
         self._final_stats: Stats | None = None
+        self._closing = False  # close() was called
         self._closed = False
-        self._started = False
+        self._after: Callable[[], None] | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
         """Chunks as they become certain. Raises StreamError the second time, and what the engine raises."""
-        if self._started:
+        if self._reader is not None:
             raise StreamError("a Stream can be read once; call generate() again for another completion")
-        self._started = True
-        return self._chunks()
+        chunks = self._chunks()
+        self._reader = weakref.ref(chunks)
+        return chunks
 
-    def _chunks(self) -> Iterator[Chunk]:
-        try:
-            while self._finish_reason is None:
+    def _chunks(self) -> Generator[Chunk, None, None]:
+        while self._finish_reason is None:
+            try:
                 chunk = self._advance()
-                if self._finish_reason is not None:
+                if self._finish_reason is not None or self._closing:
                     self.close()  # before the last chunk: who reads it may start the next completion
-                if chunk is not None:
-                    yield chunk
-        finally:
-            self.close()
+            except BaseException:
+                self.close()
+                raise
+            if chunk is not None:
+                yield chunk
 
     def _advance(self) -> Chunk | None:
         """One native step; None if it brought nothing to tell (a part of the prefill, or all of it is held back)."""
+        self._check_process()
         with self._lock:
             if self._finish_reason is not None:  # closed by another thread
                 return None
-            burst = self._source.step()
-            if burst.is_round and self._trace:
-                self._rounds.append(Round(burst.drafted, burst.accepted, burst.emitted))
-            if burst.logprobs is not None:
-                rows = [[TokenLogprob(token, logprob) for token, logprob in row] for row in burst.logprobs]
-                self._logprobs = (self._logprobs or []) + rows
-            self._committed += burst.emitted
-            text = ""
-            for index, token in enumerate(burst.emitted):
-                ends = burst.finish_reason == "stop" and index == len(burst.emitted) - 1
-                text += self._assembler.feed(b"" if ends else self._token_bytes(token))
-                if self._assembler.stopped:
-                    self._keep(max(self._n_delivered, self._assembler.delivered_tokens))
-                    self._finish_reason = "stop"
-                    return self._deliver(text, len(self._committed))
-            if burst.finish_reason is not None:
-                self._finish_reason = burst.finish_reason
-                return self._deliver(text + self._assembler.finish(), len(self._committed))
-            n_tokens = self._assembler.delivered_tokens
-            return self._deliver(text, n_tokens) if text or n_tokens > self._n_delivered else None
+            self._stepper = threading.get_ident()
+            try:
+                return self._take(self._source.step())
+            finally:
+                self._stepper = 0
+
+    def _take(self, burst: Burst) -> Chunk | None:
+        if burst.is_round and self._trace:
+            self._rounds.append(Round(burst.drafted, burst.accepted, burst.emitted))
+        if burst.logprobs is not None:
+            rows = [[TokenLogprob(token, logprob) for token, logprob in row] for row in burst.logprobs]
+            self._logprobs = (self._logprobs or []) + rows
+        self._committed += burst.emitted
+        text = ""
+        for index, token in enumerate(burst.emitted):
+            ends = burst.finish_reason == "stop" and index == len(burst.emitted) - 1
+            text += self._assembler.feed(b"" if ends else self._token_bytes(token))
+            if self._assembler.stopped:
+                self._keep(max(self._n_delivered, self._assembler.delivered_tokens))
+                self._finish_reason = "stop"
+                return self._deliver(text, len(self._committed))
+        if burst.finish_reason is not None:
+            self._finish_reason = burst.finish_reason
+            return self._deliver(text + self._assembler.finish(), len(self._committed))
+        n_tokens = self._assembler.delivered_tokens
+        return self._deliver(text, n_tokens) if text or n_tokens > self._n_delivered else None
 
     def _keep(self, n: int) -> None:
-        """Takes back every committed token but the first n, here and in the engine."""
+        """Takes back every committed token but the first n, here and in the engine. The lists may be of unequal length
+        where a step was interrupted.
+        """
         self._source.truncate(n)
-        surplus = len(self._committed) - n
         del self._committed[n:]
         if self._logprobs is not None:
             del self._logprobs[n:]
-        for index in reversed(range(len(self._rounds))):
-            last = self._rounds[index]
-            kept = max(0, len(last.emitted) - surplus)
-            surplus -= len(last.emitted) - kept
-            self._rounds[index] = Round(last.drafted, last.accepted, last.emitted[:kept])
-            if surplus == 0:
-                break
+        left = max(0, n - 1)  # the first token belongs to no round
+        for index, last in enumerate(self._rounds):
+            kept = last.emitted[:left]
+            left -= len(kept)
+            if len(kept) < len(last.emitted):
+                self._rounds[index] = Round(last.drafted, last.accepted, kept)
 
     def _deliver(self, text: str, n_tokens: int) -> Chunk:
         begin, self._n_delivered = self._n_delivered, n_tokens
@@ -229,24 +251,58 @@ class Stream:
     def close(self) -> None:
         """Ends the completion, if it runs, and frees the model for the next one. Idempotent; any thread may call it.
 
-        What was not delivered is taken back, so that token_ids, rounds, stats and the KV cache agree.
+        What was not delivered is taken back, so that token_ids, rounds, stats and the KV cache agree. In a signal
+        handler that interrupts a step of its own thread it only asks for that: the step does it when it has ended.
         """
+        self.close_and_then(None)
+
+    def close_and_then(self, after: Callable[[], None] | None) -> None:
+        """close(), and a call when that is done."""
+        if after is not None:
+            self._after = after
+        self._closing = True
+        if os.getpid() != self._process:  # a forked child, where another thread may hold the lock for ever
+            return
         self._source.cancel()  # the running step of another thread
+        if self._stepper == threading.get_ident():
+            return
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            try:
-                if self._finish_reason is None:
-                    self._finish_reason = "cancelled"
-                    if self._source.stats().completion_tokens > self._n_delivered:
-                        self._keep(self._n_delivered)
-                self._final_stats = self._read_stats()
-            except ModelClosedError:  # the model was closed first, and the figures went with it
-                pass
-            finally:
-                self._source.close()
+            if not self._closed:
+                self._end()
+                self._closed = True
+        if self._after is not None:
+            self._after()
+            self._after = None
+
+    def _end(self) -> None:
+        """Every step of it may be interrupted, and is made again by the next close()."""
+        try:
+            if self._finish_reason is None or self._finish_reason == "cancelled":
+                self._finish_reason = "cancelled"
+                if self._source.stats().completion_tokens > self._n_delivered:
+                    self._keep(self._n_delivered)
+            self._final_stats = self._read_stats()
+        except ModelClosedError:  # the model was closed first, and the figures went with it
+            pass
+        finally:
+            self._source.close()
         self._model = None
+        self._token_bytes = _no_bytes
+
+    @property
+    def left(self) -> bool:
+        """Whether it is neither closed nor read any more, though someone began to."""
+        reader = self._reader() if self._reader is not None else None
+        unread = self._reader is not None and (reader is None or reader.gi_frame is None)
+        return not self._closed and (self._closing or unread)
+
+    def _settle(self) -> None:
+        if self.left:
+            self.close()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise ModelClosedError("the completion was started before this process was forked: start one in the child")
 
     def _read_stats(self) -> Stats:
         return Stats.from_native(self._source.stats(), self._seed)
@@ -254,6 +310,9 @@ class Stream:
     @property
     def stats(self) -> Stats:
         """Figures up to now; see Stats."""
+        self._settle()
+        if self._final_stats is None:
+            self._check_process()
         with self._lock:
             return self._final_stats or self._read_stats()
 
@@ -261,17 +320,20 @@ class Stream:
     def rounds(self) -> list[Round]:
         """The rounds up to now. Raises StreamError unless the completion was asked for with trace=True."""
         if not self._trace:
-            raise StreamError("rounds are recorded only with generate(..., trace=True)")
+            raise RuntimeError("rounds are recorded only with generate(..., trace=True)")
+        self._settle()
         return list(self._rounds)
 
     @property
     def token_ids(self) -> list[int]:
         """The tokens that were delivered."""
+        self._settle()
         return self._committed[: self._n_delivered]
 
     @property
     def finish_reason(self) -> FinishReason | None:
         """None while it runs; then "stop", "length" or "cancelled"."""
+        self._settle()
         return self._finish_reason
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -282,7 +344,3 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_started"):  # the constructor came to its end
-            self.close()

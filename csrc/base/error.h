@@ -17,6 +17,8 @@ enum class Status {
     out_of_memory,
     busy,
     internal,
+    cancelled,
+    other_process,
 };
 
 struct Error : std::runtime_error {

@@ -2,17 +2,40 @@
 
 #include "llama.h"
 
+#include <pthread.h>
+
 #include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <memory>
 #include <mutex>
+#include <utility>
 
 namespace pmtp {
 
 namespace {
 
-std::mutex receiver_mutex;
-LogReceiver receiver = nullptr;
-void * receiver_user = nullptr;
+struct Receiver {
+    LogReceiver log;
+    void * user;
+    int running = 0;  // calls under way
+};
+
+constexpr size_t kMostKept = 1 << 14;
+
+struct Line {
+    int level;
+    std::string text;
+};
+
+// Held for moments, and never while a receiver runs: it may do anything, waiting for another thread's lines included.
+std::mutex mutex;
+std::condition_variable returned;
+std::shared_ptr<Receiver> receiver;
+std::deque<Line> kept;
+
 thread_local std::string * error_lines = nullptr;
+thread_local const Watch * quiet = nullptr;
 
 int level_of(ggml_log_level level) {
     switch (level) {
@@ -23,28 +46,103 @@ int level_of(ggml_log_level level) {
     }
 }
 
+class Running {
+  public:
+    Running() {
+        const std::lock_guard<std::mutex> lock(mutex);
+        receiver_ = receiver;
+        if (receiver_ != nullptr) {
+            receiver_->running++;
+        }
+    }
+    ~Running() {
+        if (receiver_ != nullptr) {
+            const std::lock_guard<std::mutex> lock(mutex);
+            receiver_->running--;
+            returned.notify_all();
+        }
+    }
+    const Receiver * operator->() const { return receiver_.get(); }
+    explicit operator bool() const { return receiver_ != nullptr; }
+
+  private:
+    std::shared_ptr<Receiver> receiver_;
+};
+
 void on_line(ggml_log_level level, const char * text, void *) {
     if (level == GGML_LOG_LEVEL_ERROR && error_lines != nullptr) {
-        *error_lines += text;
+        try {
+            *error_lines += text;
+        } catch (const std::bad_alloc &) {
+        }  // a cause less in the message
     }
-    const std::lock_guard<std::mutex> lock(receiver_mutex);
-    if (receiver != nullptr) {
-        receiver(level_of(level), text, receiver_user);
+    if (quiet != nullptr && level != GGML_LOG_LEVEL_ERROR) {
+        quiet->check();
+        return;
+    }
+    if (const Running running; running) {
+        running->log(level_of(level), text, running->user);
     }
 }
 
-// llama.cpp prints to stderr until told otherwise.
+// llama.cpp prints to stderr until told otherwise. A child that another thread's fork makes must find the lock free.
 const bool installed = [] {
     llama_log_set(on_line, nullptr);
+    pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); },
+                   [] {
+                       if (receiver != nullptr) {
+                           receiver->running = 0;
+                       }
+                       mutex.unlock();
+                   });
     return true;
 }();
 
 }  // namespace
 
 void set_log(LogReceiver log, void * user) {
-    const std::lock_guard<std::mutex> lock(receiver_mutex);
-    receiver = log;
-    receiver_user = user;
+    std::shared_ptr<Receiver> next;
+    if (log != nullptr) {
+        next = std::make_shared<Receiver>(Receiver{ log, user });
+    }
+    std::unique_lock<std::mutex> lock(mutex);
+    std::swap(receiver, next);
+    returned.wait(lock, [&] { return next == nullptr || next->running <= 0; });
+}
+
+void keep_line(int level, const char * text) {
+    thread_local Line line = { 0, "" };  // llama.cpp writes some lines in pieces
+    try {
+        if (line.text.empty()) {
+            line.level = level;
+        }
+        line.text += text;
+        if (line.text.empty() || line.text.back() != '\n') {
+            return;
+        }
+        line.text.pop_back();
+        const std::lock_guard<std::mutex> lock(mutex);
+        kept.push_back(std::exchange(line, { 0, "" }));
+        if (kept.size() > kMostKept) {
+            kept.pop_front();
+        }
+    } catch (const std::bad_alloc &) {
+        line.text.clear();
+    }
+}
+
+int take_line(char * text, int capacity, int & level) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (kept.empty()) {
+        return -1;
+    }
+    const int size = (int) std::min<size_t>(kept.front().text.size(), INT32_MAX);
+    if (size <= capacity) {
+        level = kept.front().level;
+        std::copy_n(kept.front().text.data(), size, text);
+        kept.pop_front();
+    }
+    return size;
 }
 
 ErrorLines::ErrorLines() : previous_(error_lines) { error_lines = &lines_; }
@@ -66,5 +164,9 @@ std::string ErrorLines::text() const {
     }
     return text.empty() ? "llama.cpp gave no reason" : text;
 }
+
+Quiet::Quiet(const Watch & watch) { quiet = &watch; }
+
+Quiet::~Quiet() { quiet = nullptr; }
 
 }  // namespace pmtp

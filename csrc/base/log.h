@@ -1,6 +1,8 @@
 // Native log lines: handed to the caller's receiver, and remembered where a failure has to be explained.
 #pragma once
 
+#include "base/watch.h"
+
 #include <cstdint>
 #include <string>
 
@@ -10,6 +12,10 @@ namespace pmtp {
 using LogReceiver = void (*)(int32_t level, const char * text, void * user);
 
 void set_log(LogReceiver log, void * user);
+
+// The receiver that keeps lines, and what it has kept: see pmtp_log_keep and pmtp_log_take.
+void keep_line(int level, const char * text);
+int take_line(char * text, int capacity, int & level);
 
 // Collects the error lines that llama.cpp logs on this thread while it lives: its loaders report causes in no other
 // way.
@@ -25,6 +31,16 @@ class ErrorLines {
   private:
     std::string * previous_;
     std::string lines_;
+};
+
+// While it lives, lines below errors that are logged on this thread are dropped, and the first of them after
+// the call was stopped ends what logs it with an exception: llama.cpp's quantiser can be stopped in no other way.
+class Quiet {
+  public:
+    explicit Quiet(const Watch & watch);
+    ~Quiet();
+    Quiet(const Quiet &) = delete;
+    Quiet & operator=(const Quiet &) = delete;
 };
 
 }  // namespace pmtp

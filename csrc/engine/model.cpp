@@ -2,8 +2,10 @@
 
 #include "llama/internal.h"
 #include "base/log.h"
+#include "base/watch.h"
 #include "drafters/gemma4/gemma4_drafter.h"
 #include "llama/hooks/cache_types.h"
+#include "llama/hooks/weight_checks.h"
 
 #include <algorithm>
 #include <array>
@@ -74,13 +76,27 @@ llama_context_params context_params(const pmtp_model_params & p, const CacheType
     return c;
 }
 
+Watch watch_of(const pmtp_model_params & params) {
+    pmtp_watch * w = params.watch;
+    return w != nullptr ? Watch(&w->stage, &w->per_mille, &w->stop) : Watch();
+}
+
 llama_model * load_target(const std::string & path, const pmtp_model_params & params) {
     llama_model_params m = llama_model_default_params();
     m.n_gpu_layers = params.n_gpu_layers;
     m.check_tensors = true;  // a scale that is no number would spread over every logit
+    const Watch watch = watch_of(params);
+    m.progress_callback_user_data = const_cast<Watch *>(&watch);
+    m.progress_callback = [](float share, void * user) {
+        const Watch & watch = *static_cast<const Watch *>(user);
+        watch.report(Stage::target, share);
+        return !watch.stopped();
+    };
     const ErrorLines errors;
+    const WeightChecks checks(params.n_threads, [&] { return watch.stopped(); });
     llama_model * model = llama_model_load_from_file(path.c_str(), m);
     if (model == nullptr) {
+        watch.check();
         throw Error(Status::model_load, "cannot load " + path + ": " + errors.text());
     }
     for (const auto & [name, tensor] : llama_internal_get_tensor_map(model)) {
@@ -148,6 +164,8 @@ Model::Model(const std::string & target_path, const char * head_path, const pmtp
     }
     const CacheTypes types = cache_types(params, target_.get());
     const llama_context_params context = context_params(params, types, target_.get());
+    const Watch watch = watch_of(params);
+    watch.report(Stage::context, 0);
     {
         const SlidingCacheTypes sliding(types.k_swa, types.v_swa);
         session_ = std::make_unique<Session>(target_.get(), context, /*needs_states*/ head_path != nullptr);
@@ -159,12 +177,14 @@ Model::Model(const std::string & target_path, const char * head_path, const pmtp
         }
     }
     if (head_path != nullptr) {
-        load_head(head_path);
+        load_head(head_path, watch);
     }
+    text_limits_ = TextLimits(vocab(), metadata("tokenizer.ggml.model"));
     describe_placement();
+    watch.check();
 }
 
-void Model::load_head(const char * path) {
+void Model::load_head(const char * path, const Watch & watch) {
     const auto * cache = dynamic_cast<const llama_kv_cache_iswa *>(llama_get_memory(session_->context()));
     const char * architecture = metadata("general.architecture");
     if (cache == nullptr || architecture == nullptr || std::string(architecture) != "gemma4") {
@@ -178,7 +198,7 @@ void Model::load_head(const char * path) {
     if (device == nullptr) {
         device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     }
-    head_ = std::make_unique<MtpHead>(path, *target_, *cache, device);
+    head_ = std::make_unique<MtpHead>(path, *target_, *cache, device, watch);
     drafter_ = std::make_unique<Gemma4Drafter>(*head_, session_->context());
     // Measured at E2B's shape: drafting at all costs about 0.1 of a round, one more row in the verify batch 0.08, on a
     // CPU and on a GPU. A draft reads the head's weights once more.

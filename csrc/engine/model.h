@@ -5,10 +5,12 @@
 #include "drafters/drafter.h"
 #include "drafters/gemma4/mtp_head.h"
 #include "engine/session.h"
+#include "engine/tokenize.h"
 #include "pyllama_mtp.h"
 
 #include "llama.h"
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,10 +35,12 @@ class Model {
     Drafter * drafter() { return drafter_.get(); }  // nullptr without a head
     DraftHistory & draft_history() { return draft_history_; }
 
-    bool busy = false;  // a generation lives
+    const TextLimits & text_limits() const { return text_limits_; }
+
+    std::atomic<bool> busy{ false };  // a generation lives
 
   private:
-    void load_head(const char * path);
+    void load_head(const char * path, const Watch & watch);
     void describe_placement();
 
     std::unique_ptr<llama_model, void (*)(llama_model *)> target_;
@@ -46,6 +50,7 @@ class Model {
     DraftHistory draft_history_;
     std::vector<int32_t> end_tokens_;
     std::vector<std::pair<std::string, std::string>> metadata_;
+    TextLimits text_limits_;
     std::string placement_;
     int n_threads_;
 };

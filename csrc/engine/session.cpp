@@ -1,5 +1,6 @@
 #include "engine/session.h"
 
+#include "base/calls.h"
 #include "base/log.h"
 #include "sampling/draw_ops.h"
 #include "llama/internal.h"
@@ -10,7 +11,9 @@ namespace pmtp {
 
 namespace {
 
-bool abort_requested(void * flag) { return static_cast<std::atomic<bool> *>(flag)->load(std::memory_order_relaxed); }
+bool abort_requested(void * flag) {
+    return ending() || static_cast<std::atomic<bool> *>(flag)->load(std::memory_order_relaxed);
+}
 
 }  // namespace
 

@@ -1,5 +1,6 @@
 #include "engine/speculate.h"
 
+#include "base/calls.h"
 #include "base/error.h"
 
 #include <algorithm>
@@ -74,12 +75,17 @@ void Generation::step(pmtp_burst & burst) {
         throw Error(Status::invalid_argument, "the generation has ended");
     }
     sampler_.clear_logprobs();
-    if (session_.abort) {
+    try {
+        if (session_.abort || ending()) {
+            finish_ = PMTP_FINISH_CANCELLED;
+        } else if (sampler_.generated().empty()) {
+            prefill(burst);
+        } else {
+            round(burst);
+        }
+    } catch (...) {
         finish_ = PMTP_FINISH_CANCELLED;
-    } else if (sampler_.generated().empty()) {
-        prefill(burst);
-    } else {
-        round(burst);
+        throw;
     }
     burst.finish = finish_;
     burst.logprobs = sampler_.logprobs().empty() ? nullptr : sampler_.logprobs().data();

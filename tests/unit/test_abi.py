@@ -10,6 +10,7 @@ import pytest
 from pyllama_mtp import _native, get_include
 
 STRUCTS = (
+    "pmtp_watch",
     "pmtp_model_params",
     "pmtp_model_info",
     "pmtp_logit_bias",

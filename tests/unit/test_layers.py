@@ -29,9 +29,10 @@ ARROWS = {
 ALSO = {
     "kernels": {"sampling/noise.h", "sampling/candidates.h", "sampling/draw_ops.h"},
     "drafters/gemma4": {INTERNAL},
-    "engine/model.cpp": {INTERNAL, "llama/hooks/cache_types.h"},
+    "engine/model.cpp": {INTERNAL, "llama/hooks/cache_types.h", "llama/hooks/weight_checks.h"},
     "engine/output_rows.cpp": {INTERNAL, "llama/hooks/keep_logits.h"},
     "engine/session.cpp": {INTERNAL},
+    "engine/tokenize.cpp": {"llama/hooks/tokenizing.h"},
     "pyllama_mtp.cpp": {CONTRACT},
 }
 # Below the C interface the engine still fills structs of its header. To be cut, never to be added to.

@@ -114,7 +114,7 @@ std::vector<int32_t> HeadTensors::integers(const std::string & name, int64_t n) 
     return values;
 }
 
-std::vector<TensorStorage> HeadTensors::load() {
+std::vector<TensorStorage> HeadTensors::load(const Watch & watch) {
     std::vector<TensorStorage> loaded;
     for (auto & [buft, storage] : storage_) {
         storage.buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(storage.context.get(), buft));
@@ -124,8 +124,10 @@ std::vector<TensorStorage> HeadTensors::load() {
         }
         ggml_backend_buffer_set_usage(storage.buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
     }
-    for (const std::function<void()> & fill : fills_) {
-        fill();
+    for (size_t i = 0; i < fills_.size(); i++) {
+        watch.check();
+        watch.report(Stage::head, (double) i / fills_.size());
+        fills_[i]();
     }
     fills_.clear();
     for (auto & [buft, storage] : storage_) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/handle.h"
+#include "base/watch.h"
 
 #include "ggml-backend.h"
 #include "gguf.h"
@@ -50,8 +51,9 @@ class HeadTensors {
     std::vector<float> floats(const std::string & name, int64_t n_in, int64_t n_out) const;
     std::vector<int32_t> integers(const std::string & name, int64_t n) const;
 
-    // Allocates what was declared and fills it; one storage for each kind of buffer. Throws Error(OUT_OF_MEMORY). Once.
-    std::vector<TensorStorage> load();
+    // Allocates what was declared and fills it; one storage for each kind of buffer. Throws Error(OUT_OF_MEMORY), and
+    // Error(CANCELLED) if watch says so. Once.
+    std::vector<TensorStorage> load(const Watch & watch);
 
   private:
     using Use = std::function<ggml_tensor *(ggml_context *, ggml_tensor *)>;  // the operation that reads a weight

@@ -70,14 +70,14 @@ class MtpHead::Reader {
                             [this](const Layout & layout) { return has_centroids(layout); })),
           prefix_(std::string(layout_.architecture) + ".") {}
 
-    void read() {
+    void read(const Watch & watch) {
         read_sizes();
         require_target();
         read_centroid_sizes();
         declare_projections();
         declare_layers();
         declare_lm_head();
-        head_.storage_ = tensors_.load();
+        head_.storage_ = tensors_.load(watch);
     }
 
   private:
@@ -261,8 +261,8 @@ class MtpHead::Reader {
 };
 
 MtpHead::MtpHead(const std::string & path, const llama_model & target, const llama_kv_cache_iswa & cache,
-                 ggml_backend_dev_t device) {
-    Reader(path, *this, target, cache, device).read();
+                 ggml_backend_dev_t device, const Watch & watch) {
+    Reader(path, *this, target, cache, device).read(watch);
 }
 
 size_t MtpHead::bytes() const {

@@ -47,9 +47,9 @@ class MtpHead {
   public:
     // Reads `path` into buffers of `device` (the one that holds the K/V the head attends to). Everything that the graph
     // will rely on is checked before a weight is read: throws Error(MODEL_LOAD) for a bad file,
-    // Error(INCOMPATIBLE_HEAD) for one that does not fit the target.
+    // Error(INCOMPATIBLE_HEAD) for one that does not fit the target, Error(CANCELLED) if watch says so.
     MtpHead(const std::string & path, const llama_model & target, const llama_kv_cache_iswa & cache,
-            ggml_backend_dev_t device);
+            ggml_backend_dev_t device, const Watch & watch);
 
     bool has_centroids() const { return n_centroids > 0; }
     size_t bytes() const;

@@ -75,14 +75,17 @@ static void check_info_and_text(const pmtp_model * model) {
     int32_t n = 0, needed = 0;
     int32_t * tokens = tokenize(model, PROMPT, &n);
     int32_t * exact = malloc((size_t) n * sizeof *exact);
-    CHECK(pmtp_tokenize(model, PROMPT, strlen(PROMPT), 1, 1, exact, n, &needed) == PMTP_OK && needed == n);
+    CHECK(pmtp_tokenize(model, PROMPT, strlen(PROMPT), 1, 1, exact, n, &needed, NULL) == PMTP_OK && needed == n);
     CHECK(memcmp(tokens, exact, (size_t) n * sizeof *exact) == 0);
     for (int32_t room = 0; room < n; room++) {
         CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT,
-                    pmtp_tokenize(model, PROMPT, strlen(PROMPT), 1, 1, exact, room, &needed));
-        CHECK(needed == n);
+                    pmtp_tokenize(model, PROMPT, strlen(PROMPT), 1, 1, exact, room, &needed, NULL));
+        CHECK(needed > room && needed <= n);
     }
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_tokenize(model, NULL, 0, 1, 1, exact, n, &needed));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_tokenize(model, NULL, 0, 1, 1, exact, n, &needed, NULL));
+    /* A capacity without a buffer once led to writes to NULL. */
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_tokenize(model, "x", 1, 1, 1, NULL, n, &needed, NULL));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_token_bytes(model, tokens[0], 1, NULL, 8, &needed));
     free(exact);
     free(tokens);
 
@@ -283,7 +286,7 @@ static void check_truncation(pmtp_model * model) {
         }
         float logits[1];
         CHECK_FAILS(PMTP_ERROR_BUSY, pmtp_generation_start(model, prompt, n, &params, &other));
-        CHECK_FAILS(PMTP_ERROR_BUSY, pmtp_logits(model, prompt, 1, 1, logits));
+        CHECK_FAILS(PMTP_ERROR_BUSY, pmtp_logits(model, prompt, 1, 1, logits, NULL));
         CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_truncate(generation, -1));
         CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_truncate(generation, stats.completion_tokens + 1));
         CHECK(pmtp_generation_truncate(generation, keep) == PMTP_OK);
@@ -307,14 +310,14 @@ static void check_logits(pmtp_model * model) {
     float *one = malloc(N * (size_t) info.n_vocab * sizeof *one),
           *many = malloc(N * (size_t) info.n_vocab * sizeof *many);
     CHECK(one != NULL && many != NULL);
-    CHECK(pmtp_logits(model, tokens, N, 1, one) == PMTP_OK && pmtp_logits(model, tokens, N, 32, many) == PMTP_OK);
+    CHECK(pmtp_logits(model, tokens, N, 1, one, NULL) == PMTP_OK && pmtp_logits(model, tokens, N, 32, many, NULL) == PMTP_OK);
     for (size_t i = 0; i < N * (size_t) info.n_vocab; i++) {
         CHECK(fabsf(one[i] - many[i]) < 0.5f);
     }
-    CHECK(pmtp_logits(model, NULL, 0, 1, one) == PMTP_OK);
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_logits(model, tokens, N, 33, one));
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_logits(model, tokens, -1, 1, one));
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_logits(model, tokens, N, 1, NULL));
+    CHECK(pmtp_logits(model, NULL, 0, 1, one, NULL) == PMTP_OK);
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_logits(model, tokens, N, 33, one, NULL));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_logits(model, tokens, -1, 1, one, NULL));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_logits(model, tokens, N, 1, NULL, NULL));
     free(one);
     free(many);
 }
@@ -322,13 +325,13 @@ static void check_logits(pmtp_model * model) {
 static void check_quantize(const char * head, const char * folder) {
     char out[4096];
     snprintf(out, sizeof out, "%s/quantised.gguf", folder);
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(NULL, out, "q4_k_m", 1));
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(head, NULL, "q4_k_m", 1));
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(head, out, NULL, 1));
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(head, out, "q4_k_m", 0));
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(head, out, "q4_q", 1));
-    CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_quantize("/nonexistent.gguf", out, "q4_k_m", 1));
-    CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_quantize(head, "/nonexistent/out.gguf", "q4_k_m", 1));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(NULL, out, "q4_k_m", 1, NULL));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(head, NULL, "q4_k_m", 1, NULL));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(head, out, NULL, 1, NULL));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(head, out, "q4_k_m", 0, NULL));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_quantize(head, out, "q4_q", 1, NULL));
+    CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_quantize("/nonexistent.gguf", out, "q4_k_m", 1, NULL));
+    CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_quantize(head, "/nonexistent/out.gguf", "q4_k_m", 1, NULL));
 }
 
 /* A completion past the sliding window, and back into it, for cache types of every kind. */

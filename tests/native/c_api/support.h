@@ -50,7 +50,7 @@ static inline int32_t * tokenize(const pmtp_model * model, const char * text, in
     const size_t size = strlen(text);
     int32_t * tokens = malloc((size + 8) * sizeof *tokens);
     CHECK(tokens != NULL);
-    CHECK(pmtp_tokenize(model, text, size, 1, 1, tokens, (int32_t) size + 8, n) == PMTP_OK);
+    CHECK(pmtp_tokenize(model, text, size, 1, 1, tokens, (int32_t) size + 8, n, NULL) == PMTP_OK);
     return tokens;
 }
 
