@@ -125,7 +125,7 @@ int Session::reuse_prefix(const int32_t * prompt, int n_prompt) {
     while (n < limit && tokens_[n] == prompt[n]) {
         n++;
     }
-    truncate(n < (int) tokens_.size() && !window_intact(n) ? 0 : n);
+    truncate(window_intact(n) ? n : 0);  // also at the cached end: a completion may have been cut far back to it
     return (int) tokens_.size();
 }
 
