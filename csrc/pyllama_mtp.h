@@ -65,7 +65,8 @@ typedef enum pmtp_finish {
 /* Which drafts are accepted. Every rule gives exactly the target's distribution; greedy text (temperature 0) is the
  * same under all. */
 typedef enum pmtp_acceptance {
-    PMTP_ACCEPTANCE_AUTO = 0,             /* COUPLED if `reproducible`, else the rule that gives most tokens a second */
+    PMTP_ACCEPTANCE_AUTO = 0,             /* COUPLED if `reproducible` or if the number of drafts is
+                                           * PMTP_DRAFT_AUTO, else the rule that gives most tokens a second */
     PMTP_ACCEPTANCE_COUPLED = 1,          /* the same seed gives the same text, drafted or not; with the others it does
                                            * for the same num_speculative_tokens: AUTO drafts then ignore the clock */
     PMTP_ACCEPTANCE_REJECTION = 2,        /* by p/q, drafts drawn from the head's distribution */
@@ -222,9 +223,9 @@ void pmtp_set_log(pmtp_log_fn log, void * user);
  * called back on any thread at any time. It keeps the last 16384. */
 void pmtp_log_keep(int32_t level, const char * text, void * user);
 
-/* Takes the oldest kept line (line ends within it are out of a file): writes it, without its end, to `text` of `capacity` bytes, and returns its length in
- * bytes; if that is more than `capacity`, nothing is written and the line stays. Returns -1 if there is none, or for a
- * NULL. Any thread. */
+/* Takes the oldest kept line (line ends within it are out of a file): writes it, without its end, to `text` of
+ * `capacity` bytes, and returns its length in bytes; if that is more than `capacity`, nothing is written and the line
+ * stays. Returns -1 if there is none, or for a NULL. Any thread. */
 int32_t pmtp_log_take(char * text, int32_t capacity, int32_t * level);
 
 /* To be called before the process ends while other threads may be in this library, so that they do not run while its
@@ -288,8 +289,8 @@ pmtp_status pmtp_token_bytes(const pmtp_model * model, int32_t token, int32_t sp
 int32_t pmtp_token_is_end(const pmtp_model * model, int32_t token);
 
 /* The target's logits after each token, into the caller's `logits`: row-major float [n_tokens][n_vocab], evaluated in
- * batches of n_batch rows (1..32). The KV cache is overwritten. After a failure `logits` is unspecified. watch: NULL, or
- * what ends the call within a batch. Fails with BUSY while a generation lives, CONTEXT_OVERFLOW (n_tokens > n_ctx),
+ * batches of n_batch rows (1..32). The KV cache is overwritten. After a failure `logits` is unspecified. watch: NULL,
+ * or what ends the call within a batch. Fails with BUSY while a generation lives, CONTEXT_OVERFLOW (n_tokens > n_ctx),
  * CANCELLED or INVALID_ARGUMENT. */
 pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_tokens, int32_t n_batch, float * logits,
                         const pmtp_watch * watch);
@@ -333,7 +334,8 @@ void pmtp_generation_release(pmtp_generation ** generation);
  * "q6_k", llama.cpp's mixtures, which give some tensors more bits. n_threads: 1 or more. `out_path` is overwritten;
  * after a failure its content is unspecified. Any thread. Fails with INVALID_ARGUMENT (no such type) or MODEL_LOAD (the
  * file cannot be read or is damaged, or the other cannot be written: the message has llama.cpp's reason). watch: NULL,
- * or what ends the call with CANCELLED after the tensor in hand. Lines of llama.cpp's log, one a tensor, are dropped. */
+ * or what ends the call with CANCELLED after the tensor in hand. Lines of llama.cpp's log, one a tensor, are dropped.
+ */
 pmtp_status pmtp_quantize(const char * path, const char * out_path, const char * type, int32_t n_threads,
                           const pmtp_watch * watch);
 

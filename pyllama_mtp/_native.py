@@ -136,8 +136,8 @@ _ERRORS: dict[int, type[PyllamaMtpError]] = {
 }
 
 
-# Native code never calls back: a callback may run in the middle of anything, and what a signal handler raises within one
-# is lost. The library keeps its log until a call that may log has ended.
+# Native code never calls back: a callback may run in the middle of anything, and what a signal handler raises within
+# one is lost. The library keeps its log until a call that may log has ended.
 _lib.pmtp_set_log(_lib.pmtp_log_keep, _ffi.NULL)
 
 # Daemon threads may be in the library when Python ends.

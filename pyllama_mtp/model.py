@@ -12,7 +12,14 @@ import numpy.typing as npt
 from pyllama_mtp import chat
 from pyllama_mtp._native import NativeModel
 from pyllama_mtp.cpus import default_threads
-from pyllama_mtp.errors import ContextOverflowError, InvalidRequestError, ModelClosedError, ModelLoadError, OutOfMemoryError, seen
+from pyllama_mtp.errors import (
+    ContextOverflowError,
+    InvalidRequestError,
+    ModelClosedError,
+    ModelLoadError,
+    OutOfMemoryError,
+    seen,
+)
 from pyllama_mtp.gguf.checks import check_head, check_target
 from pyllama_mtp.gguf.format import GGUFFile
 from pyllama_mtp.names import CacheType, DraftLength

@@ -320,7 +320,7 @@ class Stream:
     def rounds(self) -> list[Round]:
         """The rounds up to now. Raises StreamError unless the completion was asked for with trace=True."""
         if not self._trace:
-            raise RuntimeError("rounds are recorded only with generate(..., trace=True)")
+            raise StreamError("rounds are recorded only with generate(..., trace=True)")
         self._settle()
         return list(self._rounds)
 

@@ -49,7 +49,9 @@ Generation::Generation(Session & session, Drafter * drafter, DraftHistory & hist
       max_tokens_(std::min(params.max_tokens, session.n_ctx() - n_prompt)),
       seed_(params.seed),
       sampler_(sampling_params(params, end_tokens_), n_vocab, prompt, n_prompt),
-      acceptance_((pmtp_acceptance) params.acceptance, sampler_.params().warp, params.seed, params.reproducible != 0,
+      // Where the seed must give the text again, and where live timings choose k and so must not choose the text.
+      acceptance_((pmtp_acceptance) params.acceptance, sampler_.params().warp, params.seed,
+                  params.reproducible != 0 || params.num_speculative_tokens == PMTP_DRAFT_AUTO,
                   session.finds_candidates(),
                   { params.synthetic_acceptance, params.synthetic_acceptance + params.n_synthetic_acceptance }),
       table_{ history.costs.unlearned() },

@@ -121,8 +121,9 @@ def test_the_rule_follows_from_the_seed(demo_model: Model):
     def rule(**options) -> str:
         return demo_model.generate(PROMPT, max_tokens=1, **options).stats.acceptance
 
-    assert rule(seed=1) == "coupled"
-    assert rule() == "block"
+    assert rule(seed=1) == rule(seed=1, num_speculative_tokens=3) == "coupled"
+    assert rule() == "coupled"  # live timings choose k, and the drawn seed gives the text again
+    assert rule(num_speculative_tokens=3) == "block"
     assert rule(temperature=0) == rule(temperature=0, acceptance="block") == "coupled"
     assert rule(seed=1, acceptance="rejection") == "rejection"
 

@@ -61,8 +61,7 @@ void SpecialTokens::find(const Group & group, std::string_view text, const std::
         if (!group.begins[(uint8_t) text[at]]) {
             continue;
         }
-        const auto [first, last] =
-            group.by_hash.equal_range(hashes[at + group.length] - hashes[at] * group.power);
+        const auto [first, last] = group.by_hash.equal_range(hashes[at + group.length] - hashes[at] * group.power);
         for (auto i = first; i != last; ++i) {
             const Token & token = tokens_[i->second];
             if ((parse_special || token.always) && text.compare(at, group.length, token.text) == 0) {
@@ -70,7 +69,8 @@ void SpecialTokens::find(const Group & group, std::string_view text, const std::
             }
         }
     }
-    std::stable_sort(matches.begin(), matches.end(), [](const Match & a, const Match & b) { return a.token < b.token; });
+    std::stable_sort(matches.begin(), matches.end(),
+                     [](const Match & a, const Match & b) { return a.token < b.token; });
 }
 
 // Cuts a fragment at the matches that do not overlap those before them. taken: of the text, all false in the fragment.
@@ -85,8 +85,8 @@ void SpecialTokens::take(const std::vector<Match> & matches, std::string_view te
             continue;
         }
         std::fill_n(begin, token.text.size(), true);
-        for (size_t at = match.offset; token.strips_left && at > fragment.offset && !taken[at - 1] &&
-                                       is_space(text[at - 1]);) {
+        for (size_t at = match.offset;
+             token.strips_left && at > fragment.offset && !taken[at - 1] && is_space(text[at - 1]);) {
             taken[--at] = true;
         }
         for (size_t at = match.offset + token.text.size();

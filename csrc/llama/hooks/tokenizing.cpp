@@ -4,9 +4,7 @@
 
 thread_local Tokenizing * pmtp_current_tokenizing = nullptr;
 
-Tokenizing::Tokenizing(std::function<bool()> stopped) : stopped_(std::move(stopped)) {
-    pmtp_current_tokenizing = this;
-}
+Tokenizing::Tokenizing(std::function<bool()> stopped) : stopped_(std::move(stopped)) { pmtp_current_tokenizing = this; }
 
 Tokenizing::~Tokenizing() { pmtp_current_tokenizing = nullptr; }
 
