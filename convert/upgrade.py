@@ -68,7 +68,7 @@ def _upgrade(header: GGUFFile, out: Path) -> Path:
     made = {name: np.ones(1, "<f4") for name in sorted(_scales(config) - tensors.keys())}
     if ROPE_FACTORS not in tensors:
         made = {ROPE_FACTORS: np.array(config.rope_factors(), "<f4")} | made
-    declared = [(name, data.shape, "f32") for name, data in made.items()]
+    declared: list[tuple[str, tuple[int, ...], str]] = [(name, data.shape, "f32") for name, data in made.items()]
     declared += [(name, t.shape, t.type) for name, t in tensors.items()]
     write_gguf(out, metadata, declared, chain(made.items(), _data(tensors)))
     return out

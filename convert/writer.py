@@ -3,13 +3,12 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from gguf import GGUFValueType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
-from pyllama_mtp.convert.quants import ggml_type
-from pyllama_mtp.gguf.format import Entry, StringArray, tensor_bytes
+from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry, StringArray, tensor_bytes
 
 _ARCHITECTURE = "general.architecture"  # which GGUFWriter writes first, by itself
 _VALUE_TYPES = {
@@ -64,8 +63,9 @@ def gguf_file(
         else:
             writer.add_key_value(key, entry.value, _VALUE_TYPES[entry.type])
     for name, shape, type_name in declared:
+        number = cast(GGMLQuantizationType, TENSOR_TYPES[type_name][0])  # of types that the package does not name, too
         n_bytes = tensor_bytes(type_name, shape)
-        writer.add_tensor_info(name, shape[::-1], np.dtype(np.float32), n_bytes, raw_dtype=ggml_type(type_name))
+        writer.add_tensor_info(name, shape[::-1], np.dtype(np.float32), n_bytes, raw_dtype=number)
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

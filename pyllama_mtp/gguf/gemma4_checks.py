@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyllama_mtp.errors import ModelLoadError
-from pyllama_mtp.gguf.format import TENSOR_TYPES, TensorInfo
+from pyllama_mtp.gguf.format import TENSOR_TYPES, StringArray, TensorInfo
 from pyllama_mtp.gguf.gemma4 import TARGET_TENSORS
 from pyllama_mtp.gguf.hyperparameters import HyperParameters
 
@@ -210,6 +210,10 @@ def check_head(p: HyperParameters) -> None:
     head_size = p.integer("attention.key_length", 2, MAX_HEAD_SIZE)
     if p.prefix == "gemma4-assistant" or ROPE_FACTORS in p.header.tensors:  # older layouts leave it to the target's
         _check_rope_factors(p, head_size)
+    if not isinstance(p.header.metadata.get("tokenizer.ggml.tokens"), StringArray | None):
+        raise ModelLoadError(
+            f"tokenizer.ggml.tokens of {p.header.path} is no list of strings: convert the checkpoint again"
+        )
     if p.has("masked_embedding.centroids"):
         centroids = p.header.metadata[f"{p.prefix}.masked_embedding.centroids"]
         p.reals("masked_embedding.centroids", len(centroids) if isinstance(centroids, np.ndarray) else 0)

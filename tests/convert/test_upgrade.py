@@ -12,13 +12,15 @@ from pyllama_mtp.convert import convert_assistant, upgrade_assistant
 from pyllama_mtp.convert.assistant import PLAIN_OUTTYPES
 from pyllama_mtp.convert.cli import main
 from pyllama_mtp.convert.quants import decode, ggml_type
-from pyllama_mtp.gguf.format import Entry, read_header
+from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry, read_header, tensor_bytes
+from pyllama_mtp.gguf.gemma4_checks import WEIGHT_TYPES
 from support.checkpoints import config_json, random_tensors, write_checkpoint
 from support.gguf_edit import Parts
 from support.llama_cpp_peer import complete
 from support.old_layouts import KEYS, OLD, PRESENT, TENSORS, in_old_layout, with_numbers_of_centroids
 
 ARCHITECTURES = list(KEYS)
+TOKENS = "tokenizer.ggml.tokens"
 
 
 def saved(parts: Parts, path: Path) -> Path:
@@ -140,6 +142,31 @@ def test_a_file_without_layer_scales_and_with_the_targets_embedding(demo, tmp_pa
     assert [name for name in upgraded.tensors if name in scales] == sorted(scales)
 
 
+@pytest.mark.parametrize("type_name", WEIGHT_TYPES)
+def test_weights_of_every_type_are_carried_over(demo, tmp_path: Path, type_name: str):
+    """Also of types that the gguf package does not name, as q2_0: it was a KeyError."""
+    parts = in_old_layout(demo.head, "gemma4_mtp")
+    for key in ("embedding_length", "feed_forward_length"):
+        parts.metadata[f"gemma4_mtp.{key}"] = Entry("u32", 256)  # whole blocks of every type
+    header = read_header(demo.head).metadata
+    width, n_vocab = header[f"{PRESENT}.embedding_length_out"], len(header["tokenizer.ggml.tokens"])
+    n_centroids = header[f"{PRESENT}.masked_embedding.num_centroids"]
+    for name, (_, shape, kind, _) in list(parts.tensors.items()):
+        if len(shape) == 1 and shape != (1,) and "norm" in name and "q_norm" not in name:
+            parts.tensors[name] = (name, (256,), "f32", bytes(1024))
+        elif len(shape) == 2:
+            q = shape[1] if "attn_q" in name else shape[0]
+            new = {"attn_q": (256, q), "attn_output": (q, 256), "pre_proj": (2 * width, 256), "post_proj": (256, width)}
+            new |= {"token_embd": (256, n_vocab), "centroids": (256, n_centroids), "ffn": (256, 256)}
+            shape = next(s for part, s in new.items() if part in name)
+            whole = kind == "i32" or "centroids" in name or shape[0] % TENSOR_TYPES[type_name][1]
+            kind = "f32" if whole else type_name
+            parts.tensors[name] = (name, shape, kind, bytes(tensor_bytes(kind, shape)))
+    upgraded = Parts.read(upgrade_assistant(saved(parts, tmp_path / "old.gguf"), tmp_path / "out.gguf"))
+    assert upgraded.tensors["blk.0.ffn_up.weight"] == parts.tensors["blk.0.ffn_up.weight"]
+    assert upgraded.tensors["blk.0.ffn_up.weight"][2] == type_name
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("kind", ["[i32]", "[u32]"])
 def test_a_pattern_of_integers_becomes_one_of_flags(demo, tmp_path: Path, architecture: str, kind: str):
@@ -205,6 +232,7 @@ DAMAGES = {
     "no finite centroids": (tensor("centroids", lambda t: (*t[:3], b"\xff" * len(t[3]))), "not finite"),
     "no finite norm": (tensor("output_norm.weight", lambda t: (*t[:3], b"\xff" * len(t[3]))), "not finite"),
     "no projection": (tensor("nextn.pre_projection.weight", lambda t: None), "lacks tensor nextn.pre_projection"),
+    "tokens of a type": (lambda p, a: p.metadata.update({TOKENS: Entry("string", "x")}), "is no list of strings"),
     "another embedding": (add_embedding(31), "mtp_input_embd.weight has shape"),
     "too few factors": (tensor("rope_freqs.weight", lambda t: (t[0], (1,), t[2], t[3][:4])), "has the shape"),
     "unknown tensor": (add_tensor, "unknown tensor extra.weight"),
