@@ -23,7 +23,7 @@ TURBO_DEFINE(3)
 TURBO_DEFINE(4)
 
 turbo_from_float_t turbo_row_writer(const struct ggml_tensor * set_rows, turbo_from_float_t from_float) {
-    if (set_rows->op_params[0] != TURBO_VALUE) {
+    if (set_rows->op_params[TURBO_PARAM] != TURBO_VALUE) {
         return from_float;
     }
     switch (set_rows->type) {

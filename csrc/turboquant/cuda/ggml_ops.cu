@@ -27,7 +27,7 @@ void set_rows(const ggml_tensor * op, cudaStream_t stream) {
                          { (int64_t) numbers->nb[0], (int64_t) numbers->nb[1], (int64_t) numbers->nb[2] },
                          numbers->ne[1],
                          numbers->ne[2] };
-    const turbo_role role = op->op_params[0] == TURBO_VALUE ? TURBO_VALUE : TURBO_KEY;
+    const turbo_role role = op->op_params[TURBO_PARAM] == TURBO_VALUE ? TURBO_VALUE : TURBO_KEY;
     encode(bits_of(op->type), role, (const float *) x->data, strides_of(x), op->data, strides_of(op), to, shape_of(x),
            stream);
 }
@@ -86,7 +86,7 @@ bool pmtp_cuda_turbo_write(const ggml_tensor * op, cudaStream_t stream) {
 }
 
 bool pmtp_cuda_is_signed_rotation(const ggml_tensor * op) {
-    return op->op == GGML_OP_MUL_MAT && op->op_params[1] == GGML_HINT_SRC0_IS_HADAMARD && op->op_params[2] != 0;
+    return op->op == GGML_OP_MUL_MAT && op->op_params[1] == GGML_HINT_SRC0_IS_HADAMARD && op->op_params[TURBO_PARAM] != 0;
 }
 
 bool pmtp_cuda_rotate(const ggml_tensor * rotation, const ggml_tensor * x, const ggml_tensor * out,
