@@ -265,6 +265,10 @@ const char * pmtp_model_metadata(const pmtp_model * model, const char * key) {
     return model != nullptr && key != nullptr ? model->metadata(key) : nullptr;
 }
 
+const char * pmtp_model_batch_dependence(const pmtp_model * model) {
+    return model != nullptr ? model->batch_dependence().c_str() : "";
+}
+
 const char * pmtp_model_placement(const pmtp_model * model) {
     return model != nullptr ? model->placement().c_str() : "";
 }

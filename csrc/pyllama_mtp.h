@@ -116,6 +116,7 @@ typedef struct pmtp_model_info {
     int32_t head_n_centroids; /* clusters of the head's centroid LM head, 0: dense LM head */
     int32_t head_top_k;       /* clusters whose logits are computed for a token */
     int32_t flash_attention;  /* 1: in use */
+    int32_t batch_invariant;  /* 1: a row of logits has the same bits alone and among the drafts of a round */
     int32_t token_bos;        /* -1: none */
     int32_t token_eos;        /* -1: none */
     int32_t add_bos;          /* 1: prompts of this model begin with token_bos */
@@ -268,6 +269,10 @@ const char * pmtp_model_metadata(const pmtp_model * model, const char * key);
 /* Device and backend that hold weights and KV cache, as one line of text; empty for NULL. Valid until the model is
  * freed. */
 const char * pmtp_model_placement(const pmtp_model * model);
+
+/* Why batch_invariant is 0 (weight types, experts, a GPU ...), as one line of text; empty where it is 1, and for NULL.
+ * Valid until the model is freed. */
+const char * pmtp_model_batch_dependence(const pmtp_model * model);
 
 /* Splits text of text_size bytes into tokens; add_special: with the beginning-of-sequence token and the like, where the
  * model uses them; parse_special: text such as "<bos>" becomes that token. Writes at most `capacity` ids and sets

@@ -338,6 +338,10 @@ class NativeModel:
     def placement(self) -> str:
         return self.call(lambda handle: _text(_lib.pmtp_model_placement(handle)))
 
+    def batch_dependence(self) -> str:
+        with self.lock:
+            return _text(_lib.pmtp_model_batch_dependence(self.handle))
+
     def metadata(self, key: str) -> str | None:
         def read(handle: Any) -> str | None:
             value = _lib.pmtp_model_metadata(handle, key.encode())

@@ -37,7 +37,8 @@ class ModelInfo:
 
     n_ctx: most tokens of prompt and completion together. n_swa: sliding window, 0 if there is none. head_n_centroids:
     clusters of the head's centroid LM head, of which head_top_k are scored for a token; 0 for a dense LM head or no
-    head.
+    head. batch_invariant: a row of logits has the same bits alone and among the drafts of a round, so greedy text and
+    the text of a seed are the same bytes with drafting on and off; else batch_dependence says why not.
     """
 
     name: str
@@ -55,6 +56,8 @@ class ModelInfo:
     head_n_centroids: int
     head_top_k: int
     flash_attention: bool
+    batch_invariant: bool
+    batch_dependence: str
     cache_type_k: str
     cache_type_v: str
     cache_type_k_swa: str
@@ -139,10 +142,12 @@ class Model:
         self._add_bos = bool(fields.pop("add_bos"))
         fields["has_head"] = bool(fields["has_head"])
         fields["flash_attention"] = bool(fields["flash_attention"])
+        fields["batch_invariant"] = bool(fields["batch_invariant"])
         self._info = ModelInfo(
             name=native.metadata("general.name") or stem,
             architecture=native.metadata("general.architecture") or "unknown",
             placement=native.placement(),
+            batch_dependence=native.batch_dependence(),
             cache_type_k=self.options.cache_type_k,
             cache_type_v=self.options.cache_type_v,
             cache_type_k_swa=self.options.cache_type_k_swa or self.options.cache_type_k,

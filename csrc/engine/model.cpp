@@ -3,6 +3,7 @@
 #include "llama/internal.h"
 #include "base/log.h"
 #include "base/watch.h"
+#include "engine/batch_invariance.h"
 #include "drafters/gemma4/gemma4_drafter.h"
 #include "llama/hooks/cache_types.h"
 #include "llama/hooks/weight_checks.h"
@@ -181,6 +182,7 @@ Model::Model(const std::string & target_path, const char * head_path, const pmtp
     }
     text_limits_ = TextLimits(vocab(), metadata("tokenizer.ggml.model"));
     describe_placement();
+    batch_dependence_ = pmtp::batch_dependence(*session_->context());
     watch.check();
 }
 
@@ -236,6 +238,7 @@ pmtp_model_info Model::info() const {
     info.head_n_centroids = head_ ? head_->n_centroids : 0;
     info.head_top_k = head_ ? head_->top_k : 0;
     info.flash_attention = session_->context()->get_cparams().flash_attn;
+    info.batch_invariant = batch_dependence_.empty();
     info.token_bos = llama_vocab_bos(vocab());
     info.token_eos = llama_vocab_eos(vocab());
     info.add_bos = llama_vocab_get_add_bos(vocab());

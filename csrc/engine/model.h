@@ -27,6 +27,8 @@ class Model {
     pmtp_model_info info() const;
     const char * metadata(const std::string & key) const;  // of the target; nullptr if there is no such string
     const std::string & placement() const { return placement_; }
+    // Why a row's bits depend on its batch; empty if they do not.
+    const std::string & batch_dependence() const { return batch_dependence_; }
 
     const llama_vocab * vocab() const { return llama_model_get_vocab(target_.get()); }
     int n_vocab() const { return llama_vocab_n_tokens(vocab()); }
@@ -52,6 +54,7 @@ class Model {
     std::vector<std::pair<std::string, std::string>> metadata_;
     TextLimits text_limits_;
     std::string placement_;
+    std::string batch_dependence_;
     int n_threads_;
 };
 

@@ -29,6 +29,7 @@ ARROWS = {
 ALSO = {
     "kernels": {"sampling/noise.h", "sampling/candidates.h", "sampling/draw_ops.h"},
     "drafters/gemma4": {INTERNAL},
+    "engine/batch_invariance.cpp": {INTERNAL, "kernels/invariance.h"},
     "engine/model.cpp": {INTERNAL, "llama/hooks/cache_types.h", "llama/hooks/weight_checks.h"},
     "engine/output_rows.cpp": {INTERNAL, "llama/hooks/keep_logits.h"},
     "engine/session.cpp": {INTERNAL},

@@ -2,6 +2,7 @@
 
 #include "kernels/attention/plan.h"
 #include "kernels/enabled.h"
+#include "kernels/invariance.h"
 
 #include "ggml-cpu-impl.h"
 #include "ggml-cpu.h"
@@ -97,6 +98,10 @@ Task task(const ggml_tensor * op) {
 }
 
 }  // namespace
+
+bool pmtp::attention_is_batch_invariant(int head_size) {
+    return kernels_enabled() && head_size % 32 == 0 && head_size <= kMaxHeadSize;
+}
 
 size_t pmtp_attention_work_size(const ggml_tensor * op, int n_threads) {
     if (!serves(op)) {

@@ -2,17 +2,23 @@
 
 #include "kernels/cpu/simd.h"
 #include "kernels/enabled.h"
+#include "kernels/invariance.h"
 #include "kernels/products/cpu/kernels.h"
 
+#include "ggml-backend.h"
 #include "ggml-cpu-impl.h"
 #include "ggml.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace {
 
 using namespace pmtp;
 using namespace pmtp::products;
+
+// Most activation rows that the kernels here take: k + 1 for k up to 16. They pass over the weights once for kMaxRows.
+constexpr int64_t kMaxBatch = 17;
 
 struct Product {
     Kernel (*kernel)(int n_rows);
@@ -20,14 +26,11 @@ struct Product {
     int columns;  // weight rows in a group that a thread takes whole
 };
 
-// The kernel family for an operation; `kernel` is null if there is none.
-Product product(const ggml_tensor * op, int columns, int interleave) {
-    const ggml_tensor * weights = op->src[0];
-    const ggml_tensor * x = op->src[1];
+// The kernel family for weights in groups of `columns` rows; `kernel` is null if there is none.
+Product product(const ggml_tensor * weights, int columns, int interleave) {
     Product found{ nullptr, Block::k32, 8 };
 #ifdef PMTP_SIMD
-    if (!kernels_enabled() || ggml_nrows(x) != x->ne[1] || x->ne[1] > kMaxRows || weights->ne[2] != 1 ||
-        weights->ne[3] != 1 || x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) || op->type != GGML_TYPE_F32 ||
+    if (!kernels_enabled() || weights->ne[2] != 1 || weights->ne[3] != 1 ||
         weights->nb[1] != ggml_row_size(weights->type, weights->ne[0])) {
         return found;
     }
@@ -45,20 +48,36 @@ Product product(const ggml_tensor * op, int columns, int interleave) {
         }
     }
 #else
-    (void) weights, (void) x, (void) columns, (void) interleave;
+    (void) weights, (void) columns, (void) interleave;
 #endif
     return found;
 }
 
+Product product_of(const ggml_tensor * op, int columns, int interleave) {
+    const ggml_tensor * x = op->src[1];
+    if (ggml_nrows(x) != x->ne[1] || x->ne[1] > kMaxBatch || x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) ||
+        op->type != GGML_TYPE_F32) {
+        return { nullptr, Block::k32, 8 };
+    }
+    return product(op->src[0], columns, interleave);
+}
+
 }  // namespace
 
+bool pmtp::product_is_batch_invariant(const ggml_tensor * weights) {
+    const char * buffer = ggml_backend_buft_name(ggml_backend_buffer_get_type(weights->buffer));
+    const bool repacked = std::strcmp(buffer, "CPU_REPACK") == 0;
+    return (repacked || ggml_backend_buffer_is_host(weights->buffer)) &&
+           product(weights, repacked ? 8 : 1, repacked ? 8 : 0).kernel != nullptr;
+}
+
 size_t pmtp_multiply_work_size(const ggml_tensor * op, int columns, int interleave) {
-    const Product p = product(op, columns, interleave);
+    const Product p = product_of(op, columns, interleave);
     return p.kernel == nullptr ? 0 : Activations::bytes(p.block, op->src[1]->ne[0], op->src[1]->ne[1]);
 }
 
 bool pmtp_multiply(const ggml_compute_params * params, ggml_tensor * op, int columns, int interleave) {
-    const Product p = product(op, columns, interleave);
+    const Product p = product_of(op, columns, interleave);
     const ggml_tensor * weights = op->src[0];
     const ggml_tensor * x = op->src[1];
     const int64_t n_in = x->ne[0];
@@ -68,7 +87,7 @@ bool pmtp_multiply(const ggml_compute_params * params, ggml_tensor * op, int col
     }
     const Activations activations(params->wdata, p.block, n_in);
     const int64_t n_blocks = activations.n_blocks();
-    Row rows[kMaxRows];
+    Row rows[kMaxBatch];
     for (int row = 0; row < n_rows; row++) {
         activations.quantize((const float *) ((const char *) x->data + row * x->nb[1]), row,
                              n_blocks * params->ith / params->nth, n_blocks * (params->ith + 1) / params->nth);
@@ -80,13 +99,15 @@ bool pmtp_multiply(const ggml_compute_params * params, ggml_tensor * op, int col
     ggml_barrier(params->threadpool);
 
     // Groups of columns in a few chunks a thread, so that a thread that is held up does not hold up the others.
-    const Kernel kernel = p.kernel(n_rows);
     const int64_t n_out = weights->ne[1];
     const int64_t n_groups = (n_out + p.columns - 1) / p.columns;
     const int64_t n_chunks = std::min<int64_t>(n_groups, 8 * params->nth);
     for (int64_t chunk = params->ith; chunk < n_chunks; chunk = ggml_threadpool_chunk_add(params->threadpool, 1)) {
-        kernel(weights->data, n_in, rows, n_groups * chunk / n_chunks * p.columns,
-               std::min(n_out, n_groups * (chunk + 1) / n_chunks * p.columns));
+        const int64_t first = n_groups * chunk / n_chunks * p.columns;
+        const int64_t last = std::min(n_out, n_groups * (chunk + 1) / n_chunks * p.columns);
+        for (int done = 0; done < n_rows; done += kMaxRows) {
+            p.kernel(std::min(kMaxRows, n_rows - done))(weights->data, n_in, rows + done, first, last);
+        }
     }
     return true;
 }

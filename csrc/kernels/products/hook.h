@@ -2,8 +2,8 @@
 //
 // llama.cpp's CPU kernels are made for one row (bound by memory) and for many rows. In between they read or decode the
 // weights several times. The kernels here pass over the weights once, decode each block once, and multiply it with 1 to
-// 9 rows. A row's result does not depend on how many rows there are, so one-token and (k + 1)-token evaluations agree
-// bit for bit in these products.
+// 9 rows, in two passes with up to 17. A row's result does not depend on how many rows there are, so one-token and
+// (k + 1)-token evaluations agree bit for bit in these products.
 //
 // Types: Q4_0 and Q4_K where ggml has repacked them 8x8, Q8_0 and Q6_K in the plain layout, with AVX-512 VNNI or AVX2.
 // csrc/llama/patches/ hooks the two functions into ggml-cpu.

@@ -71,6 +71,8 @@ static void check_info_and_text(const pmtp_model * model) {
     CHECK(strcmp(pmtp_model_metadata(model, "general.architecture"), "gemma4") == 0);
     CHECK(pmtp_model_metadata(model, "no.such.key") == NULL && pmtp_model_metadata(NULL, "") == NULL);
     CHECK(strlen(pmtp_model_placement(model)) > 0 && strlen(pmtp_model_placement(NULL)) == 0);
+    CHECK(info.batch_invariant == (strlen(pmtp_model_batch_dependence(model)) == 0));
+    CHECK(strlen(pmtp_model_batch_dependence(NULL)) == 0);
 
     int32_t n = 0, needed = 0;
     int32_t * tokens = tokenize(model, PROMPT, &n);

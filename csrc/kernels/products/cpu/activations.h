@@ -6,7 +6,7 @@
 
 namespace pmtp::products {
 
-// Most rows of a batch: k + 1 for k up to 8.
+// Most rows that a kernel takes in one pass over the weights: k + 1 for k up to 8.
 constexpr int kMaxRows = 9;
 
 // Values under one scale: as ggml's q8_0 (scale rounded to f16) for weights in blocks of 32, as its q8_K for
