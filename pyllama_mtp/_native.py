@@ -339,8 +339,7 @@ class NativeModel:
         return self.call(lambda handle: _text(_lib.pmtp_model_placement(handle)))
 
     def batch_dependence(self) -> str:
-        with self.lock:
-            return _text(_lib.pmtp_model_batch_dependence(self.handle))
+        return self.call(lambda handle: _text(_lib.pmtp_model_batch_dependence(handle)))
 
     def metadata(self, key: str) -> str | None:
         def read(handle: Any) -> str | None:

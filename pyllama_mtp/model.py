@@ -79,8 +79,9 @@ class Model:
     target, mtp_head: GGUF files. n_ctx: tokens of prompt and completion together (default: 4096, or as trained if that
     is less). num_speculative_tokens: 0..16 drafts a round, or "auto". cache_type_k, cache_type_v: types of the
     KV cache (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl, turbo4, turbo3, turbo2); cache_type_k_swa,
-    cache_type_v_swa: of the sliding layers, None: the same. n_gpu_layers: -1 for all. n_threads: default: one
-    for each core this process may use. n_batch: most prompt tokens evaluated at once. flash_attention: None where it is supported.
+    cache_type_v_swa: of the sliding layers, None: the same. n_gpu_layers: -1 for all. n_threads: default: one for
+    each core that this process may use. n_batch: most prompt tokens evaluated at once. flash_attention: None where it
+    is supported.
     progress: called while the model loads, on this thread, with bytes done, bytes in all, and what is being done; True:
     a line on the terminal. What it or a signal handler raises ends the load.
 
