@@ -27,8 +27,8 @@ namespace {
 
 using pmtp::Error;
 using pmtp::format;
-using pmtp::Watch;
 using pmtp::Status;
+using pmtp::Watch;
 
 static_assert((int) pmtp::Status::invalid_argument == PMTP_ERROR_INVALID_ARGUMENT &&
               (int) pmtp::Status::model_load == PMTP_ERROR_MODEL_LOAD &&
@@ -74,9 +74,7 @@ template <typename Body> pmtp_status computing(Body body) noexcept {
 }
 
 // Of a call that writes nothing but the answer: nobody looks at its stages.
-Watch watch_of(const pmtp_watch * watch) {
-    return watch != nullptr ? Watch(nullptr, nullptr, &watch->stop) : Watch();
-}
+Watch watch_of(const pmtp_watch * watch) { return watch != nullptr ? Watch(nullptr, nullptr, &watch->stop) : Watch(); }
 
 void give_up(pmtp_model * model) {
     if (--model->owners == 0) {
@@ -113,8 +111,7 @@ void require(bool ok, const std::string & message) {
 // The threads of a model are not there in a forked child, and its locks may be held for ever.
 void require_own(const pmtp_model & model) {
     if (model.process != pmtp::process()) {
-        throw Error(Status::other_process,
-                    "the model was loaded before this process was forked: load it in the child");
+        throw Error(Status::other_process, "the model was loaded before this process was forked: load it in the child");
     }
 }
 

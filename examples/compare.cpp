@@ -40,7 +40,8 @@ Model load(const char * target, const char * head) {
 std::vector<int32_t> tokenize(const Model & model, const std::string & text) {
     std::vector<int32_t> tokens(3 * text.size() + 8);
     int32_t n = 0;
-    check(pmtp_tokenize(model.get(), text.data(), text.size(), 1, 1, tokens.data(), (int32_t) tokens.size(), &n, nullptr));
+    check(pmtp_tokenize(model.get(), text.data(), text.size(), 1, 1, tokens.data(), (int32_t) tokens.size(), &n,
+                        nullptr));
     tokens.resize(n);
     return tokens;
 }

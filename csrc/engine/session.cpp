@@ -37,6 +37,7 @@ Session::Session(llama_model * model, const llama_context_params & params, bool 
         llama_set_embeddings_nextn(context_.get(), true, /*masked: output rows only*/ true);
     }
     batch_ = llama_batch_init(n_batch_, 0, 1);
+    tokens_.reserve(n_ctx_);  // so that nothing fails once tokens are in the cache
 }
 
 Session::~Session() { llama_batch_free(batch_); }
@@ -64,16 +65,25 @@ bool Session::evaluate(const int32_t * tokens, int n, int n_outputs, const Wante
         first_output_ = first_output - done;
         const int n_threads = threads_.active();
         llama_set_n_threads(context_.get(), n_threads, n_threads);
-        const int status = rows_.decode(context_.get(), batch_, wanted);
+        int status;
+        try {
+            status = rows_.decode(context_.get(), batch_, wanted);
+        } catch (...) {
+            forget();  // which cells the cache holds by now is not known
+            throw;
+        }
         llama_synchronize(context_.get());  // the next batch overwrites inputs that this one may not have read yet
         if (status == 2) {
             return false;
         }
+        if (status == 1) {
+            throw Error(Status::context_overflow,
+                        format("no free KV cells for %d tokens after %zu", size, tokens_.size()));
+        }
         if (status != 0) {
-            const bool full = status == 1;
-            throw Error(full ? Status::context_overflow : Status::internal,
-                        full ? format("no free KV cells for %d tokens after %zu", size, tokens_.size())
-                             : format("llama_decode failed with status %d", status));
+            forget();
+            throw Error(status == -2 ? Status::out_of_memory : Status::internal,
+                        format("llama_decode failed with status %d", status));
         }
         tokens_.insert(tokens_.end(), tokens + done, tokens + done + size);
         done += size;
@@ -114,9 +124,13 @@ void Session::truncate(int n) {
     if (n > 0 && llama_memory_seq_rm(memory, 0, n, -1)) {
         tokens_.resize(n);
     } else {
-        llama_memory_clear(memory, /*data*/ false);
-        tokens_.clear();
+        forget();
     }
+}
+
+void Session::forget() {
+    llama_memory_clear(llama_get_memory(context_.get()), /*data*/ false);
+    tokens_.clear();
 }
 
 int Session::reuse_prefix(const int32_t * prompt, int n_prompt) {

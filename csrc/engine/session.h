@@ -51,6 +51,7 @@ class Session {
     std::atomic<bool> abort{ false };  // ends a running evaluation at the next graph node (CPU) or batch
 
   private:
+    void forget();
     bool window_intact(int n) const;
 
     std::unique_ptr<llama_context, void (*)(llama_context *)> context_;

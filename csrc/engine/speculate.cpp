@@ -2,9 +2,11 @@
 
 #include "base/calls.h"
 #include "base/error.h"
+#include "llama/hooks/reserve.h"
 
 #include <algorithm>
 #include <chrono>
+#include <new>
 
 namespace pmtp {
 
@@ -77,6 +79,7 @@ void Generation::step(pmtp_burst & burst) {
         throw Error(Status::invalid_argument, "the generation has ended");
     }
     sampler_.clear_logprobs();
+    const uint64_t reserve_used = pmtp_reserve_used();
     try {
         if (session_.abort || ending()) {
             finish_ = PMTP_FINISH_CANCELLED;
@@ -84,6 +87,9 @@ void Generation::step(pmtp_burst & burst) {
             prefill(burst);
         } else {
             round(burst);
+        }
+        if (pmtp_reserve_used() != reserve_used) {
+            throw std::bad_alloc();
         }
     } catch (...) {
         finish_ = PMTP_FINISH_CANCELLED;

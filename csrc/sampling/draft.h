@@ -30,6 +30,7 @@ struct StepDraw {
     bool tabulate = false;  // independent draws: acceptance needs q
     Distribution distribution;
     std::vector<WeightedToken> q;
+    bool out_of_memory = false;  // nothing was drawn
 };
 
 }  // namespace pmtp

@@ -5,6 +5,8 @@
 
 #include "ggml.h"
 
+#include <new>
+
 namespace pmtp {
 
 bool runs_custom_ops(ggml_backend_dev_t device) {
@@ -27,14 +29,13 @@ void find_candidates(ggml_tensor * dst, int ith, int nth, void * /*user*/) {
     }
 }
 
-void draw_token(ggml_tensor * dst, int ith, int /*nth*/, void * user) {
-    if (ith != 0) {
-        return;
-    }
-    StepDraw & draw = *static_cast<StepDraw *>(user);
+namespace {
+
+void draw_token(ggml_tensor * dst, StepDraw & draw) {
     const ggml_tensor * logits = dst->src[0];
     const ggml_tensor * ids = dst->src[1];
     draw.q.clear();
+    draw.out_of_memory = false;
     int32_t & token = *(int32_t *) dst->data;
     if (!draw.distribution.assign((float *) logits->data, ids ? (const int32_t *) ids->data : nullptr,
                                   (int) ggml_nelements(logits), draw.warp)) {
@@ -44,6 +45,20 @@ void draw_token(ggml_tensor * dst, int ith, int /*nth*/, void * user) {
     token = draw.distribution.draw(draw.noise);
     if (draw.tabulate) {
         draw.distribution.tabulate(draw.q);
+    }
+}
+
+}  // namespace
+
+void draw_token(ggml_tensor * dst, int ith, int /*nth*/, void * user) {
+    if (ith != 0) {
+        return;
+    }
+    StepDraw & draw = *static_cast<StepDraw *>(user);
+    try {
+        draw_token(dst, draw);
+    } catch (const std::bad_alloc &) {  // must not leave the graph, whose other threads would wait for ever
+        draw.out_of_memory = true;
     }
 }
 

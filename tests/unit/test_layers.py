@@ -33,6 +33,7 @@ ALSO = {
     "engine/model.cpp": {INTERNAL, "llama/hooks/cache_types.h", "llama/hooks/weight_checks.h"},
     "engine/output_rows.cpp": {INTERNAL, "llama/hooks/keep_logits.h"},
     "engine/session.cpp": {INTERNAL},
+    "engine/speculate.cpp": {"llama/hooks/reserve.h"},
     "engine/tokenize.cpp": {"llama/hooks/tokenizing.h"},
     "pyllama_mtp.cpp": {CONTRACT},
 }

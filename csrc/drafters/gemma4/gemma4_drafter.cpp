@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <new>
 
 namespace pmtp {
 
@@ -15,18 +16,6 @@ namespace {
 // Nodes and leaves of a step's graph: of a layer of the head, and of all else.
 constexpr size_t kNodesPerLayer = 48;
 constexpr size_t kOtherNodes = 320;
-
-// One of the target's two caches, as a graph reads it.
-struct CacheView {
-    const llama_kv_cache * cache;
-    int layer;                         // whose K/V is attended to
-    uint32_t n_kv;                     // cells that the graph sees
-    int window;                        // 0: all earlier positions are visible
-    ggml_tensor * mask = nullptr;      // [n_kv]: 0 visible, -inf hidden
-    std::vector<uint8_t> values = {};  // of the mask
-    ggml_tensor * k_rot = nullptr;     // rotation of a quantised cache, or nullptr
-    ggml_tensor * v_rot = nullptr;
-};
 
 llama_kv_cache::slot_info first_sequence() { return { /*s0*/ 0, /*s1*/ 0, /*strm*/ { 0 }, /*idxs*/ {} }; }
 
@@ -38,9 +27,6 @@ ggml_backend_dev_t device_of(const ggml_tensor * tensor) {
 // A constant that the cache fills on the host.
 void upload_rotation(ggml_tensor * dst, const llama_kv_cache & cache,
                      void (llama_kv_cache::*fill)(ggml_tensor *) const) {
-    if (dst == nullptr || dst->buffer == nullptr) {
-        return;
-    }
     Handle<ggml_context> host(ggml_init({ 2 * ggml_tensor_overhead(), nullptr, /*no_alloc*/ true }), ggml_free);
     ggml_tensor * copy = ggml_dup_tensor(host.get(), dst);
     Handle<ggml_backend_buffer> buffer(
@@ -68,25 +54,54 @@ ggml_tensor * embedding_rows(const llama_model & target, ggml_backend_dev_t devi
 
 }  // namespace
 
+// One of the target's two caches, as a graph reads it.
+struct Gemma4Drafter::CacheView {
+    const llama_kv_cache * cache;
+    int layer;                         // whose K/V is attended to
+    uint32_t n_kv;                     // cells that the graph sees
+    int window;                        // 0: all earlier positions are visible
+    ggml_tensor * mask = nullptr;      // [n_kv]: 0 visible, -inf hidden
+    std::vector<uint8_t> values = {};  // of the mask
+    ggml_tensor * k_rot = nullptr;     // rotation of a quantised cache, or nullptr
+    ggml_tensor * v_rot = nullptr;
+};
+
+// What every graph of a drafter uses: buffers that are made once, so that a round allocates next to nothing.
+struct Gemma4Drafter::Scratch {
+    Scratch(const MtpHead & head, llama_context & context, CacheView & full, CacheView & sliding);
+
+    std::vector<uint8_t> memory;  // of the graph in use
+    Handle<ggml_backend_sched> sched{ nullptr, ggml_backend_sched_free };
+    ggml_backend_t backend = nullptr;  // the head's
+
+  private:
+    void make_rotations(CacheView & full, CacheView & sliding);
+
+    Handle<ggml_context> rotations_{ nullptr, ggml_free };
+    Handle<ggml_backend_buffer> rotation_buffer_{ nullptr, ggml_backend_buffer_free };
+};
+
 // The k steps as one graph, bound to the numbers of cells that the two caches showed when it was built.
 struct Gemma4Drafter::Graph {
-    Graph(const MtpHead & head, llama_context & context, int k, Draw draw, const CacheView & full,
+    Graph(Scratch & scratch, const MtpHead & head, llama_context & context, int k, Draw draw, const CacheView & full,
           const CacheView & sliding);
 
-    bool fits(uint32_t n_kv_full, uint32_t n_kv_sliding) const {
-        return full.n_kv == n_kv_full && sliding.n_kv == n_kv_sliding;
+    bool fits(int n, Draw kind, uint32_t n_kv_full, uint32_t n_kv_sliding) const {
+        return k == n && draw_ == kind && full.n_kv == n_kv_full && sliding.n_kv == n_kv_sliding;
     }
+    size_t n_tensors() const;
+    void place();  // says which backend has the inputs
     void set_inputs(const DraftRequest & request);
     void read(std::vector<Draft> & drafts);
 
+    Scratch & scratch;
     const MtpHead & head;
+    const int k;
     CacheView full;
     CacheView sliding;
     bool flash_attention;
-    std::vector<uint8_t> memory;
     Handle<ggml_context> ctx{ nullptr, ggml_free };
-    Handle<ggml_backend_sched> sched{ nullptr, ggml_backend_sched_free };
-    ggml_backend_t backend = nullptr;  // the head's
+    ggml_tensor * embeddings = nullptr;  // the target's
     ggml_cgraph * graph = nullptr;
     ggml_tensor * token = nullptr;     // i32 [1]
     ggml_tensor * position = nullptr;  // i32 [1], the same in every step
@@ -116,16 +131,73 @@ struct Gemma4Drafter::Graph {
     std::vector<std::vector<int32_t>> tables_;
 };
 
-Gemma4Drafter::Graph::Graph(const MtpHead & head, llama_context & context, int k, Draw draw,
+Gemma4Drafter::Scratch::Scratch(const MtpHead & head, llama_context & context, CacheView & full, CacheView & sliding) {
+    const size_t n_nodes = (kOtherNodes + kNodesPerLayer * head.layers.size()) * kMaxDraft;
+    memory.resize(n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false));
+
+    // The context's own backends, so that K/V, embedding and head are read where they lie.
+    ggml_backend_sched_t theirs = context.get_sched();
+    std::vector<ggml_backend_t> backends;
+    std::vector<ggml_backend_buffer_type_t> bufts;
+    for (int i = 0; i < ggml_backend_sched_get_n_backends(theirs); i++) {
+        backends.push_back(ggml_backend_sched_get_backend(theirs, i));
+        bufts.push_back(ggml_backend_sched_get_buffer_type(theirs, backends.back()));
+    }
+    const ggml_backend_dev_t device = device_of(head.output_norm);
+    backend = *std::find_if(backends.begin(), backends.end(),
+                            [&](ggml_backend_t b) { return ggml_backend_get_device(b) == device; });
+    make_rotations(full, sliding);
+
+    // As large as the largest graph needs: a scheduler takes some 20 kB of address space for each of its nodes.
+    size_t n_used = 0;
+    for (const Draw draw : { Draw::greedy, Draw::coupled, Draw::independent }) {
+        n_used = std::max(n_used, Graph(*this, head, context, kMaxDraft, draw, full, sliding).n_tensors());
+    }
+    sched.reset(ggml_backend_sched_new(backends.data(), bufts.data(), (int) backends.size(), n_used, false, true));
+    for (const Draw draw : { Draw::greedy, Draw::coupled, Draw::independent }) {
+        Graph graph(*this, head, context, kMaxDraft, draw, full, sliding);
+        graph.place();
+        if (!ggml_backend_sched_reserve(sched.get(), graph.graph)) {
+            throw Error(Status::out_of_memory, "cannot allocate scratch for the MTP head");
+        }
+    }
+}
+
+// Rotations of quantised caches, of all graphs.
+void Gemma4Drafter::Scratch::make_rotations(CacheView & full, CacheView & sliding) {
+    rotations_.reset(ggml_init({ 8 * ggml_tensor_overhead(), nullptr, /*no_alloc*/ true }));
+    for (CacheView * view : { &full, &sliding }) {
+        view->k_rot = view->cache->build_input_k_rot(rotations_.get());
+        view->v_rot = view->cache->build_input_v_rot(rotations_.get());
+    }
+    if (ggml_get_first_tensor(rotations_.get()) == nullptr) {
+        return;
+    }
+    rotation_buffer_.reset(ggml_backend_alloc_ctx_tensors(rotations_.get(), backend));
+    if (!rotation_buffer_) {
+        throw Error(Status::out_of_memory, "cannot allocate the rotation of a quantised KV cache");
+    }
+    for (const CacheView * view : { &full, &sliding }) {
+        if (view->k_rot != nullptr) {
+            upload_rotation(view->k_rot, *view->cache, &llama_kv_cache::set_input_k_rot);
+        }
+        if (view->v_rot != nullptr) {
+            upload_rotation(view->v_rot, *view->cache, &llama_kv_cache::set_input_v_rot);
+        }
+    }
+}
+
+Gemma4Drafter::Graph::Graph(Scratch & scratch, const MtpHead & head, llama_context & context, int k, Draw draw,
                             const CacheView & full_view, const CacheView & sliding_view)
-    : head(head),
+    : scratch(scratch),
+      head(head),
+      k(k),
       full(full_view),
       sliding(sliding_view),
       flash_attention(context.get_cparams().flash_attn),
       draw_(draw) {
     const size_t n_nodes = (kOtherNodes + kNodesPerLayer * head.layers.size()) * k;
-    memory.resize(n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false));
-    ctx.reset(ggml_init({ memory.size(), memory.data(), /*no_alloc*/ true }));
+    ctx.reset(ggml_init({ scratch.memory.size(), scratch.memory.data(), /*no_alloc*/ true }));
     graph = ggml_new_graph_custom(ctx.get(), n_nodes, false);
 
     ggml_context * c = ctx.get();
@@ -142,7 +214,7 @@ Gemma4Drafter::Graph::Graph(const MtpHead & head, llama_context & context, int k
     } else if (draw != Draw::greedy) {
         draws_.resize(k);
     }
-    ggml_tensor * embeddings = embedding_rows(context.get_model(), device);
+    embeddings = embedding_rows(context.get_model(), device);
     ggml_tensor * last = token;
     ggml_tensor * h = state;
     for (int step = 0; step < k; step++) {
@@ -161,36 +233,32 @@ Gemma4Drafter::Graph::Graph(const MtpHead & head, llama_context & context, int k
     }
     ggml_set_output(drafted);
     ggml_build_forward_expand(graph, drafted);
+}
 
-    // The context's own backends, so that K/V, embedding and head are read where they lie.
-    ggml_backend_sched_t theirs = context.get_sched();
-    std::vector<ggml_backend_t> backends;
-    std::vector<ggml_backend_buffer_type_t> bufts;
-    for (int i = 0; i < ggml_backend_sched_get_n_backends(theirs); i++) {
-        backends.push_back(ggml_backend_sched_get_backend(theirs, i));
-        bufts.push_back(ggml_backend_sched_get_buffer_type(theirs, backends.back()));
+size_t Gemma4Drafter::Graph::n_tensors() const {
+    size_t n = 0;
+    for (ggml_tensor * t = ggml_get_first_tensor(ctx.get()); t != nullptr; t = ggml_get_next_tensor(ctx.get(), t)) {
+        n++;
     }
-    sched.reset(ggml_backend_sched_new(backends.data(), bufts.data(), (int) backends.size(), n_nodes, false, true));
-    backend = *std::find_if(backends.begin(), backends.end(),
-                            [&](ggml_backend_t b) { return ggml_backend_get_device(b) == device; });
+    return n + kOtherNodes + kNodesPerLayer * head.layers.size();  // and those of others: weights, caches
+}
+
+void Gemma4Drafter::Graph::place() {
+    ggml_backend_sched_reset(scratch.sched.get());
+    const auto put = [&](ggml_tensor * tensor) {
+        ggml_backend_sched_set_tensor_backend(scratch.sched.get(), tensor, scratch.backend);
+    };
     for (ggml_tensor * t : { position, state, full.mask, sliding.mask }) {
-        ggml_backend_sched_set_tensor_backend(sched.get(), t, backend);
+        put(t);
     }
     for (ggml_tensor * t : drawn) {
-        ggml_backend_sched_set_tensor_backend(sched.get(), t, backend);
+        put(t);
     }
     if (choices != nullptr) {
-        ggml_backend_sched_set_tensor_backend(sched.get(), choices, backend);
+        put(choices);
     }
-    if (device_of(embeddings) == device) {
-        ggml_backend_sched_set_tensor_backend(sched.get(), token, backend);
-    }
-    if (!ggml_backend_sched_alloc_graph(sched.get(), graph)) {
-        throw Error(Status::out_of_memory, "cannot allocate the MTP head's draft graph");
-    }
-    for (const CacheView * view : { &full, &sliding }) {
-        upload_rotation(view->k_rot, *view->cache, &llama_kv_cache::set_input_k_rot);
-        upload_rotation(view->v_rot, *view->cache, &llama_kv_cache::set_input_v_rot);
+    if (device_of(embeddings) == device_of(head.output_norm)) {
+        put(token);
     }
 }
 
@@ -202,13 +270,6 @@ ggml_tensor * Gemma4Drafter::Graph::input(ggml_type type, int64_t n, const char 
 
 void Gemma4Drafter::Graph::add_view_inputs(CacheView & view) {
     view.mask = input(flash_attention ? GGML_TYPE_F16 : GGML_TYPE_F32, view.n_kv, "mask");
-    view.k_rot = view.cache->build_input_k_rot(ctx.get());
-    view.v_rot = view.cache->build_input_v_rot(ctx.get());
-    for (ggml_tensor * rotation : { view.k_rot, view.v_rot }) {
-        if (rotation != nullptr) {
-            ggml_set_output(rotation);  // set once, so its memory must not be reused
-        }
-    }
 }
 
 ggml_tensor * Gemma4Drafter::Graph::norm(ggml_tensor * x, ggml_tensor * weight) const {
@@ -317,7 +378,7 @@ ggml_tensor * Gemma4Drafter::Graph::next_token(ggml_tensor * n, int step) {
 
 // Queued before the graph on the backend that reads it; `data` must stay until the graph has run.
 void Gemma4Drafter::Graph::set(ggml_tensor * input, const void * data) {
-    ggml_backend_tensor_set_async(ggml_backend_sched_get_tensor_backend(sched.get(), input), input, data, 0,
+    ggml_backend_tensor_set_async(ggml_backend_sched_get_tensor_backend(scratch.sched.get(), input), input, data, 0,
                                   ggml_nbytes(input));
 }
 
@@ -347,22 +408,25 @@ void Gemma4Drafter::Graph::set_inputs(const DraftRequest & r) {
 
 void Gemma4Drafter::Graph::read(std::vector<Draft> & drafts) {
     std::vector<int32_t> tokens(ggml_nelements(drafted));
-    ggml_backend_tensor_get_async(ggml_backend_sched_get_tensor_backend(sched.get(), drafted), drafted, tokens.data(),
-                                  0, ggml_nbytes(drafted));
+    ggml_backend_tensor_get_async(ggml_backend_sched_get_tensor_backend(scratch.sched.get(), drafted), drafted,
+                                  tokens.data(), 0, ggml_nbytes(drafted));
     drafts.resize(tokens.size());
     if (choices != nullptr && draw_ == Draw::independent) {
         tables_.clear();
         for (ggml_tensor * t : drawn) {
             if (t->flags & GGML_TENSOR_FLAG_OUTPUT) {
                 tables_.emplace_back(ggml_nelements(t));
-                ggml_backend_tensor_get_async(backend, t, tables_.back().data(), 0, ggml_nbytes(t));
+                ggml_backend_tensor_get_async(scratch.backend, t, tables_.back().data(), 0, ggml_nbytes(t));
             }
         }
     }
-    ggml_backend_sched_synchronize(sched.get());
+    ggml_backend_sched_synchronize(scratch.sched.get());
     for (size_t step = 0; step < tokens.size(); step++) {
         drafts[step].token = tokens[step];
         drafts[step].q.clear();
+        if (!draws_.empty() && draws_[step].out_of_memory) {
+            throw std::bad_alloc();
+        }
         if (!draws_.empty() && draws_[step].tabulate) {
             drafts[step].q.swap(draws_[step].q);
         }
@@ -408,28 +472,36 @@ void Gemma4Drafter::Graph::fill_mask(CacheView & view, int32_t query) {
     set(view.mask, view.values.data());
 }
 
-Gemma4Drafter::Gemma4Drafter(const MtpHead & head, llama_context * context) : head_(head), context_(context) {}
+Gemma4Drafter::Gemma4Drafter(const MtpHead & head, llama_context * context) : head_(head), context_(context) {
+    const auto & iswa = dynamic_cast<const llama_kv_cache_iswa &>(*llama_get_memory(context_));
+    const SharedLayers shared = shared_layers(iswa);
+    full_ = std::make_unique<CacheView>(CacheView{ iswa.get_base(), shared.full, iswa.get_base()->get_size(), 0 });
+    sliding_ = std::make_unique<CacheView>(
+        CacheView{ iswa.get_swa(), shared.sliding, iswa.get_swa()->get_size(), head_.window });
+    scratch_ = std::make_unique<Scratch>(head_, *context_, *full_, *sliding_);
+}
 
 Gemma4Drafter::~Gemma4Drafter() = default;
 
 Gemma4Drafter::Graph & Gemma4Drafter::graph_for(int k, Draw draw) {
-    const auto & iswa = dynamic_cast<const llama_kv_cache_iswa &>(*llama_get_memory(context_));
-    const SharedLayers shared = shared_layers(iswa);
-    const CacheView full = { iswa.get_base(), shared.full, iswa.get_base()->get_n_kv(first_sequence()), 0 };
-    const CacheView sliding = { iswa.get_swa(), shared.sliding, iswa.get_swa()->get_n_kv(first_sequence()),
-                                head_.window };
-    std::unique_ptr<Graph> & graph = graphs_[{ k, draw }];
-    if (!graph || !graph->fits(full.n_kv, sliding.n_kv)) {
-        graph.reset();
-        graph = std::make_unique<Graph>(head_, *context_, k, draw, full, sliding);
+    full_->n_kv = full_->cache->get_n_kv(first_sequence());
+    sliding_->n_kv = sliding_->cache->get_n_kv(first_sequence());
+    if (!graph_ || !graph_->fits(k, draw, full_->n_kv, sliding_->n_kv)) {
+        graph_.reset();
+        auto graph = std::make_unique<Graph>(*scratch_, head_, *context_, k, draw, *full_, *sliding_);
+        graph->place();
+        if (!ggml_backend_sched_alloc_graph(scratch_->sched.get(), graph->graph)) {
+            throw Error(Status::out_of_memory, "cannot allocate the MTP head's draft graph");
+        }
+        graph_ = std::move(graph);
     }
-    return *graph;
+    return *graph_;
 }
 
 bool Gemma4Drafter::draft(const DraftRequest & request, std::vector<Draft> & drafts) {
     Graph & graph = graph_for(request.k, request.warp.greedy() ? Draw::greedy : request.draw);
     graph.set_inputs(request);
-    const ggml_status status = ggml_backend_sched_graph_compute_async(graph.sched.get(), graph.graph);
+    const ggml_status status = ggml_backend_sched_graph_compute_async(scratch_->sched.get(), graph.graph);
     drafts.clear();
     if (status == GGML_STATUS_ABORTED) {
         return false;
@@ -442,12 +514,10 @@ bool Gemma4Drafter::draft(const DraftRequest & request, std::vector<Draft> & dra
 }
 
 size_t Gemma4Drafter::compute_bytes() const {
-    size_t total = 0;
-    for (const auto & [key, graph] : graphs_) {
-        ggml_backend_sched_t sched = graph->sched.get();
-        for (int i = 0; i < ggml_backend_sched_get_n_backends(sched); i++) {
-            total += ggml_backend_sched_get_buffer_size(sched, ggml_backend_sched_get_backend(sched, i));
-        }
+    ggml_backend_sched_t sched = scratch_->sched.get();
+    size_t total = scratch_->memory.size();
+    for (int i = 0; i < ggml_backend_sched_get_n_backends(sched); i++) {
+        total += ggml_backend_sched_get_buffer_size(sched, ggml_backend_sched_get_backend(sched, i));
     }
     return total;
 }

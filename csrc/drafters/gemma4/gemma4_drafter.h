@@ -6,13 +6,14 @@
 
 #include "llama.h"
 
-#include <map>
+#include <memory>
 
 namespace pmtp {
 
 class Gemma4Drafter : public Drafter {
   public:
-    // All must outlive the drafter. Throws Error(INCOMPATIBLE_HEAD) if the head does not fit (see Head).
+    // All must outlive the drafter. Allocates what the largest graph needs. Throws Error(INCOMPATIBLE_HEAD) if the head
+    // does not fit (see Head).
     Gemma4Drafter(const MtpHead & head, llama_context * context);
     ~Gemma4Drafter() override;
 
@@ -20,13 +21,18 @@ class Gemma4Drafter : public Drafter {
     size_t compute_bytes() const override;
 
   private:
+    struct CacheView;
+    struct Scratch;
     struct Graph;
 
     Graph & graph_for(int k, Draw draw);
 
     const MtpHead & head_;
     llama_context * context_;
-    std::map<std::pair<int, Draw>, std::unique_ptr<Graph>> graphs_;  // by k, so that graphs are reused as k varies
+    std::unique_ptr<CacheView> full_;
+    std::unique_ptr<CacheView> sliding_;
+    std::unique_ptr<Scratch> scratch_;
+    std::unique_ptr<Graph> graph_;  // the last one, used again while k, draw and the numbers of cells stay
 };
 
 }  // namespace pmtp

@@ -16,7 +16,7 @@ class SpecialTokens {
     struct Token {
         int32_t id;
         std::string text;
-        bool always;  // also where special tokens are not to be parsed
+        bool always;                     // also where special tokens are not to be parsed
         bool strips_left, strips_right;  // white space beside it belongs to it
     };
     struct Fragment {

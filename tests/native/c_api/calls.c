@@ -312,7 +312,8 @@ static void check_logits(pmtp_model * model) {
     float *one = malloc(N * (size_t) info.n_vocab * sizeof *one),
           *many = malloc(N * (size_t) info.n_vocab * sizeof *many);
     CHECK(one != NULL && many != NULL);
-    CHECK(pmtp_logits(model, tokens, N, 1, one, NULL) == PMTP_OK && pmtp_logits(model, tokens, N, 32, many, NULL) == PMTP_OK);
+    CHECK(pmtp_logits(model, tokens, N, 1, one, NULL) == PMTP_OK &&
+          pmtp_logits(model, tokens, N, 32, many, NULL) == PMTP_OK);
     for (size_t i = 0; i < N * (size_t) info.n_vocab; i++) {
         CHECK(fabsf(one[i] - many[i]) < 0.5f);
     }

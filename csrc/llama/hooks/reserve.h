@@ -1,0 +1,24 @@
+/* The hooks where ggml allocates a few bytes and ends the process if it cannot, see csrc/llama/patches: the bytes come
+ * from a reserve then, and who called ggml is told. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Aligned at 64 bytes; NULL if the reserve has no room for so many bytes. */
+void * pmtp_reserve_take(size_t size);
+
+/* As malloc and free. */
+void * pmtp_reserve_malloc(size_t size);
+void pmtp_reserve_free(void * pointer);
+
+/* How often this thread was given something from the reserve. */
+uint64_t pmtp_reserve_used(void);
+
+#ifdef __cplusplus
+}
+#endif
