@@ -1,9 +1,8 @@
 #include "engine/batch_invariance.h"
 
+#include "base/error.h"
 #include "kernels/invariance.h"
 #include "llama/internal.h"
-
-#include "base/error.h"
 
 #include <map>
 #include <vector>
@@ -16,10 +15,10 @@ bool on_cpu(const ggml_tensor * tensor) {
     return device == nullptr || ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU;
 }
 
-// Matrices that rows are multiplied with, not only taken from.
+// Matrices that every row is multiplied with: not those of experts, nor what rows are only looked up in.
 bool is_multiplied(const llama_model & model, const ggml_tensor * tensor) {
     const bool looked_up = tensor == model.tok_embd || tensor == model.per_layer_tok_embd;
-    return ggml_n_dims(tensor) > 1 && (!looked_up || tensor == model.output);
+    return ggml_n_dims(tensor) == 2 && (!looked_up || tensor == model.output);
 }
 
 }  // namespace

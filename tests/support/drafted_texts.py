@@ -1,0 +1,109 @@
+"""Texts of the embedded pair with drafting on and off: on the CPU no byte may differ (docs/exactness.md).
+
+All of them, 480 texts of 200 tokens, from the root of the repository:
+
+    PYTHONPATH=tests python -m support.drafted_texts
+
+prints a line a cache type and a line for every text that differs, and fails if one does. --threads and --types choose
+among them: with more threads than CPUs llama.cpp's barriers make a text take minutes.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyllama_mtp
+from support.prompts import PROMPTS
+
+CACHE_TYPES = (
+    *("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "turbo4", "turbo3", "turbo2"),
+)
+DRAFTS: tuple[int | str, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, "auto")
+GREEDY = {"temperature": 0.0}
+SAMPLINGS = (
+    GREEDY,
+    {"temperature": 1.0, "seed": 1},
+    {"temperature": 0.7, "top_p": 0.95, "seed": 2},
+    GREEDY,
+    {"temperature": 1.3, "top_k": 40, "seed": 3},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One text; `plain` is the same text without drafting, on one thread."""
+
+    cache_type: str
+    n_threads: int
+    drafts: int | str
+    text: int  # chooses prompt and sampling
+
+    @property
+    def plain(self) -> "Case":
+        return Case(self.cache_type, 1, 0, self.text)
+
+
+def cases(cache_types: Iterable[str] = CACHE_TYPES, threads: Iterable[int] = (1, 2, 3, 4)) -> Iterator[Case]:
+    """40 cases a cache type with four numbers of threads; prompt and sampling change from case to case."""
+    for cache_type in cache_types:
+        for i, (n_threads, drafts) in enumerate(itertools.product(threads, DRAFTS)):
+            yield Case(cache_type, n_threads, drafts, i)
+
+
+def generate(target: Path, head: Path, case: Case, max_tokens: int) -> list[int]:
+    """Of a model that has just been loaded, with the options that are the default where the case does not say."""
+    with pyllama_mtp.Model(
+        target,
+        mtp_head=head,
+        n_ctx=1024,
+        n_threads=case.n_threads,
+        cache_type_k=case.cache_type,
+        cache_type_v=case.cache_type,
+    ) as model:
+        stream = model.generate(
+            PROMPTS[case.text % len(PROMPTS)],
+            max_tokens=max_tokens,
+            num_speculative_tokens=case.drafts,
+            ignore_eos=True,
+            **SAMPLINGS[case.text % len(SAMPLINGS)],
+        )
+        stream.text()
+        assert len(stream.token_ids) == max_tokens
+        return list(stream.token_ids)
+
+
+def differing(target: Path, head: Path, chosen: Iterable[Case], max_tokens: int = 200) -> list[str]:
+    """A line for every case whose text is not its plain one."""
+    lines = []
+    plain: dict[Case, list[int]] = {}
+    for case in chosen:
+        if case.plain not in plain:
+            plain[case.plain] = generate(target, head, case.plain, max_tokens)
+        expected, got = plain[case.plain], generate(target, head, case, max_tokens)
+        if got != expected:
+            first = next(i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b)
+            lines.append(f"{case}: token {first} differs")
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--types", nargs="+", choices=CACHE_TYPES, default=CACHE_TYPES)
+    arguments = parser.parse_args()
+    folder = Path(pyllama_mtp.__file__).parent / "demo"
+    n = failed = 0
+    for cache_type in arguments.types:
+        chosen = list(cases([cache_type], arguments.threads))
+        lines = differing(folder / "target.gguf", folder / "assistant.gguf", chosen)
+        print(*lines, f"{cache_type}: {len(lines)} of {len(chosen)} texts differ", sep="\n", flush=True)
+        n, failed = n + len(chosen), failed + len(lines)
+    print(f"{failed} of {n} texts differ")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
