@@ -102,6 +102,12 @@ class Claim {
     pmtp_model & model_;
 };
 
+void require(bool ok, const char * message) {
+    if (!ok) {
+        throw Error(Status::invalid_argument, message);
+    }
+}
+
 void require(bool ok, const std::string & message) {
     if (!ok) {
         throw Error(Status::invalid_argument, message);
@@ -118,8 +124,10 @@ void require_own(const pmtp_model & model) {
 void require_tokens(const pmtp_model & model, const int32_t * tokens, int32_t n, const char * what) {
     require(n >= 0 && (tokens != nullptr || n == 0), format("%s: no tokens given", what));
     for (int32_t i = 0; i < n; i++) {
-        require(tokens[i] >= 0 && tokens[i] < model.n_vocab(),
-                format("%s: token id %d at index %d, expected 0..%d", what, tokens[i], i, model.n_vocab() - 1));
+        if (tokens[i] < 0 || tokens[i] >= model.n_vocab()) {  // no message for each that is right
+            require(false,
+                    format("%s: token id %d at index %d, expected 0..%d", what, tokens[i], i, model.n_vocab() - 1));
+        }
     }
 }
 
@@ -282,12 +290,15 @@ pmtp_status pmtp_tokenize(const pmtp_model * model, const char * text, size_t te
         const int64_t least = model->text_limits().least_tokens(text_size);
         if (least > capacity) {
             *n_tokens = (int32_t) least;
-            require(false, format("pmtp_tokenize: room for %d tokens, at least %d needed", capacity, *n_tokens));
+            throw Error(Status::invalid_argument,
+                        format("pmtp_tokenize: room for %d tokens, at least %d needed", capacity, *n_tokens));
         }
         const int32_t n = pmtp::tokenize(model->vocab(), text, (int32_t) text_size, add_special != 0,
                                          parse_special != 0, tokens, capacity, watch_of(watch));
         *n_tokens = n < 0 ? -n : n;
-        require(n >= 0, format("pmtp_tokenize: room for %d tokens, %d needed", capacity, -n));
+        if (n < 0) {
+            throw Error(Status::invalid_argument, format("pmtp_tokenize: room for %d tokens, %d needed", capacity, -n));
+        }
     });
 }
 
@@ -300,7 +311,10 @@ pmtp_status pmtp_token_bytes(const pmtp_model * model, int32_t token, int32_t sp
         require_tokens(*model, &token, 1, "pmtp_token_bytes");
         const int32_t n = llama_token_to_piece(model->vocab(), token, bytes, capacity, /*lstrip*/ 0, special != 0);
         *n_bytes = n < 0 ? -n : n;
-        require(n >= 0, format("pmtp_token_bytes: room for %d bytes, %d needed", capacity, -n));
+        if (n < 0) {
+            throw Error(Status::invalid_argument,
+                        format("pmtp_token_bytes: room for %d bytes, %d needed", capacity, -n));
+        }
     });
 }
 

@@ -36,11 +36,19 @@ Session::Session(llama_model * model, const llama_context_params & params, bool 
     if (needs_states) {
         llama_set_embeddings_nextn(context_.get(), true, /*masked: output rows only*/ true);
     }
-    batch_ = llama_batch_init(n_batch_, 0, 1);
+    BatchMemory & m = batch_memory_;
+    m.token.resize(n_batch_);
+    m.pos.resize(n_batch_);
+    m.n_seq_id.assign(n_batch_, 1);
+    m.seq_id.assign(n_batch_, &m.sequence);
+    m.logits.resize(n_batch_);
+    batch_.token = m.token.data();
+    batch_.pos = m.pos.data();
+    batch_.n_seq_id = m.n_seq_id.data();
+    batch_.seq_id = m.seq_id.data();
+    batch_.logits = m.logits.data();
     tokens_.reserve(n_ctx_);  // so that nothing fails once tokens are in the cache
 }
-
-Session::~Session() { llama_batch_free(batch_); }
 
 bool Session::evaluate(const int32_t * tokens, int n, int n_outputs, const Wanted & wanted) {
     if (n < 1 || n_outputs < 0 || n_outputs > std::min(n, kMaxOutputs) || (int) tokens_.size() + n > n_ctx_) {
@@ -58,8 +66,6 @@ bool Session::evaluate(const int32_t * tokens, int n, int n_outputs, const Wante
         for (int i = 0; i < size; i++) {
             batch_.token[i] = tokens[done + i];
             batch_.pos[i] = (llama_pos) (tokens_.size() + i);
-            batch_.n_seq_id[i] = 1;
-            batch_.seq_id[i][0] = 0;
             batch_.logits[i] = done + i >= first_output;
         }
         first_output_ = first_output - done;

@@ -21,7 +21,6 @@ class Session {
   public:
     // n_ctx 0: as trained. Throws Error(out_of_memory) if the context cannot be made.
     Session(llama_model * model, const llama_context_params & params, bool needs_states);
-    ~Session();
     Session(const Session &) = delete;
     Session & operator=(const Session &) = delete;
 
@@ -57,7 +56,15 @@ class Session {
     std::unique_ptr<llama_context, void (*)(llama_context *)> context_;
     OutputRows rows_;
     Threads threads_;
-    llama_batch batch_;
+    llama_batch batch_{};  // points into batch_memory_
+    struct BatchMemory {
+        std::vector<llama_token> token;
+        std::vector<llama_pos> pos;
+        std::vector<int32_t> n_seq_id;
+        llama_seq_id sequence = 0;
+        std::vector<llama_seq_id *> seq_id;
+        std::vector<int8_t> logits;
+    } batch_memory_;
     std::vector<int32_t> tokens_;
     int n_ctx_;
     int n_batch_;

@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <mutex>
+#include <new>
 
 namespace {
 
@@ -30,8 +31,8 @@ template <size_t kBytes, size_t kSlots> class Slots {
     bool taken_[kSlots];
 };
 
-// What ggml allocates in the course of an evaluation: heads of contexts and memory of empty ones; and the free blocks of
-// a buffer that a graph is laid out in.
+// What ggml allocates in the course of an evaluation: heads of contexts and memory of empty ones; and the free blocks
+// of a buffer that a graph is laid out in.
 Slots<128, 1024> small;
 Slots<8192, 64> large;
 
@@ -62,5 +63,7 @@ void pmtp_reserve_free(void * pointer) {
         large.give_back(slot);
     }
 }
+
+void pmtp_reserve_empty(void) { throw std::bad_alloc(); }
 
 uint64_t pmtp_reserve_used(void) { return used; }

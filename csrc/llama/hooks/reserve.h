@@ -16,6 +16,12 @@ void * pmtp_reserve_take(size_t size);
 void * pmtp_reserve_malloc(size_t size);
 void pmtp_reserve_free(void * pointer);
 
+/* Where neither has room: throws std::bad_alloc. */
+#if defined(__GNUC__)
+__attribute__((noreturn))
+#endif
+void pmtp_reserve_empty(void);
+
 /* How often this thread was given something from the reserve. */
 uint64_t pmtp_reserve_used(void);
 

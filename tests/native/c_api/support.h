@@ -48,7 +48,7 @@ static inline pmtp_model * load(const char * target, const char * head, int n_th
 /* The tokens of `text`, to be freed. */
 static inline int32_t * tokenize(const pmtp_model * model, const char * text, int32_t * n) {
     const size_t size = strlen(text);
-    int32_t * tokens = malloc((size + 8) * sizeof *tokens);
+    int32_t * tokens = (int32_t *) malloc((size + 8) * sizeof *tokens);
     CHECK(tokens != NULL);
     CHECK(pmtp_tokenize(model, text, size, 1, 1, tokens, (int32_t) size + 8, n, NULL) == PMTP_OK);
     return tokens;
