@@ -39,8 +39,8 @@ typedef struct {
 // averaged, and what least squares takes off every one of them does not average out: unbiased.
 typedef enum turbo_role { TURBO_KEY = 0, TURBO_VALUE = 1 } turbo_role;
 
-// The last word of an operation's parameters in ggml, which ggml leaves zero: the role of the rows that SET_ROWS writes,
-// and 1 on a rotation that has signs and on the product with it.
+// The last word of an operation's parameters in ggml, which ggml leaves zero: the role of the rows that SET_ROWS
+// writes, and 1 on a rotation that has signs and on the product with it.
 #define TURBO_PARAM 15
 
 // Rows of n values, n a multiple of 64. bits: 2, 3 or 4. The ref functions are plain C; the others use the CPU's vector

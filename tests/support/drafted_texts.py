@@ -18,9 +18,7 @@ from pathlib import Path
 import pyllama_mtp
 from support.prompts import PROMPTS
 
-CACHE_TYPES = (
-    *("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "turbo4", "turbo3", "turbo2"),
-)
+CACHE_TYPES = (*("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "turbo4", "turbo3", "turbo2"),)
 DRAFTS: tuple[int | str, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, "auto")
 GREEDY = {"temperature": 0.0}
 SAMPLINGS = (

@@ -86,7 +86,8 @@ bool pmtp_cuda_turbo_write(const ggml_tensor * op, cudaStream_t stream) {
 }
 
 bool pmtp_cuda_is_signed_rotation(const ggml_tensor * op) {
-    return op->op == GGML_OP_MUL_MAT && op->op_params[1] == GGML_HINT_SRC0_IS_HADAMARD && op->op_params[TURBO_PARAM] != 0;
+    return op->op == GGML_OP_MUL_MAT && op->op_params[1] == GGML_HINT_SRC0_IS_HADAMARD &&
+           op->op_params[TURBO_PARAM] != 0;
 }
 
 bool pmtp_cuda_rotate(const ggml_tensor * rotation, const ggml_tensor * x, const ggml_tensor * out,
