@@ -25,7 +25,7 @@ from pyllama_mtp.gguf.format import GGUFFile
 from pyllama_mtp.names import CacheType, DraftLength
 from pyllama_mtp.options import ModelOptions, Prompt, Request, method_takes
 from pyllama_mtp.progress import Progress, load_meter
-from pyllama_mtp.ranges import Flag, Integer
+from pyllama_mtp.ranges import Flag, Integer, as_integer
 from pyllama_mtp.stream import Stream
 
 DEFAULT_N_CTX = 4096
@@ -208,19 +208,20 @@ class Model:
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The token ids that generate() completes for this prompt. Raises InvalidRequestError, ChatTemplateError, and
-        ContextOverflowError for a text that the context cannot hold.
+        ContextOverflowError for a prompt that the context cannot hold.
         """
+        limit = self._info.n_ctx - 1  # and one to generate
         if isinstance(prompt, str):
-            ids = self._tokenize(prompt, limit=self._info.n_ctx - 1)
+            ids = self._tokenize(prompt, limit=limit)
         elif isinstance(prompt, np.ndarray):
-            ids = self._checked_ids(prompt)
+            ids = self._checked_ids(prompt, limit)
         elif isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
             text = self.render_chat(cast(Sequence[chat.Message], prompt))
-            ids = self._tokenize(text, add_special=False, limit=self._info.n_ctx - 1)
+            ids = self._tokenize(text, add_special=False, limit=limit)
             if self._add_bos and ids[:1] != [self._bos]:
                 ids.insert(0, self._bos)
         elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):
-            ids = self._checked_ids(cast(Sequence[int], prompt))
+            ids = self._checked_ids(cast(Sequence[int], prompt), limit)
         else:
             raise InvalidRequestError(
                 f"prompt is a {type(prompt).__name__}, expected text, a list of token ids or a list of messages"
@@ -229,20 +230,33 @@ class Model:
             raise InvalidRequestError("the prompt is empty, expected at least one token")
         return ids
 
-    def _checked_ids(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> list[int]:
+    def _checked_ids(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]], limit: int | None = None) -> list[int]:
+        """limit: raises ContextOverflowError if there are more."""
         if not isinstance(ids, Sequence | np.ndarray) or getattr(ids, "ndim", 1) != 1:
             shape = f" of shape {ids.shape}" if isinstance(ids, np.ndarray) else ""
             raise InvalidRequestError(f"token ids are a {type(ids).__name__}{shape}, expected a list of integers")
+        if limit is not None and len(ids) > limit:
+            raise ContextOverflowError(
+                f"{len(ids)} tokens, expected at most {limit}: pass fewer or load the model with a larger n_ctx"
+            )
         n_vocab = self._info.n_vocab
+        checked = []
+        if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
+            ids = ids.tolist()
         for index, token in enumerate(ids):
-            if isinstance(token, str | Sequence | Mapping | np.ndarray):
-                raise InvalidRequestError(
-                    f"index {index} of the prompt holds a {type(token).__name__}, {seen(token)}, expected token ids, "
-                    "or only messages: a call takes one prompt, so call once for each"
-                )
-            if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < n_vocab:
-                raise InvalidRequestError(f"token id {seen(token)} at index {index}, expected 0..{n_vocab - 1}")
-        return [int(token) for token in ids]
+            integer = as_integer(token)
+            if integer is None or not 0 <= integer < n_vocab:
+                raise self._wrong_id(index, token)
+            checked.append(integer)
+        return checked
+
+    def _wrong_id(self, index: int, token: object) -> InvalidRequestError:
+        if isinstance(token, Sequence | Mapping | np.ndarray):
+            return InvalidRequestError(
+                f"index {index} of the prompt holds a {type(token).__name__}, {seen(token)}, expected token ids, "
+                "or only messages: a call takes one prompt, so call once for each"
+            )
+        return InvalidRequestError(f"token id {seen(token)} at index {index}, expected 0..{self._info.n_vocab - 1}")
 
     def render_chat(self, messages: Sequence[chat.Message]) -> str:
         """The prompt text that the model's own chat template makes of messages. Raises ChatTemplateError."""
@@ -285,9 +299,7 @@ class Model:
         rows. Overwrites the KV cache. Raises InvalidRequestError, ContextOverflowError, ModelBusyError.
         """
         n_batch = Integer(1, 32).check("n_batch", n_batch)
-        tokens = self._checked_ids(ids)
-        if len(tokens) > self._info.n_ctx:  # before room is made for the logits
-            raise ContextOverflowError(f"{len(tokens)} tokens, the context holds {self._info.n_ctx}")
+        tokens = self._checked_ids(ids, self._info.n_ctx)
         self._settle()
         try:
             return self._open().logits(tokens, self._info.n_vocab, n_batch)

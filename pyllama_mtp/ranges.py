@@ -36,6 +36,13 @@ def items(name: str, value: object) -> Sequence[object]:
     return value
 
 
+def as_integer(value: object) -> int | None:
+    """An integer as an int; None if it is none, such as True or numpy's spans of time, which are among its integers."""
+    if isinstance(value, bool | np.timedelta64) or not isinstance(value, Integral):
+        return None
+    return int(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Integer:
     """An integer from low to high."""
@@ -44,9 +51,9 @@ class Integer:
     high: int
 
     def check(self, name: str, value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, Integral):
+        integer = as_integer(value)
+        if integer is None:
             raise InvalidRequestError(f"{name} is {seen(value)}, expected an integer")
-        integer = int(value)
         if not self.low <= integer <= self.high:
             raise InvalidRequestError(f"{name} is {seen(value)}, expected {self.low}..{self.high}")
         return integer

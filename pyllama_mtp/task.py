@@ -51,11 +51,9 @@ def run(
         while not ended.acquire(timeout=POLL_SECONDS):
             if poll is not None:
                 poll()
-    except OutOfMemoryError:
-        raise
     except BaseException:
         stop()
-        if not begun.acquire(blocking=False):
+        if not begun.acquire(blocking=False) and not (results or errors):  # else `ended` may be taken already
             ended.acquire(timeout=-1 if patience is None else patience)
         raise
     if errors:

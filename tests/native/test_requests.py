@@ -4,7 +4,7 @@ import copy
 import gc
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 
@@ -282,3 +282,32 @@ def test_no_bonus_token_is_counted_after_an_accepted_end(demo_model: Model):
             mean = sum(len(r.emitted) for r in rounds) / len(rounds)
             assert stream.stats.mean_acceptance_length == pytest.approx(mean)
     assert accepted_ends > 0
+
+
+class Endless(Sequence):
+    """Token ids, more than memory holds."""
+
+    def __len__(self) -> int:
+        return 10**12
+
+    def __getitem__(self, index):
+        return 5
+
+
+@pytest.mark.parametrize("ids", [Endless(), np.broadcast_to(np.int32(5), (10**9,)), range(10**15)], ids=type)
+def test_too_many_ids_are_refused_before_they_are_looked_at(demo_model: Model, ids: Sequence[int]):
+    """Ten million ids took minutes before they were refused."""
+    for ask in (demo_model.generate, demo_model.prompt_ids, demo_model.logits):
+        with pytest.raises(ContextOverflowError, match="expected at most"):
+            ask(ids)
+
+
+@pytest.mark.parametrize("unit", ["s", "generic"])
+def test_a_span_of_time_is_no_integer(demo_model: Model, unit: str):
+    """numpy counts timedelta64 among its integers, and int() of most is none: a TypeError escaped."""
+    span = np.timedelta64(5, unit)
+    for prompt in ([span], np.array([span])):
+        with pytest.raises(InvalidRequestError, match="token id"):
+            demo_model.generate(prompt)
+    with pytest.raises(InvalidRequestError, match="seed is"):
+        demo_model.generate(PROMPT, seed=span)
