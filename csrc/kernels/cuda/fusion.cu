@@ -158,12 +158,31 @@ const PmtpQ8Block * quantised(const ggml_tensor * x, cudaStream_t stream) {
     return (const PmtpQ8Block *) rows.data;
 }
 
+// Whether products.cu has the type.
+bool format_of(ggml_type type, WeightFormat & format) {
+    switch (type) {
+        case GGML_TYPE_Q4_0: format = WeightFormat::q4_0; return true;
+        case GGML_TYPE_Q5_0: format = WeightFormat::q5_0; return true;
+        case GGML_TYPE_Q8_0: format = WeightFormat::q8_0; return true;
+        case GGML_TYPE_IQ4_NL: format = WeightFormat::iq4_nl; return true;
+        case GGML_TYPE_IQ4_XS: format = WeightFormat::iq4_xs; return true;
+        case GGML_TYPE_Q4_K: format = WeightFormat::q4_K; return true;
+        case GGML_TYPE_Q5_K: format = WeightFormat::q5_K; return true;
+        case GGML_TYPE_Q6_K: format = WeightFormat::q6_K; return true;
+        default: return false;
+    }
+}
+
 // The product of weights and x, with the gate's weights or null, if there is a kernel. Nothing is launched, and x is
 // still to come.
-bool is_q4_product(const ggml_tensor * weights, const ggml_tensor * gate, const ggml_tensor * x,
-                   const ggml_tensor * out, Q4Product & p) {
+bool is_product(const ggml_tensor * weights, const ggml_tensor * gate, const ggml_tensor * x, const ggml_tensor * out,
+                WeightProduct & p) {
+    WeightFormat format;
+    if (!format_of(weights->type, format)) {
+        return false;
+    }
     for (const ggml_tensor * w : { weights, gate != nullptr ? gate : weights }) {
-        if (w->type != GGML_TYPE_Q4_0 || !is_weight(w) || !ggml_is_matrix(w) || !ggml_is_contiguous(w) ||
+        if (w->type != weights->type || !is_weight(w) || !ggml_is_matrix(w) || !ggml_is_contiguous(w) ||
             !is_aligned(w)) {
             return false;
         }
@@ -171,11 +190,10 @@ bool is_q4_product(const ggml_tensor * weights, const ggml_tensor * gate, const 
     if (!is_rows(x) || !is_rows(out) || x->ne[1] > kPmtpMaxColumns || !pmtp_is_multiplied(x)) {
         return false;
     }
-    p = { weights->data,    gate != nullptr ? gate->data : nullptr,
-          nullptr,          (float *) out->data,
-          nullptr,          (int) x->ne[0],
-          (int) out->ne[0], (int) x->ne[1] };
-    return pmtp_cuda_has_q4_product(p);
+    p = { format,         weights->data,       gate != nullptr ? gate->data : nullptr,
+          nullptr,        (float *) out->data, nullptr,
+          (int) x->ne[0], (int) out->ne[0],    (int) x->ne[1] };
+    return pmtp_cuda_has_product(p);
 }
 
 // Two products of one x and a GLU of them.
@@ -188,15 +206,15 @@ int fuse_gated(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     const ggml_tensor * up = glu->src[1];
     const bool both = (gate == graph->nodes[i] && up == graph->nodes[i + 1]) ||
                       (gate == graph->nodes[i + 1] && up == graph->nodes[i]);
-    Q4Product p;
+    WeightProduct p;
     if (!both || gate->src[1] != up->src[1] || !ggml_are_same_shape(gate->src[0], up->src[0]) ||
         ggml_get_glu_op(glu) != GGML_GLU_OP_GEGLU || ggml_get_op_params_i32(glu, 1) != 0 ||
-        !is_q4_product(up->src[0], gate->src[0], up->src[1], glu, p)) {
+        !is_product(up->src[0], gate->src[0], up->src[1], glu, p)) {
         return 0;
     }
     p.x = quantised(up->src[1], stream);
     p.quantised = (PmtpQ8Block *) rows_of(glu).data;
-    pmtp_cuda_multiply_q4(p, stream);
+    pmtp_cuda_launch_product(p, stream);
     return 2;
 }
 
@@ -219,11 +237,11 @@ int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream) {
 
 bool pmtp_cuda_multiply(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out,
                         cudaStream_t stream) {
-    Q4Product p;
-    if (!is_q4_product(weights, nullptr, x, out, p)) {
+    WeightProduct p;
+    if (!is_product(weights, nullptr, x, out, p)) {
         return false;
     }
     p.x = quantised(x, stream);
-    pmtp_cuda_multiply_q4(p, stream);
+    pmtp_cuda_launch_product(p, stream);
     return true;
 }

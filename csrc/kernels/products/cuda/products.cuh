@@ -1,11 +1,15 @@
-// Products of up to 8 rows of activations, a verify batch, with Q4_0 weights, on tensor cores: an instruction takes 8
-// columns, so a batch costs what one row costs, and a row's sums are taken in the same order whatever the batch.
+// Products of up to 8 rows of activations, a verify batch, with quantised weights, on tensor cores: an instruction
+// takes 8 columns, so a batch costs what one row costs, and a row's sums are taken in the same order whatever the
+// batch.
 #pragma once
 
 #include "kernels/rows/cuda/quantise.cuh"
 
-struct Q4Product {
-    const void * weights;     // block_q4_0 [n_in / 32] a row, n_out rows
+enum class WeightFormat { q4_0, q5_0, q8_0, iq4_nl, iq4_xs, q4_K, q5_K, q6_K };
+
+struct WeightProduct {
+    WeightFormat format;
+    const void * weights;     // n_out rows of n_in values; 16-byte aligned
     const void * gate;        // the same, or null. Then out = gelu(gate x) * (weights x)
     const PmtpQ8Block * x;    // pmtp_row_blocks(n_in) a row
     float * out;              // [n_out] a row
@@ -16,5 +20,5 @@ struct Q4Product {
 };
 
 // Whether there is a kernel for the shape on this device.
-bool pmtp_cuda_has_q4_product(const Q4Product & product);
-void pmtp_cuda_multiply_q4(const Q4Product & product, cudaStream_t stream);
+bool pmtp_cuda_has_product(const WeightProduct & product);
+void pmtp_cuda_launch_product(const WeightProduct & product, cudaStream_t stream);

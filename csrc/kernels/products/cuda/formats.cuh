@@ -1,0 +1,224 @@
+// The formats of weights that products.cu multiplies (ggml-common.h has their blocks): what a lane of a tensor-core
+// instruction takes of 256 values of a row, a stage. Compiles as C++ too, for a test.
+//
+// Of each format:
+//     kBytes                    of a stage, an even number
+//     quants(stage, group, t)   of the 32 values of a group, 0 to 7: values 4 t ... 4 t + 3, and those 16 further on
+//     kSuper                    whether a stage has one scale in floating point, and integers for the groups:
+// without:
+//     scale(stage, group), kBias    value = scale * (quant - kBias)
+// with:
+//     kGroup                    values that share an integer, 32 or 16; `sub` counts them
+//     scale(stage), sub_scale(stage, sub)    value = scale * sub_scale * quant - least * sub_least
+//     kHasLeast, least(stage), sub_least(stage, sub)    if not, 0
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+#include <cuda_fp16.h>
+#define PMTP_EVERYWHERE __host__ __device__ __forceinline__
+#else
+#include <cmath>
+#define PMTP_EVERYWHERE inline
+#endif
+
+namespace pmtp::formats {
+
+// Bits `shift` to shift + 31 of two words; shift below 32.
+PMTP_EVERYWHERE uint32_t shift_right(uint32_t low, uint32_t high, uint32_t shift) {
+#ifdef __CUDA_ARCH__
+    return __funnelshift_r(low, high, shift);
+#else
+    return (uint32_t) (((uint64_t) high << 32 | low) >> shift);
+#endif
+}
+
+// The bytes of a and b, 0 to 7, that the four low nibbles of `which` name.
+PMTP_EVERYWHERE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t which) {
+#ifdef __CUDA_ARCH__
+    return __byte_perm(a, b, which);
+#else
+    uint32_t out = 0;
+    for (int i = 0; i < 4; i++) {
+        out |= (uint32_t) (((uint64_t) b << 32 | a) >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
+    }
+    return out;
+#endif
+}
+
+PMTP_EVERYWHERE float half_to_float(uint32_t bits) {
+#ifdef __CUDA_ARCH__
+    return __half2float(__ushort_as_half((unsigned short) bits));
+#else
+    const int exponent = (int) (bits >> 10 & 31);
+    const float size = exponent == 0    ? std::ldexp((float) (bits & 1023), -24)
+                       : exponent == 31 ? ((bits & 1023) == 0 ? INFINITY : NAN)
+                                        : std::ldexp((float) (bits & 1023 | 1024), exponent - 25);
+    return (bits & 0x8000) != 0 ? -size : size;
+#endif
+}
+
+PMTP_EVERYWHERE int byte_of(uint32_t word, int i) { return (int) (word >> 8 * i & 255); }
+
+// A stage, with its first byte `shift` bits, 0 or 16, behind the beginning of a word.
+struct Stage {
+    const uint32_t * words;
+    uint32_t shift;
+
+    // The four bytes at `byte` + 4 t. Byte is even, and known when this is compiled.
+    PMTP_EVERYWHERE uint32_t word(int byte, int t = 0) const {
+        const uint32_t * w = words + byte / 4 + t;
+        return byte % 4 == 0 ? *w : shift_right(w[0], w[1], 16);
+    }
+    // The same with bytes that are multiples of 4, in a stage that begins anywhere.
+    PMTP_EVERYWHERE uint32_t shifted_word(int byte, int t = 0) const {
+        const uint32_t * w = words + byte / 4 + t;
+        return shift_right(w[0], w[1], shift);
+    }
+    PMTP_EVERYWHERE float half(int byte) const { return half_to_float(words[byte / 4] >> byte % 4 * 8 & 0xffff); }
+};
+
+struct Quants {
+    uint32_t first;  // four signed bytes
+    uint32_t second;
+};
+
+constexpr uint32_t kLowNibbles = 0x0f0f0f0f;
+
+PMTP_EVERYWHERE Quants nibbles(uint32_t w) { return { w & kLowNibbles, w >> 4 & kLowNibbles }; }
+
+struct Q4_0 {
+    static constexpr int kBytes = 8 * 18;
+    static constexpr bool kSuper = false;
+    static constexpr float kBias = 8.0f;
+    static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
+        return nibbles(s.word(18 * group + 2, t));
+    }
+    static PMTP_EVERYWHERE float scale(const Stage & s, int group) { return s.half(18 * group); }
+};
+
+struct Q5_0 {
+    static constexpr int kBytes = 8 * 22;
+    static constexpr bool kSuper = false;
+    static constexpr float kBias = 16.0f;
+    // Bits 0 to 3 as bit 4 of each byte.
+    static PMTP_EVERYWHERE uint32_t fifth_bits(uint32_t bits) { return ((bits & 15) * 0x00204081 & 0x01010101) << 4; }
+    static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
+        const uint32_t fifth = s.word(22 * group + 2);
+        const Quants low = nibbles(s.word(22 * group + 6, t));
+        return { low.first | fifth_bits(fifth >> 4 * t), low.second | fifth_bits(fifth >> (16 + 4 * t)) };
+    }
+    static PMTP_EVERYWHERE float scale(const Stage & s, int group) { return s.half(22 * group); }
+};
+
+struct Q8_0 {
+    static constexpr int kBytes = 8 * 34;
+    static constexpr bool kSuper = false;
+    static constexpr float kBias = 0.0f;
+    static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
+        return { s.word(34 * group + 2, t), s.word(34 * group + 18, t) };
+    }
+    static PMTP_EVERYWHERE float scale(const Stage & s, int group) { return s.half(34 * group); }
+};
+
+// The levels that nibbles name, of IQ4_NL and IQ4_XS.
+PMTP_EVERYWHERE Quants levels_of(uint32_t w) {
+    constexpr uint32_t kLevels[4] = { 0xbfad9881, 0xf6eaddcf, 0x26190d01, 0x71594535 };
+    uint32_t of_half[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {  // nibbles 0 to 3 and 4 to 7
+        const uint32_t which = w >> 16 * i;
+        const uint32_t below_8 = pick_bytes(kLevels[0], kLevels[1], which & 0x7777);
+        const uint32_t from_8 = pick_bytes(kLevels[2], kLevels[3], which & 0x7777);
+        of_half[i] = pick_bytes(below_8, from_8, 0x3210 | (which & 0x8888) >> 1);
+    }
+    return { pick_bytes(of_half[0], of_half[1], 0x6420), pick_bytes(of_half[0], of_half[1], 0x7531) };
+}
+
+struct IQ4_NL {
+    static constexpr int kBytes = 8 * 18;
+    static constexpr bool kSuper = false;
+    static constexpr float kBias = 0.0f;
+    static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
+        return levels_of(s.word(18 * group + 2, t));
+    }
+    static PMTP_EVERYWHERE float scale(const Stage & s, int group) { return s.half(18 * group); }
+};
+
+struct IQ4_XS {
+    static constexpr int kBytes = 136;
+    static constexpr bool kSuper = true;
+    static constexpr int kGroup = 32;
+    static constexpr bool kHasLeast = false;
+    static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
+        return levels_of(s.word(8 + 16 * group, t));
+    }
+    static PMTP_EVERYWHERE float scale(const Stage & s) { return s.half(0); }
+    static PMTP_EVERYWHERE int sub_scale(const Stage & s, int sub) {
+        const uint32_t high = s.word(0) >> 16 >> 2 * sub & 3;
+        return (int) ((s.word(4) >> 4 * sub & 15) | high << 4) - 32;
+    }
+};
+
+// Six-bit scales and least values of eight groups, in the words at bytes 4, 8 and 12; those of groups 4 to 7 are cut
+// up.
+struct ScalesOfK {
+    static constexpr bool kSuper = true;
+    static constexpr int kGroup = 32;
+    static constexpr bool kHasLeast = true;
+    static PMTP_EVERYWHERE float scale(const Stage & s) { return s.half(0); }
+    static PMTP_EVERYWHERE float least(const Stage & s) { return s.half(2); }
+    static PMTP_EVERYWHERE int sub_scale(const Stage & s, int sub) {
+        return byte_of(sub < 4 ? s.word(4) & 0x3f3f3f3f : (s.word(12) & kLowNibbles) | (s.word(4) >> 2 & 0x30303030),
+                       sub % 4);
+    }
+    static PMTP_EVERYWHERE int sub_least(const Stage & s, int sub) {
+        return byte_of(sub < 4 ? s.word(8) & 0x3f3f3f3f
+                               : (s.word(12) >> 4 & kLowNibbles) | (s.word(8) >> 2 & 0x30303030),
+                       sub % 4);
+    }
+};
+
+struct Q4_K : ScalesOfK {
+    static constexpr int kBytes = 144;
+    static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
+        const int at = 16 + 32 * (group / 2);
+        const int shift = 4 * (group % 2);
+        return { s.word(at, t) >> shift & kLowNibbles, s.word(at + 16, t) >> shift & kLowNibbles };
+    }
+};
+
+struct Q5_K : ScalesOfK {
+    static constexpr int kBytes = 176;
+    static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
+        const int at = 48 + 32 * (group / 2);
+        const int shift = 4 * (group % 2);
+        return { (s.word(at, t) >> shift & kLowNibbles) | (s.word(16, t) >> group & 0x01010101) << 4,
+                 (s.word(at + 16, t) >> shift & kLowNibbles) | (s.word(32, t) >> group & 0x01010101) << 4 };
+    }
+};
+
+struct Q6_K {
+    static constexpr int kBytes = 210;
+    static constexpr bool kSuper = true;
+    static constexpr int kGroup = 16;
+    static constexpr bool kHasLeast = false;
+    // Less 32, byte by byte.
+    static PMTP_EVERYWHERE uint32_t centred(uint32_t w) { return ((w | 0x80808080) - 0x20202020) ^ 0x80808080; }
+    static PMTP_EVERYWHERE uint32_t four(const Stage & s, int group, int half, int t) {
+        const int quarter = group % 4;
+        const uint32_t low = s.shifted_word(64 * (group / 4) + 32 * (quarter % 2) + 16 * half, t);
+        const uint32_t high = s.shifted_word(128 + 32 * (group / 4) + 16 * half, t);
+        return centred((low >> 4 * (quarter / 2) & kLowNibbles) | (high >> 2 * quarter & 0x03030303) << 4);
+    }
+    static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
+        return { four(s, group, 0, t), four(s, group, 1, t) };
+    }
+    static PMTP_EVERYWHERE float scale(const Stage & s) { return half_to_float(s.shifted_word(208) & 0xffff); }
+    static PMTP_EVERYWHERE int sub_scale(const Stage & s, int sub) {
+        return (int8_t) byte_of(s.shifted_word(192 + sub / 4 * 4), sub % 4);
+    }
+};
+
+}  // namespace pmtp::formats

@@ -1,0 +1,134 @@
+// Random weights of every format that products.cu multiplies, and what their values are: written after ggml-quants.c,
+// not after the kernels' own decoders.
+#pragma once
+
+#include "kernels/products/cuda/products.cuh"
+
+#include <cstring>
+#include <random>
+#include <vector>
+
+// value = scaled - offset; a product takes the offsets out of the sum, times the sum of 32 activations.
+struct WeightValue {
+    double scaled;
+    double offset;
+};
+
+struct WeightBlocks {
+    WeightFormat format;
+    const char * name;
+    int n_bytes;              // of 256 values
+    std::vector<int> halves;  // where its numbers in f16 are
+    WeightValue (*value)(const uint8_t * stage, int i);
+};
+
+namespace weight_blocks {
+
+inline double half_at(const uint8_t * p) {
+    half h;
+    std::memcpy(&h, p, sizeof(h));
+    return __half2float(h);
+}
+
+inline int nibble(const uint8_t * quants, int i) { return i < 16 ? quants[i] & 15 : quants[i - 16] >> 4; }
+
+inline WeightValue q4_0(const uint8_t * stage, int i) {
+    const uint8_t * block = stage + i / 32 * 18;
+    const double d = half_at(block);
+    return { d * nibble(block + 2, i % 32), d * 8 };
+}
+
+inline WeightValue q5_0(const uint8_t * stage, int i) {
+    const uint8_t * block = stage + i / 32 * 22;
+    const int j = i % 32;
+    const int fifth = block[2 + j / 8] >> j % 8 & 1;
+    const double d = half_at(block);
+    return { d * (nibble(block + 6, j) + 16 * fifth), d * 16 };
+}
+
+inline WeightValue q8_0(const uint8_t * stage, int i) {
+    const uint8_t * block = stage + i / 32 * 34;
+    return { half_at(block) * (int8_t) block[2 + i % 32], 0.0 };
+}
+
+constexpr int kLevels[16] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
+
+inline WeightValue iq4_nl(const uint8_t * stage, int i) {
+    const uint8_t * block = stage + i / 32 * 18;
+    return { half_at(block) * kLevels[nibble(block + 2, i % 32)], 0.0 };
+}
+
+inline WeightValue iq4_xs(const uint8_t * stage, int i) {
+    const int group = i / 32;
+    const int high = (stage[2] | stage[3] << 8) >> 2 * group & 3;
+    const int scale = (stage[4 + group / 2] >> group % 2 * 4 & 15) + 16 * high - 32;
+    return { half_at(stage) * scale * kLevels[nibble(stage + 8 + 16 * group, i % 32)], 0.0 };
+}
+
+inline WeightValue of_k(const uint8_t * stage, int group, int quant) {
+    const uint8_t * s = stage + 4;
+    const int scale = group < 4 ? s[group] & 63 : (s[group + 4] & 15) | s[group - 4] >> 6 << 4;
+    const int least = group < 4 ? s[group + 4] & 63 : s[group + 4] >> 4 | s[group] >> 6 << 4;
+    return { half_at(stage) * scale * quant, half_at(stage + 2) * least };
+}
+
+inline WeightValue q4_K(const uint8_t * stage, int i) {
+    const int group = i / 32;
+    return of_k(stage, group, stage[16 + group / 2 * 32 + i % 32] >> group % 2 * 4 & 15);
+}
+
+inline WeightValue q5_K(const uint8_t * stage, int i) {
+    const int group = i / 32;
+    const int low = stage[48 + group / 2 * 32 + i % 32] >> group % 2 * 4 & 15;
+    return of_k(stage, group, low + 16 * (stage[16 + i % 32] >> group & 1));
+}
+
+inline WeightValue q6_K(const uint8_t * stage, int i) {
+    const int half = i / 128;
+    const int quarter = i % 128 / 32;
+    const int j = i % 32;
+    const int low = stage[64 * half + 32 * (quarter % 2) + j] >> (quarter < 2 ? 0 : 4) & 15;
+    const int high = stage[128 + 32 * half + j] >> 2 * quarter & 3;
+    return { half_at(stage + 208) * (int8_t) stage[192 + i / 16] * (low + 16 * high - 32), 0.0 };
+}
+
+inline std::vector<int> every(int n) {
+    std::vector<int> out;
+    for (int i = 0; i < 8; i++) {
+        out.push_back(i * n);
+    }
+    return out;
+}
+
+}  // namespace weight_blocks
+
+inline const std::vector<WeightBlocks> & all_weight_blocks() {
+    using namespace weight_blocks;
+    static const std::vector<WeightBlocks> all = {
+        { WeightFormat::q4_0, "q4_0", 144, every(18), q4_0 },
+        { WeightFormat::q5_0, "q5_0", 176, every(22), q5_0 },
+        { WeightFormat::q8_0, "q8_0", 272, every(34), q8_0 },
+        { WeightFormat::iq4_nl, "iq4_nl", 144, every(18), iq4_nl },
+        { WeightFormat::iq4_xs, "iq4_xs", 136, { 0 }, iq4_xs },
+        { WeightFormat::q4_K, "q4_K", 144, { 0, 2 }, q4_K },
+        { WeightFormat::q5_K, "q5_K", 176, { 0, 2 }, q5_K },
+        { WeightFormat::q6_K, "q6_K", 210, { 208 }, q6_K },
+    };
+    return all;
+}
+
+// n stages.
+inline std::vector<uint8_t> draw_weights(const WeightBlocks & blocks, size_t n, std::mt19937 & random) {
+    std::normal_distribution<float> normal(0, 0.02f);
+    std::vector<uint8_t> out(n * blocks.n_bytes);
+    for (uint8_t & byte : out) {
+        byte = (uint8_t) random();
+    }
+    for (size_t stage = 0; stage < n; stage++) {
+        for (int at : blocks.halves) {
+            const half h = __float2half(normal(random));
+            std::memcpy(&out[stage * blocks.n_bytes + at], &h, sizeof(h));
+        }
+    }
+    return out;
+}
