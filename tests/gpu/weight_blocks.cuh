@@ -18,7 +18,8 @@ struct WeightBlocks {
     WeightFormat format;
     const char * name;
     int n_bytes;              // of 256 values
-    std::vector<int> halves;  // where its numbers in f16 are
+    std::vector<int> halves;  // where its numbers in f16 are,
+    float spread;             // and what they multiply, about
     WeightValue (*value)(const uint8_t * stage, int i);
 };
 
@@ -105,21 +106,21 @@ inline std::vector<int> every(int n) {
 inline const std::vector<WeightBlocks> & all_weight_blocks() {
     using namespace weight_blocks;
     static const std::vector<WeightBlocks> all = {
-        { WeightFormat::q4_0, "q4_0", 144, every(18), q4_0 },
-        { WeightFormat::q5_0, "q5_0", 176, every(22), q5_0 },
-        { WeightFormat::q8_0, "q8_0", 272, every(34), q8_0 },
-        { WeightFormat::iq4_nl, "iq4_nl", 144, every(18), iq4_nl },
-        { WeightFormat::iq4_xs, "iq4_xs", 136, { 0 }, iq4_xs },
-        { WeightFormat::q4_K, "q4_K", 144, { 0, 2 }, q4_K },
-        { WeightFormat::q5_K, "q5_K", 176, { 0, 2 }, q5_K },
-        { WeightFormat::q6_K, "q6_K", 210, { 208 }, q6_K },
+        { WeightFormat::q4_0, "q4_0", 144, every(18), 5, q4_0 },
+        { WeightFormat::q5_0, "q5_0", 176, every(22), 9, q5_0 },
+        { WeightFormat::q8_0, "q8_0", 272, every(34), 74, q8_0 },
+        { WeightFormat::iq4_nl, "iq4_nl", 144, every(18), 68, iq4_nl },
+        { WeightFormat::iq4_xs, "iq4_xs", 136, { 0 }, 18 * 68, iq4_xs },
+        { WeightFormat::q4_K, "q4_K", 144, { 0, 2 }, 36 * 9, q4_K },
+        { WeightFormat::q5_K, "q5_K", 176, { 0, 2 }, 36 * 18, q5_K },
+        { WeightFormat::q6_K, "q6_K", 210, { 208 }, 74 * 18, q6_K },
     };
     return all;
 }
 
-// n stages.
+// n stages, of values about .1 large.
 inline std::vector<uint8_t> draw_weights(const WeightBlocks & blocks, size_t n, std::mt19937 & random) {
-    std::normal_distribution<float> normal(0, 0.02f);
+    std::normal_distribution<float> normal(0, 0.1f / blocks.spread);
     std::vector<uint8_t> out(n * blocks.n_bytes);
     for (uint8_t & byte : out) {
         byte = (uint8_t) random();

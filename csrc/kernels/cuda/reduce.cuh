@@ -43,8 +43,12 @@ template <typename T> class BlockReducer {
             of_warp[threadIdx.x / kWarp] = value;
         }
         __syncthreads();
+        const int n_warps = blockDim.x / kWarp;
+        if (n_warps == kWarp) {
+            return reduce_lanes<kWarp>(of_warp[threadIdx.x % kWarp], combine);
+        }
         value = of_warp[0];
-        for (int i = 1; i < (int) blockDim.x / kWarp; i++) {
+        for (int i = 1; i < n_warps; i++) {
             value = combine(value, of_warp[i]);
         }
         return value;
