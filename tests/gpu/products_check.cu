@@ -12,7 +12,7 @@ namespace {
 
 int failures = 0;
 
-std::vector<PmtpQ8Block> draw_columns(int n, int n_rows, std::mt19937 & random) {
+std::vector<PmtpQ8Block> draw_quantised(int n, int n_rows, std::mt19937 & random) {
     std::normal_distribution<float> normal(0, 3);
     std::vector<PmtpQ8Block> out(pmtp_row_blocks(n) * n_rows);
     for (PmtpQ8Block & block : out) {
@@ -27,22 +27,42 @@ std::vector<PmtpQ8Block> draw_columns(int n, int n_rows, std::mt19937 & random) 
     return out;
 }
 
-// The product of one row of weights and of x, and the sum of the terms' sizes.
-std::pair<double, double> multiply_rows(const WeightBlocks & blocks, const uint8_t * w, const PmtpQ8Block * x, int n) {
+struct Columns {
+    std::vector<PmtpQ8Block> quantised;  // n_rows of pmtp_row_blocks(n_in)
+    std::vector<float> floats;           // n_rows of n_in, for weights that take them
+};
+
+Columns draw_columns(int n, int n_rows, std::mt19937 & random) {
+    Columns out{ draw_quantised(n, n_rows, random), std::vector<float>((size_t) n * n_rows) };
+    std::normal_distribution<float> normal(0, 3);
+    for (float & x : out.floats) {
+        x = normal(random);
+    }
+    return out;
+}
+
+// The product of one row of weights and one of x, and the sum of the terms' sizes.
+std::pair<double, double> multiply_rows(const WeightBlocks & blocks, const uint8_t * w, const Columns & x, int n,
+                                        int row) {
     double sum = 0.0;
     double size = 0.0;
     for (int b = 0; b < n / 32; b++) {
+        const PmtpQ8Block & block = x.quantised[row * pmtp_row_blocks(n) + b];
+        const float * floats = &x.floats[(size_t) row * n + b * 32];
         double products = 0.0;
+        double sizes = 0.0;
         double offset = 0.0;
         for (int i = 0; i < 32; i++) {
             const WeightValue value = blocks.value(w + (size_t) (b / 8) * blocks.n_bytes, b % 8 * 32 + i);
-            products += value.scaled * x[b].values[i];
+            const double by =
+                pmtp_takes_floats(blocks.format) ? floats[i] : __low2float(block.scale_and_sum) * block.values[i];
+            products += value.scaled * by;
+            sizes += std::abs(value.scaled * by);
             offset = value.offset;
         }
-        const double first = __low2float(x[b].scale_and_sum) * products;
-        const double second = __high2float(x[b].scale_and_sum) * offset;
-        sum += first - second;
-        size += std::abs(first) + std::abs(second);
+        const double second = offset * __high2float(block.scale_and_sum);
+        sum += products - second;
+        size += (pmtp_takes_floats(blocks.format) ? sizes : std::abs(products)) + std::abs(second);
     }
     return { sum, size };
 }
@@ -52,14 +72,22 @@ void check_product(const WeightBlocks & blocks, int n_in, int n_out, int n_rows,
     const size_t row_bytes = (size_t) n_in / 256 * blocks.n_bytes;
     const std::vector<uint8_t> up = draw_weights(blocks, n_stages, random);
     const std::vector<uint8_t> gate = draw_weights(blocks, gated ? n_stages : 0, random);
-    const std::vector<PmtpQ8Block> x = draw_columns(n_in, n_rows, random);
+    const Columns x = draw_columns(n_in, n_rows, random);
     const DeviceArray<uint8_t> device_up(up);
     const DeviceArray<uint8_t> device_gate(gate.empty() ? up : gate);
-    const DeviceArray<PmtpQ8Block> device_x(x), quantised(pmtp_row_blocks(n_out) * n_rows);
-    const DeviceArray<float> out((size_t) n_out * n_rows), one((size_t) n_out);
-    WeightProduct p = { blocks.format,  device_up.get(), gated ? device_gate.get() : nullptr,
-                        device_x.get(), out.get(),       gated ? quantised.get() : nullptr,
-                        n_in,           n_out,           n_rows };
+    const DeviceArray<PmtpQ8Block> device_x(x.quantised), quantised(pmtp_row_blocks(n_out) * n_rows);
+    const DeviceArray<float> floats(x.floats), out((size_t) n_out * n_rows), one((size_t) n_out);
+    WeightProduct p = {};
+    p.format = blocks.format;
+    p.weights = device_up.get();
+    p.gate = gated ? device_gate.get() : nullptr;
+    p.x = device_x.get();
+    p.floats = floats.get();
+    p.out = out.get();
+    p.quantised = gated ? quantised.get() : nullptr;
+    p.n_in = n_in;
+    p.n_out = n_out;
+    p.n_rows = n_rows;
     if (!pmtp_cuda_has_product(p)) {
         printf("%s, refused: %d to %d\n", blocks.name, n_in, n_out);
         failures++;
@@ -70,10 +98,9 @@ void check_product(const WeightBlocks & blocks, int n_in, int n_out, int n_rows,
     const std::vector<float> found = out.host();
     for (int row = 0; row < n_rows; row++) {
         for (int i = 0; i < n_out; i += n_out > 4096 ? 83 : n_out > 512 ? 7 : 1) {
-            const PmtpQ8Block * xs = &x[row * pmtp_row_blocks(n_in)];
-            auto [expected, size] = multiply_rows(blocks, &up[i * row_bytes], xs, n_in);
+            auto [expected, size] = multiply_rows(blocks, &up[i * row_bytes], x, n_in, row);
             if (gated) {
-                const auto [g, g_size] = multiply_rows(blocks, &gate[i * row_bytes], xs, n_in);
+                const auto [g, g_size] = multiply_rows(blocks, &gate[i * row_bytes], x, n_in, row);
                 const double by = 0.5 * g * (1.0 + std::tanh(0.79788456080286535588 * g * (1.0 + 0.044715 * g * g)));
                 size = size * std::abs(by) + std::abs(expected) * 1.2 * g_size;
                 expected *= by;
@@ -91,6 +118,7 @@ void check_product(const WeightBlocks & blocks, int n_in, int n_out, int n_rows,
     }
     // the last row alone has the same bits
     p.x += (n_rows - 1) * pmtp_row_blocks(n_in);
+    p.floats += (size_t) (n_rows - 1) * n_in;
     p.out = one.get();
     p.n_rows = 1;
     pmtp_cuda_launch_product(p, nullptr);
@@ -129,7 +157,7 @@ int main(int argc, char ** argv) {
     }
     const auto refused = [](int n_in, int n_out, int n_rows, const void * gate) {
         return !pmtp_cuda_has_product(
-            { WeightFormat::q4_0, nullptr, gate, nullptr, nullptr, nullptr, n_in, n_out, n_rows });
+            { WeightFormat::q4_0, nullptr, gate, nullptr, nullptr, nullptr, nullptr, n_in, n_out, n_rows });
     };
     if (!refused(320, 64, 1, nullptr) || !refused(256, 12, 1, nullptr) || !refused(256, 24, 1, &failures) ||
         !refused(256, 64, 9, nullptr)) {

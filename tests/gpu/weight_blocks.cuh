@@ -93,9 +93,18 @@ inline WeightValue q6_K(const uint8_t * stage, int i) {
     return { half_at(stage + 208) * (int8_t) stage[192 + i / 16] * (low + 16 * high - 32), 0.0 };
 }
 
+inline WeightValue f16(const uint8_t * stage, int i) { return { half_at(stage + 2 * i), 0.0 }; }
+
+inline WeightValue bf16(const uint8_t * stage, int i) {
+    const uint32_t bits = (uint32_t) (stage[2 * i] | stage[2 * i + 1] << 8) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    return { value, 0.0 };
+}
+
 inline std::vector<int> every(int n) {
     std::vector<int> out;
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < (n == 2 ? 256 : 8); i++) {
         out.push_back(i * n);
     }
     return out;
@@ -114,6 +123,8 @@ inline const std::vector<WeightBlocks> & all_weight_blocks() {
         { WeightFormat::q4_K, "q4_K", 144, { 0, 2 }, 36 * 9, q4_K },
         { WeightFormat::q5_K, "q5_K", 176, { 0, 2 }, 36 * 18, q5_K },
         { WeightFormat::q6_K, "q6_K", 210, { 208 }, 74 * 18, q6_K },
+        { WeightFormat::f16, "f16", 512, every(2), 1, f16 },
+        { WeightFormat::bf16, "bf16", 512, every(2), 1, bf16 },
     };
     return all;
 }
@@ -127,8 +138,10 @@ inline std::vector<uint8_t> draw_weights(const WeightBlocks & blocks, size_t n, 
     }
     for (size_t stage = 0; stage < n; stage++) {
         for (int at : blocks.halves) {
-            const half h = __float2half(normal(random));
-            std::memcpy(&out[stage * blocks.n_bytes + at], &h, sizeof(h));
+            const float value = normal(random);
+            const half h = __float2half(value);
+            const void * bits = blocks.format == WeightFormat::bf16 ? (const char *) &value + 2 : (const void *) &h;
+            std::memcpy(&out[stage * blocks.n_bytes + at], bits, sizeof(h));
         }
     }
     return out;

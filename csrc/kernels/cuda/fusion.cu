@@ -169,6 +169,8 @@ bool format_of(ggml_type type, WeightFormat & format) {
         case GGML_TYPE_Q4_K: format = WeightFormat::q4_K; return true;
         case GGML_TYPE_Q5_K: format = WeightFormat::q5_K; return true;
         case GGML_TYPE_Q6_K: format = WeightFormat::q6_K; return true;
+        case GGML_TYPE_F16: format = WeightFormat::f16; return true;
+        case GGML_TYPE_BF16: format = WeightFormat::bf16; return true;
         default: return false;
     }
 }
@@ -187,12 +189,19 @@ bool is_product(const ggml_tensor * weights, const ggml_tensor * gate, const ggm
             return false;
         }
     }
-    if (!is_rows(x) || !is_rows(out) || x->ne[1] > kPmtpMaxColumns || !pmtp_is_multiplied(x)) {
+    if (!is_rows(x) || !is_rows(out) || x->ne[1] > kPmtpMaxColumns ||
+        (!pmtp_takes_floats(format) && !pmtp_is_multiplied(x))) {
         return false;
     }
-    p = { format,         weights->data,       gate != nullptr ? gate->data : nullptr,
-          nullptr,        (float *) out->data, nullptr,
-          (int) x->ne[0], (int) out->ne[0],    (int) x->ne[1] };
+    p = {};
+    p.format = format;
+    p.weights = weights->data;
+    p.gate = gate != nullptr ? gate->data : nullptr;
+    p.floats = (const float *) x->data;
+    p.out = (float *) out->data;
+    p.n_in = (int) x->ne[0];
+    p.n_out = (int) out->ne[0];
+    p.n_rows = (int) x->ne[1];
     return pmtp_cuda_has_product(p);
 }
 
@@ -212,7 +221,7 @@ int fuse_gated(const ggml_cgraph * graph, int i, cudaStream_t stream) {
         !is_product(up->src[0], gate->src[0], up->src[1], glu, p)) {
         return 0;
     }
-    p.x = quantised(up->src[1], stream);
+    p.x = pmtp_takes_floats(p.format) ? nullptr : quantised(up->src[1], stream);
     p.quantised = (PmtpQ8Block *) rows_of(glu).data;
     pmtp_cuda_launch_product(p, stream);
     return 2;
@@ -241,7 +250,7 @@ bool pmtp_cuda_multiply(const ggml_tensor * weights, const ggml_tensor * x, cons
     if (!is_product(weights, nullptr, x, out, p)) {
         return false;
     }
-    p.x = quantised(x, stream);
+    p.x = pmtp_takes_floats(p.format) ? nullptr : quantised(x, stream);
     pmtp_cuda_launch_product(p, stream);
     return true;
 }

@@ -1,8 +1,11 @@
 // The formats of weights that products.cu multiplies (ggml-common.h has their blocks): what a lane of a tensor-core
-// instruction takes of 256 values of a row, a stage. Compiles as C++ too, for a test.
+// instruction takes of kStage values of a row, a stage. Compiles as C++ too, for a test.
 //
 // Of each format:
-//     kBytes                    of a stage, an even number
+//     kStage, kBytes            values and bytes of a stage; an even number
+//     kQuantised                whether the activations are quantised too. If not:
+//     low(word), high(word)     the two values of a word, as the bits of a float
+// and if so:
 //     quants(stage, group, t)   of the 32 values of a group, 0 to 7: values 4 t ... 4 t + 3, and those 16 further on
 //     kSuper                    whether a stage has one scale in floating point, and integers for the groups:
 // without:
@@ -14,6 +17,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #ifdef __CUDACC__
 #include <cuda_fp16.h>
@@ -59,6 +63,12 @@ PMTP_EVERYWHERE float half_to_float(uint32_t bits) {
 #endif
 }
 
+PMTP_EVERYWHERE uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof(bits));
+    return bits;
+}
+
 PMTP_EVERYWHERE int byte_of(uint32_t word, int i) { return (int) (word >> 8 * i & 255); }
 
 // A stage, with its first byte `shift` bits, 0 or 16, behind the beginning of a word.
@@ -88,7 +98,12 @@ constexpr uint32_t kLowNibbles = 0x0f0f0f0f;
 
 PMTP_EVERYWHERE Quants nibbles(uint32_t w) { return { w & kLowNibbles, w >> 4 & kLowNibbles }; }
 
-struct Q4_0 {
+struct Quantised {
+    static constexpr int kStage = 256;
+    static constexpr bool kQuantised = true;
+};
+
+struct Q4_0 : Quantised {
     static constexpr int kBytes = 8 * 18;
     static constexpr bool kSuper = false;
     static constexpr float kBias = 8.0f;
@@ -98,7 +113,7 @@ struct Q4_0 {
     static PMTP_EVERYWHERE float scale(const Stage & s, int group) { return s.half(18 * group); }
 };
 
-struct Q5_0 {
+struct Q5_0 : Quantised {
     static constexpr int kBytes = 8 * 22;
     static constexpr bool kSuper = false;
     static constexpr float kBias = 16.0f;
@@ -112,7 +127,7 @@ struct Q5_0 {
     static PMTP_EVERYWHERE float scale(const Stage & s, int group) { return s.half(22 * group); }
 };
 
-struct Q8_0 {
+struct Q8_0 : Quantised {
     static constexpr int kBytes = 8 * 34;
     static constexpr bool kSuper = false;
     static constexpr float kBias = 0.0f;
@@ -136,7 +151,7 @@ PMTP_EVERYWHERE Quants levels_of(uint32_t w) {
     return { pick_bytes(of_half[0], of_half[1], 0x6420), pick_bytes(of_half[0], of_half[1], 0x7531) };
 }
 
-struct IQ4_NL {
+struct IQ4_NL : Quantised {
     static constexpr int kBytes = 8 * 18;
     static constexpr bool kSuper = false;
     static constexpr float kBias = 0.0f;
@@ -146,7 +161,7 @@ struct IQ4_NL {
     static PMTP_EVERYWHERE float scale(const Stage & s, int group) { return s.half(18 * group); }
 };
 
-struct IQ4_XS {
+struct IQ4_XS : Quantised {
     static constexpr int kBytes = 136;
     static constexpr bool kSuper = true;
     static constexpr int kGroup = 32;
@@ -163,7 +178,7 @@ struct IQ4_XS {
 
 // Six-bit scales and least values of eight groups, in the words at bytes 4, 8 and 12; those of groups 4 to 7 are cut
 // up.
-struct ScalesOfK {
+struct ScalesOfK : Quantised {
     static constexpr bool kSuper = true;
     static constexpr int kGroup = 32;
     static constexpr bool kHasLeast = true;
@@ -199,7 +214,7 @@ struct Q5_K : ScalesOfK {
     }
 };
 
-struct Q6_K {
+struct Q6_K : Quantised {
     static constexpr int kBytes = 210;
     static constexpr bool kSuper = true;
     static constexpr int kGroup = 16;
@@ -219,6 +234,22 @@ struct Q6_K {
     static PMTP_EVERYWHERE int sub_scale(const Stage & s, int sub) {
         return (int8_t) byte_of(s.shifted_word(192 + sub / 4 * 4), sub % 4);
     }
+};
+
+struct Floats {
+    static constexpr int kStage = 128;
+    static constexpr int kBytes = 256;
+    static constexpr bool kQuantised = false;
+};
+
+struct F16 : Floats {
+    static PMTP_EVERYWHERE uint32_t low(uint32_t word) { return bits_of(half_to_float(word & 0xffff)); }
+    static PMTP_EVERYWHERE uint32_t high(uint32_t word) { return bits_of(half_to_float(word >> 16)); }
+};
+
+struct BF16 : Floats {
+    static PMTP_EVERYWHERE uint32_t low(uint32_t word) { return word << 16; }
+    static PMTP_EVERYWHERE uint32_t high(uint32_t word) { return word & 0xffff0000; }
 };
 
 }  // namespace pmtp::formats

@@ -1,17 +1,23 @@
-// Products of up to 8 rows of activations, a verify batch, with quantised weights, on tensor cores: an instruction
+// Products of up to 8 rows of activations, a verify batch, with weights on tensor cores: an instruction
 // takes 8 columns, so a batch costs what one row costs, and a row's sums are taken in the same order whatever the
 // batch.
 #pragma once
 
 #include "kernels/rows/cuda/quantise.cuh"
 
-enum class WeightFormat { q4_0, q5_0, q8_0, iq4_nl, iq4_xs, q4_K, q5_K, q6_K };
+enum class WeightFormat { q4_0, q5_0, q8_0, iq4_nl, iq4_xs, q4_K, q5_K, q6_K, f16, bf16 };
+
+// Whether activations are multiplied as they are. With other weights they are quantised.
+constexpr bool pmtp_takes_floats(WeightFormat format) {
+    return format == WeightFormat::f16 || format == WeightFormat::bf16;
+}
 
 struct WeightProduct {
     WeightFormat format;
     const void * weights;     // n_out rows of n_in values; 16-byte aligned
     const void * gate;        // the same, or null. Then out = gelu(gate x) * (weights x)
-    const PmtpQ8Block * x;    // pmtp_row_blocks(n_in) a row
+    const PmtpQ8Block * x;    // pmtp_row_blocks(n_in) a row,
+    const float * floats;     // or [n_in] a row, 16-byte aligned
     float * out;              // [n_out] a row
     PmtpQ8Block * quantised;  // of out, with a gate; pmtp_row_blocks(n_out) a row; or null
     int n_in;

@@ -1,0 +1,183 @@
+// A warp's share of a product: a stage of a row of weights and of the activations in shared memory, multiplied by
+// tensor-core instructions. Part of products.cu.
+#pragma once
+
+#include "kernels/products/cuda/formats.cuh"
+
+namespace {
+
+namespace formats = pmtp::formats;
+
+constexpr int kTile = 8;   // rows of weights of a tensor-core instruction
+constexpr int kBatch = 8;  // columns
+
+// How a stage, the values of a row that a warp takes at a time, lies in shared memory. Of weights: the chunks of 16
+// bytes that have a part of it. Of activations: blocks of 36 bytes, or floats.
+template <typename Format> struct Layout {
+    static constexpr bool kAligned = Format::kBytes % 16 == 0;
+    // The furthest that a stage begins behind a chunk.
+    static constexpr int kFurthest = kAligned ? 0 : Format::kBytes % 8 == 0 ? 8 : Format::kBytes % 4 == 0 ? 12 : 14;
+    static constexpr int kChunks = (kFurthest + Format::kBytes + 15) / 16;
+    static constexpr int kColumnWords = Format::kQuantised ? Format::kStage / 32 * 9 : Format::kStage;
+    // From one row to the next, so that a warp's reads are free of conflicts: an odd number of 4 banks apart, and of
+    // floats, which are read in twos and fours, 8 and 16 banks.
+    static constexpr int kWords = Format::kQuantised ? 4 * (kChunks | 1) : 4 * kChunks + 8;
+    static constexpr int kColumnStride = kColumnWords + (Format::kQuantised ? 4 : 16);
+
+    static __device__ __forceinline__ formats::Stage stage(const uint32_t * row, uint32_t begin) {
+        return kAligned ? formats::Stage{ row, 0 } : formats::Stage{ row + begin % 16 / 4, begin % 4 * 8 };
+    }
+};
+
+// 16 bytes to shared memory, in the background; from n_bytes on they are 0, and nothing is read.
+__device__ __forceinline__ void copy_16(uint32_t * to, const void * from, int n_bytes = 16) {
+#if __CUDA_ARCH__ >= 800
+    const auto at = (uint32_t) __cvta_generic_to_shared(to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(n_bytes));
+#endif
+}
+
+__device__ __forceinline__ void end_group() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;");
+#endif
+}
+
+template <int n_newer> __device__ __forceinline__ void wait_for_group() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(n_newer));
+#endif
+}
+
+// c[i] of a lane: the sum over 32 values for batch row lane / 4 and weight row 2 (lane % 4) + i of the tile.
+// x: values 4 (lane % 4) ... and 16 more on of row lane / 4 of the batch; w: likewise of the tile.
+__device__ __forceinline__ void multiply_32(int (&c)[2], uint32_t x0, uint32_t x1, uint32_t w0, uint32_t w1) {
+#if __CUDA_ARCH__ >= 800
+    [[maybe_unused]] int unused[2];  // batch rows 8 to 15
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %5}, {%7, %8}, {%9, %9, %9, "
+        "%9};"
+        : "=r"(c[0]), "=r"(c[1]), "=r"(unused[0]), "=r"(unused[1])
+        : "r"(x0), "r"(0), "r"(x1), "r"(w0), "r"(w1), "r"(0));
+#endif
+}
+
+// Likewise the sum over 16 values.
+__device__ __forceinline__ void multiply_16(int (&c)[2], uint32_t x, uint32_t w) {
+#if __CUDA_ARCH__ >= 800
+    [[maybe_unused]] int unused[2];
+    asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%5, %5, %5, %5};"
+        : "=r"(c[0]), "=r"(c[1]), "=r"(unused[0]), "=r"(unused[1])
+        : "r"(x), "r"(0), "r"(w));
+#endif
+}
+
+// c[i], of a lane: the sums over 8 values, of a batch whose rows 8 to 15 (c[2], c[3]) are what 0 to 7 lack. Numbers of
+// 8 bits of exponent and 10 of mantissa. x: rows of the batch and of what they lack, for two of the values; w: for
+// those.
+__device__ __forceinline__ void multiply_8(float (&c)[4], const uint32_t (&x)[4], uint32_t w0, uint32_t w1) {
+#if __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+        "%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(w0), "r"(w1));
+#endif
+}
+
+// The nearest number of 10 bits of mantissa.
+__device__ __forceinline__ uint32_t round_to_tf32(float x) {
+    uint32_t out = 0;
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(out) : "f"(x));
+#endif
+    return out;
+}
+
+// A stage of the product of one tile, whose first row begins at byte `begin` of its matrix and each other one row_bytes
+// further on.
+template <typename Format> __device__ __forceinline__ void add_stage(float (&sum)[2], const uint32_t * tile,
+                                                                     uint32_t begin, uint32_t row_bytes,
+                                                                     const uint32_t * columns) {
+    const int t = threadIdx.x % 4;
+    const int row = threadIdx.x % 32 / 4;
+    const uint32_t * x = columns + row * Layout<Format>::kColumnStride;
+    const auto stage_of = [&](int i) {
+        return Layout<Format>::stage(tile + i * Layout<Format>::kWords, begin + i * row_bytes);
+    };
+    const formats::Stage weights = stage_of(row);
+    const formats::Stage scales[2] = { stage_of(2 * t), stage_of(2 * t + 1) };
+    float scaled[2] = {};
+    float least[2] = {};
+#pragma unroll
+    for (int group = 0; group < Format::kStage / 32; group++, x += 9) {
+        const formats::Quants quants = Format::quants(weights, group, t);
+        const float2 scale_and_sum = __half22float2(*(const half2 *) x);
+        int c[2];
+        if constexpr (!Format::kSuper) {
+            multiply_32(c, x[1 + t], x[5 + t], quants.first, quants.second);
+            for (int i = 0; i < 2; i++) {
+                sum[i] += Format::scale(scales[i], group) * (c[i] * scale_and_sum.x - Format::kBias * scale_and_sum.y);
+            }
+        } else if constexpr (Format::kGroup == 16) {
+            int second[2];
+            multiply_16(c, x[1 + t], quants.first);
+            multiply_16(second, x[5 + t], quants.second);
+            for (int i = 0; i < 2; i++) {
+                scaled[i] += scale_and_sum.x * (float) (Format::sub_scale(scales[i], 2 * group) * c[i] +
+                                                        Format::sub_scale(scales[i], 2 * group + 1) * second[i]);
+            }
+        } else {
+            multiply_32(c, x[1 + t], x[5 + t], quants.first, quants.second);
+            for (int i = 0; i < 2; i++) {
+                scaled[i] += scale_and_sum.x * (float) (Format::sub_scale(scales[i], group) * c[i]);
+                if constexpr (Format::kHasLeast) {
+                    least[i] += scale_and_sum.y * (float) Format::sub_least(scales[i], group);
+                }
+            }
+        }
+    }
+    if constexpr (Format::kSuper) {
+        for (int i = 0; i < 2; i++) {
+            sum[i] += Format::scale(scales[i]) * scaled[i];
+            if constexpr (Format::kHasLeast) {
+                sum[i] -= Format::least(scales[i]) * least[i];
+            }
+        }
+    }
+}
+
+// A stage of all tiles with weights that are floats: each activation is the sum of two numbers of 10 bits of mantissa,
+// and a lane takes four of each 16 values.
+template <typename Format, int n_tiles> __device__ __forceinline__ void add_float_stage(float (&sum)[n_tiles][2],
+                                                                                        const uint32_t * tiles,
+                                                                                        const uint32_t * columns) {
+    const int t = threadIdx.x % 4;
+    const int row = threadIdx.x % 32 / 4;
+    const auto * x = (const float4 *) (columns + row * Layout<Format>::kColumnStride) + t;
+    const auto * w = (const uint2 *) (tiles + row * Layout<Format>::kWords) + t;
+    float c[n_tiles][4] = {};
+#pragma unroll
+    for (int i = 0; i < Format::kStage / 16; i++) {
+        const float4 four = x[4 * i];
+        const float values[4] = { four.x, four.y, four.z, four.w };
+        uint32_t split[2][4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const uint32_t near = round_to_tf32(values[j]);
+            split[j / 2][j % 2 * 2] = near;
+            split[j / 2][j % 2 * 2 + 1] = round_to_tf32(values[j] - __uint_as_float(near));
+        }
+#pragma unroll
+        for (int tile = 0; tile < n_tiles; tile++) {
+            const uint2 words = w[tile * kTile * Layout<Format>::kWords / 2 + 4 * i];
+            multiply_8(c[tile], split[0], Format::low(words.x), Format::high(words.x));
+            multiply_8(c[tile], split[1], Format::low(words.y), Format::high(words.y));
+        }
+    }
+    for (int tile = 0; tile < n_tiles; tile++) {
+        for (int i = 0; i < 2; i++) {
+            sum[tile][i] += c[tile][i] + c[tile][2 + i];
+        }
+    }
+}
+
+}  // namespace
