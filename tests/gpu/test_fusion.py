@@ -1,6 +1,4 @@
-"""Other weights than the embedded pair's: Q4_0, whose products have kernels of their own, and some that share only
-quantised activations.
-"""
+"""Other weights than the embedded pair's."""
 
 from pathlib import Path
 
@@ -23,11 +21,11 @@ def with_matrices(weights: str, source: Path, out: Path) -> Path:
     return rewrite(source, out, tensors=changed)
 
 
-@pytest.fixture(scope="module", params=["q4_0", "q4_k_m", "q6_k"])
+@pytest.fixture(scope="module", params=["q4_0", "f16", "q4_k_m", "q5_k_m", "q6_k"])
 def target(request, demo, device, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
-    if request.param == "q4_0":
-        return with_matrices("q4_0", demo.target, folder / "target.gguf")
+    if request.param in ("q4_0", "f16"):
+        return with_matrices(request.param, demo.target, folder / "target.gguf")
     out = folder / "target.gguf"
     _native.quantize(with_matrices("f16", demo.target, folder / "f16.gguf"), out, request.param, 2)
     return out
