@@ -362,7 +362,7 @@ class NativeModel:
                 status = self.call(_lib.pmtp_tokenize, *arguments, watch=watch)
                 if status != _lib.PMTP_ERROR_INVALID_ARGUMENT or n[0] <= capacity:
                     _check(status)
-                return n[0]
+                return int(n[0])
 
             if len(text) <= _SHORT_TEXT:
                 needed = split()

@@ -1,5 +1,6 @@
 """A running completion: chunks of text, rounds, statistics."""
 
+import inspect
 import os
 import threading
 import weakref
@@ -293,7 +294,9 @@ class Stream:
     def left(self) -> bool:
         """Whether it is neither closed nor read any more, though someone began to."""
         reader = self._reader() if self._reader is not None else None
-        unread = self._reader is not None and (reader is None or reader.gi_frame is None)
+        unread = self._reader is not None and (
+            reader is None or inspect.getgeneratorstate(reader) == inspect.GEN_CLOSED
+        )
         return not self._closed and (self._closing or unread)
 
     def _settle(self) -> None:
