@@ -12,7 +12,7 @@ import numpy as np
 
 from pyllama_mtp.convert.quants import DECODED_TYPES, decode_parts
 from pyllama_mtp.convert.writer import gguf_file
-from pyllama_mtp.errors import ConversionError, ModelLoadError
+from pyllama_mtp.errors import ConversionError, ModelLoadError, seen, shown
 from pyllama_mtp.gguf.format import Entry, TensorInfo, read_header
 from pyllama_mtp.gguf.gemma4_checks import check_head
 from pyllama_mtp.gguf.hyperparameters import HyperParameters
@@ -30,11 +30,13 @@ _SMALL = 1e-4  # values of which f16 scales, and the products of scales of k typ
 def check_destination(out: Path, inputs: Iterable[Path]) -> None:
     """Raises ConversionError if `out` cannot be a file's name, or is one of the inputs."""
     if "\0" in str(out):
-        raise ConversionError(f"the destination {str(out)!r} holds a NUL character")
+        raise ConversionError(f"the destination {seen(str(out))} holds a NUL character")
     with _writable(out, "it"):
         destination(out)
     if os.path.exists(out) and any(os.path.exists(path) and out.samefile(path) for path in inputs):
-        raise ConversionError(f"{out} is part of the checkpoint and would be overwritten: name another destination")
+        raise ConversionError(
+            f"{shown(out)} is part of the checkpoint and would be overwritten: name another destination"
+        )
 
 
 def write_gguf(
@@ -78,8 +80,8 @@ def write_mixture(
         except ModelLoadError as error:
             reason = str(error).replace(file.name, str(out)).replace(plain.name, "the scratch file")
             raise ConversionError(
-                f"cannot write {out}: {reason}; name a file in a writable folder that has room for it and for the "
-                "unquantised tensors, or another --outtype"
+                f"cannot write {shown(out)}: {reason}; name a file in a writable folder that has room for it and for "
+                "the unquantised tensors, or another --outtype"
             ) from error
         _compare(Path(plain.name), Path(file.name))
 
@@ -91,8 +93,8 @@ def _writable(out: Path, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConversionError(
-            f"cannot write {out}: {error.strerror or error}; name a file in an existing, writable folder that has room "
-            f"for {what}"
+            f"cannot write {shown(out)}: {error.strerror or error}; name a file in an existing, writable folder that "
+            f"has room for {what}"
         ) from error
 
 

@@ -172,3 +172,12 @@ def test_what_is_no_type_is_refused(checkpoint: Path, tmp_path: Path, outtype: o
     with pytest.raises(ConversionError, match="outtype is .* expected one of") as refused:
         convert_assistant(checkpoint, tmp_path / "out.gguf", outtype=outtype)
     assert len(str(refused.value)) < 700
+
+
+@pytest.mark.parametrize("outtype", ["f16", "q4_k_m"])
+@pytest.mark.parametrize("out", [Path("/".join(["x" * 200] * 30)), Path("x" * 5000 + "\0")], ids=["long", "NUL"])
+def test_a_destination_that_is_no_name_is_told_of_in_few_characters(checkpoint: Path, out: Path, outtype: str):
+    """A name that is too long was repeated in full, some thousand characters."""
+    with pytest.raises(ConversionError) as error:
+        convert_assistant(checkpoint, out, outtype=outtype)
+    assert len(str(error.value)) < 600
