@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <exception>
 #include <memory>
 #include <new>
 
@@ -63,8 +64,14 @@ template <typename Body> pmtp_status guarded(Body body) noexcept {
     }
 }
 
+// The C++ runtime allocates a thread's record of exceptions when it first throws one, and the C library ends the
+// process if there is no memory left for it: a thread of its own makes its first call here, and its first exception may
+// be bad_alloc.
+void prepare_exceptions() { [[maybe_unused]] const volatile int n = std::uncaught_exceptions(); }
+
 // A call that may take long.
 template <typename Body> pmtp_status computing(Body body) noexcept {
+    prepare_exceptions();
     const pmtp_status status = guarded([&] {
         const pmtp::Call call;
         body();
