@@ -52,7 +52,7 @@ std::string batch_dependence(const llama_context & context) {
                     attention_is_batch_invariant((int) model.hparams.n_embd_head_v(layer));
     }
     if (!attention) {
-        reasons.push_back(context.get_cparams().flash_attn ? "the attention kernel does not serve these heads"
+        reasons.push_back(context.get_cparams().flash_attn ? "attention by llama.cpp's own kernel"
                                                            : "flash attention is off");
     }
     std::string line;

@@ -1,4 +1,4 @@
-// The attention kernel as a C function, for test_turboquant_attention.py. Threads are played one after the other.
+// The attention kernel as a C function, for test_attention.py. Threads are played one after the other.
 #include "kernels/attention/cpu/decode.h"
 #include "kernels/attention/plan.h"
 #include "kernels/cpu/exp.h"

@@ -77,12 +77,11 @@ def test_timers_add_up(demo_model: Model):
 @pytest.mark.parametrize("n_prompt", [1, 2, WINDOW - 2, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW, 3 * WINDOW + 1])
 def test_drafting_does_not_change_greedy_text(small: Model, n_prompt: int):
     prompt = ids_of_length(small, n_prompt)
-    ties = TieCounter(small)
-    plain, _ = complete(small, prompt, max_tokens=48, temperature=0, num_speculative_tokens=0)
-    for k in (1, 3, 8, "auto"):
-        ids, _ = complete(small, prompt, max_tokens=48, temperature=0, num_speculative_tokens=k)
-        ties.compare(prompt, plain, ids, 9)
-    ties.check()
+    texts = []
+    for k in (0, 1, 3, 8, "auto"):
+        small.logits(prompt[-1:])  # forgets the prompt, which is then evaluated in the same batches again
+        texts.append(complete(small, prompt, max_tokens=48, temperature=0, num_speculative_tokens=k)[0])
+    assert all(ids == texts[0] for ids in texts)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 from pyllama_mtp import InvalidRequestError, Model, ModelLoadError
 from pyllama_mtp.gguf.format import read_header
 from support import statistics
-from support.near_ties import TieCounter
 from support.repeats import check_texts_repeat
 
 BITS = {"f16": 16, "q8_0": 8.5, "q4_0": 4.5, "turbo4": 4.25, "turbo3": 3.25, "turbo2": 2.25}
@@ -28,7 +27,6 @@ def load(demo, k: str, v: str, **options) -> Model:
 @pytest.mark.parametrize("k, v", PAIRS)
 def test_drafting_does_not_change_greedy_text(demo, k: str, v: str):
     with load(demo, k, v) as model:
-        ties = TieCounter(model)
         for text in PROMPTS:
             prompt = model.tokenize(text)
             texts = {}
@@ -38,8 +36,7 @@ def test_drafting_does_not_change_greedy_text(demo, k: str, v: str):
                 )
                 stream.text()
                 texts[n] = stream.token_ids
-            ties.compare(prompt, texts[0], texts[3], 4)
-        ties.check()
+            assert texts[0] == texts[3]
 
 
 def test_a_prompt_gives_the_same_text_after_others(demo):

@@ -1,4 +1,4 @@
-"""The CPU attention kernel of turbo caches: right, and the same bits for one row and several, whatever the threads."""
+"""The CPU attention kernel: right, and the same bits for one row and several, whatever the threads."""
 
 import ctypes
 import shutil
@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from pyllama_mtp import Model
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent.parent / "csrc"
@@ -164,6 +162,13 @@ def test_every_pair_of_types(kernel, k_bits: int, v_bits: int):
     Case(kernel, k_bits, v_bits, size=128, cells=333, rows=3, mask=causal(3, 333)).check(threads=2)
 
 
+@pytest.mark.parametrize("bits", [8, 16, 17, 32])
+@pytest.mark.parametrize("size", [32, 96, 224])
+def test_head_sizes_that_are_no_multiple_of_64(kernel, size: int, bits: int):
+    for heads, rows in ((1, 1), (2, 1), (1, 2), (8, 3)):
+        Case(kernel, bits, bits, size=size, cells=150, heads=heads, rows=rows).check(threads=2)
+
+
 @pytest.mark.parametrize("size", [64, 128, 256, 512])
 @pytest.mark.parametrize("heads, kv_heads", [(1, 1), (4, 2), (4, 1), (8, 1), (16, 1), (6, 2)])
 def test_head_sizes_and_groups(kernel, size: int, heads: int, kv_heads: int):
@@ -215,10 +220,14 @@ def test_cells_that_nobody_sees_may_hold_anything(kernel):
     assert np.array_equal(case.run(), expected)
 
 
+@pytest.mark.parametrize("k_bits, v_bits", [(4, 3), (8, 8), (16, 16), (17, 32), (80, 80)])
+@pytest.mark.parametrize("cells", [400, 5000])  # columns, or chunks, are what threads take
 @pytest.mark.parametrize("heads, kv_heads", [(8, 1), (3, 3), (16, 1), (6, 2)])
-def test_bits_do_not_depend_on_rows_threads_or_what_follows(kernel, heads: int, kv_heads: int):
-    rows, cells = 40, 5000
-    case = Case(kernel, cells=cells, heads=heads, kv_heads=kv_heads, rows=rows, mask=causal(rows, cells))
+def test_bits_do_not_depend_on_rows_threads_or_what_follows(kernel, heads, kv_heads, cells, k_bits, v_bits):
+    rows = 40
+    case = Case(
+        kernel, k_bits, v_bits, cells=cells, heads=heads, kv_heads=kv_heads, rows=rows, mask=causal(rows, cells)
+    )
     together = case.run(threads=3)  # more than 17 rows: another way of splitting
     assert np.array_equal(case.run(threads=1), together)
     for n, threads in ((1, 1), (1, 2), (2, 1), (4, 2), (9, 5), (17, 1)):
@@ -228,14 +237,3 @@ def test_bits_do_not_depend_on_rows_threads_or_what_follows(kernel, heads: int, 
     if kv_heads == 1:
         shorter = case.run(slice(0, 1), cells=cells - rows + 1)  # all that the first row sees
         assert np.array_equal(shorter, together[:, :1])
-
-
-@pytest.mark.parametrize("k, v", [("turbo4", "turbo3"), ("turbo2", "turbo2"), ("q8_0", "turbo4"), ("turbo3", "f16")])
-def test_logits_of_a_model_do_not_depend_on_batch_and_threads(demo, k: str, v: str):
-    """Verify batches and single tokens, on one thread and two: bit-equal, so drafting leaves no near ties."""
-    options = {"n_ctx": 512, "cache_type_k": k, "cache_type_v": v}
-    with Model(demo.target, n_threads=1, **options) as one, Model(demo.target, n_threads=2, **options) as two:
-        ids = one.tokenize("def main():\n    for i in range(10):\n        print(i)\n" * 8)[:300]
-        single = one.logits(ids, n_batch=1)
-        for model, n_batch in ((one, 4), (two, 9), (two, 1)):
-            assert np.array_equal(model.logits(ids, n_batch=n_batch), single), n_batch
