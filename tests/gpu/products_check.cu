@@ -97,7 +97,7 @@ void check_product(const WeightBlocks & blocks, int n_in, int n_out, int n_rows,
     check(cudaDeviceSynchronize());
     const std::vector<float> found = out.host();
     for (int row = 0; row < n_rows; row++) {
-        for (int i = 0; i < n_out; i += n_out > 4096 ? 83 : n_out > 512 ? 7 : 1) {
+        for (int i = 0; i < n_out; i += n_out > 4096 ? 331 : n_out > 512 ? 29 : 1) {
             auto [expected, size] = multiply_rows(blocks, &up[i * row_bytes], x, n_in, row);
             if (gated) {
                 const auto [g, g_size] = multiply_rows(blocks, &gate[i * row_bytes], x, n_in, row);
