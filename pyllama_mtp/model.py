@@ -237,7 +237,8 @@ class Model:
             raise InvalidRequestError(f"token ids are a {type(ids).__name__}{shape}, expected a list of integers")
         if limit is not None and len(ids) > limit:
             raise ContextOverflowError(
-                f"{len(ids)} tokens, expected at most {limit}: pass fewer or load the model with a larger n_ctx"
+                f"{len(ids)} tokens, expected at most {limit} with an n_ctx of {self._info.n_ctx}: pass fewer or load "
+                "the model with a larger n_ctx"
             )
         n_vocab = self._info.n_vocab
         checked = []
