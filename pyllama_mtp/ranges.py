@@ -213,11 +213,13 @@ class Biases:
     def check(self, name: str, value: object) -> dict[int, float]:
         if not isinstance(value, Mapping):
             raise InvalidRequestError(f"{name} is {seen(value)}, expected {{token id: bias}}")
-        return {self.tokens.check(f"a token id of {name}", t): self._bias(name, t, b) for t, b in value.items()}
+        return dict(self._checked(name, token, bias) for token, bias in value.items())
 
-    def _bias(self, name: str, token: object, bias: object) -> float:
-        forbids = isinstance(bias, float | np.floating) and bias == -math.inf
-        return -math.inf if forbids else self.bias.check(f"{name} of token {seen(token)} (or -inf)", bias)
+    def _checked(self, name: str, token: object, bias: object) -> tuple[int, float]:
+        number = self.tokens.check(f"a token id of {name}", token)
+        if isinstance(bias, float | np.floating) and bias == -math.inf:
+            return number, -math.inf
+        return number, self.bias.check(f"{name} of token {number} (or -inf)", bias)
 
 
 def legal_of(option: "Field[Any]") -> Legal | None:

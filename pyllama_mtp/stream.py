@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from pyllama_mtp._native import ACCEPTANCE_RULES, Burst, NativeStats
-from pyllama_mtp.errors import InvalidRequestError, ModelClosedError, StreamError
+from pyllama_mtp.errors import InvalidRequestError, ModelClosedError, PyllamaMtpError, StreamError
 from pyllama_mtp.names import AcceptanceRule, FinishReason
 from pyllama_mtp.text import TextAssembler
 
@@ -285,8 +285,10 @@ class Stream:
             self._final_stats = self._read_stats()
         except ModelClosedError:  # the model was closed first, and the figures went with it
             pass
-        finally:
+        except PyllamaMtpError:
             self._source.close()
+            raise
+        self._source.close()
         self._model = None
         self._token_bytes = _no_bytes
 

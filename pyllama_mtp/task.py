@@ -5,6 +5,7 @@ made on a thread of its own, where no handler runs, while its caller waits where
 raises ends the wait; what the call was to make is the call's, and goes with it.
 """
 
+import _thread
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -63,6 +64,9 @@ def run(
 
 def _start(work: Callable[[], None]) -> None:
     try:
-        threading.Thread(target=work, name="pyllama-mtp", daemon=True).start()
+        # Not a threading.Thread, whose end runs Python here: what a signal handler raises within is lost.
+        _thread.start_new_thread(work, ())
     except RuntimeError as error:
+        if str(error) != "can't start new thread":  # a signal handler's
+            raise
         raise OutOfMemoryError(f"cannot start a thread: {error}") from error

@@ -194,7 +194,9 @@ def _check_rope_factors(p: HyperParameters, head_size: int) -> None:
     if tensor is None:
         raise ModelLoadError(f"{p.header.path} lacks the tensor {ROPE_FACTORS}: convert the model again")
     _check_tensor(p, tensor, (head_size // 2,), "norm")
-    factors = np.fromfile(tensor.path, "<f4", head_size // 2, offset=tensor.offset)
+    with open(tensor.path, "rb") as file:  # np.fromfile loses what a signal handler raises within it
+        file.seek(tensor.offset)
+        factors = np.frombuffer(file.read(4 * (head_size // 2)), "<f4")
     if not (np.isfinite(factors) & (factors > 0)).all():
         raise ModelLoadError(f"{ROPE_FACTORS} of {p.header.path} holds values that are not positive: get it again")
 

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdlib>
+#include <cstring>
 
 namespace {
 
@@ -18,6 +20,8 @@ bool is_space(char c) { return isspace((unsigned char) c) != 0; }
 }  // namespace
 
 SpecialTokens::SpecialTokens(std::vector<Token> tokens) : tokens_(std::move(tokens)) {
+    const char * wish = getenv("PYLLAMA_MTP_SPECIAL_TOKENS");  // 0: llama.cpp's own way, for comparisons
+    is_used_ = wish == nullptr || strcmp(wish, "0") != 0;
     for (size_t i = 0; i < tokens_.size(); i++) {
         const std::string & text = tokens_[i].text;
         if (text.empty()) {

@@ -33,8 +33,11 @@ class SpecialTokens {
 
     std::vector<Fragment> cut(const std::string & text, bool parse_special) const;
 
-    // buffer: llama.cpp's list of fragments, which holds one text.
-    template <typename Buffer> void cut(Buffer & buffer, bool parse_special) const {
+    // buffer: llama.cpp's list of fragments, which holds one text. false: it is left to llama.cpp.
+    template <typename Buffer> bool cut(Buffer & buffer, bool parse_special) const {
+        if (!is_used_) {
+            return false;
+        }
         const std::string & text = buffer.front().raw_text;
         Buffer pieces;
         auto last = pieces.before_begin();
@@ -43,6 +46,7 @@ class SpecialTokens {
                                 : pieces.emplace_after(last, text, f.offset, f.length);
         }
         buffer.swap(pieces);
+        return true;
     }
 
   private:
@@ -61,6 +65,7 @@ class SpecialTokens {
     void take(const std::vector<Match> & matches, std::string_view text, const Fragment & fragment,
               std::vector<bool> & taken, std::vector<Fragment> & out) const;
 
+    bool is_used_ = false;
     std::vector<Token> tokens_;
     std::vector<Group> groups_;
 };
