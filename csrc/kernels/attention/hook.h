@@ -1,4 +1,4 @@
-// Attention over a turbo KV cache on the CPU; csrc/llama/patches hooks the two functions into ggml-cpu's
+// Attention over a KV cache of any type on the CPU; csrc/llama/patches hooks the two functions into ggml-cpu's
 // FLASH_ATTN_EXT.
 #pragma once
 
@@ -12,9 +12,9 @@ extern "C" {
 struct ggml_compute_params;
 struct ggml_tensor;
 
-// Computes a FLASH_ATTN_EXT with K or V of a turbo type (the other one turbo, f16 or q8_0), on all threads of the
-// graph. Returns false, with nothing done, for anything else, ALiBi, heads above 512 and use_ref included: ggml's own
-// loop then runs.
+// Computes a FLASH_ATTN_EXT on all threads of the graph; a row gets the same bits whatever the number of rows, threads
+// and cells behind those that it sees. Returns false, with nothing done, for ALiBi, heads above 512 or of no multiple
+// of 32 values, and use_ref: ggml's own loop then runs.
 bool pmtp_attention(const struct ggml_compute_params * params, struct ggml_tensor * op);
 
 // Bytes of work buffer that pmtp_attention needs for the operation; 0 if it would not compute it.
