@@ -291,6 +291,21 @@ def time_caches(args: argparse.Namespace) -> None:
             print(f"context {n}, K {k}, V {v}: plain, drafting 3", *rounds, flush=True)
 
 
+def time_weights(args: argparse.Namespace) -> None:
+    """Milliseconds of a plain token and of the parts of a round of three drafts at E2B's shape, by type of weights."""
+    from pyllama_mtp import Model
+    from pyllama_mtp.bench.shapes import random_pair
+
+    for weights in ("q4_0", "q4_k", "q6_k", "q8_0", "f16"):
+        target, head = random_pair("e2b", weights, args.folder / "models")
+        with Model(target, mtp_head=head, n_ctx=1024, n_threads=args.n_threads) as model:
+            runs = [(our_round(model, 0, args.tokens), our_round(model, 3, args.tokens)) for _ in range(args.pairs + 1)]
+        plain = statistics.median(p["round"] for p, _ in runs[1:])
+        parts = {name: statistics.median(d[name] for _, d in runs[1:]) for name in ("draft", "verify", "round")}
+        figures = " ".join(f"{name} {value:.2f}" for name, value in parts.items())
+        print(f"{weights}: plain {plain:.2f} {figures} verify/plain {parts['verify'] / plain:.2f}", flush=True)
+
+
 COLUMNS = {
     "shape": "shape",
     "k": "k",
@@ -354,6 +369,7 @@ def main() -> None:
             print(f"{r['shape']}: {r['weights_gb']:.2f} GB of weights on the device, {bound:.2f} ms to read them once")
     time_sampling(args)
     time_caches(args)
+    time_weights(args)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
 
