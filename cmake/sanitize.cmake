@@ -1,7 +1,7 @@
-# -DPYLLAMA_MTP_SANITIZE=address (AddressSanitizer and UndefinedBehaviorSanitizer) or thread (ThreadSanitizer) instruments
-# our code and ggml's: its kernels are what would read past our tensors, its barriers are what orders our threads.
-# UndefinedBehaviorSanitizer looks at our code alone. libllama is not instrumented, nor optimised. The programs that run
-# are in tests/native/c_api.
+# -DPYLLAMA_MTP_SANITIZE=address (AddressSanitizer and UndefinedBehaviorSanitizer) or thread (ThreadSanitizer)
+# instruments our code and ggml's: its kernels are what would read past our tensors, its barriers are what orders our
+# threads. UndefinedBehaviorSanitizer looks at our code alone. libllama is not instrumented, nor optimised. The programs
+# that run are in tests/native/c_api.
 
 set(PYLLAMA_MTP_SANITIZE "" CACHE STRING "Instrument for tests: address or thread")
 if(PYLLAMA_MTP_SANITIZE STREQUAL "")

@@ -43,10 +43,10 @@ def texts_of(names: list[str], words: list[str], n: int) -> Iterator[str]:
     """Special tokens, beginnings of them, spaces and words in any order, often run together."""
     rng = random.Random(5)
     for _ in range(n):
-        pieces = [
-            rng.choice((rng.choice(names), rng.choice(names)[: rng.randrange(6)], rng.choice(SPACES), rng.choice(words)))
-            for _ in range(rng.randrange(40))
-        ]
+        pieces = []
+        for _ in range(rng.randrange(40)):
+            cut = rng.choice(names)[: rng.randrange(6)]
+            pieces.append(rng.choice((rng.choice(names), cut, rng.choice(SPACES), rng.choice(words))))
         yield "".join(piece * rng.choice((1, 1, 1, 2, 5)) for piece in pieces)
 
 
