@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -77,7 +78,9 @@ void on_line(ggml_log_level level, const char * text, void *) {
         }  // a cause less in the message
     }
     if (quiet != nullptr && level != GGML_LOG_LEVEL_ERROR) {
-        quiet->check();
+        if (strlen(text) < 128) {  // a longer one lies in memory that llama.cpp frees when this returns
+            quiet->check();
+        }
         return;
     }
     if (const Running running; running) {
