@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from pyllama_mtp._native import ACCEPTANCE_RULES, MAX_DRAFT, MAX_LOGPROBS
 from pyllama_mtp.chat import Message
-from pyllama_mtp.cpus import available_cpus as available_cpus
 from pyllama_mtp.names import AcceptanceRule, CacheType, DraftLength
 from pyllama_mtp.ranges import Biases, Drafts, Falling, Flag, Integer, Listed, Name, Number, OneOf, Texts, check_fields
 

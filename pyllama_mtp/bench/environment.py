@@ -5,7 +5,7 @@ import os
 import platform
 from pathlib import Path
 
-from pyllama_mtp.options import available_cpus
+from pyllama_mtp.cpus import available_cpus
 
 
 def environment() -> dict[str, object]:
