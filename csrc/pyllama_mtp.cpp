@@ -6,21 +6,26 @@
 #include "base/log.h"
 #include "base/watch.h"
 #include "engine/model.h"
-#include "engine/speculate.h"
 #include "engine/tokenize.h"
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstddef>
 #include <exception>
 #include <memory>
+#include <mutex>
 #include <new>
+#include <utility>
+#include <vector>
 
-// Owned by its caller, and by its generation.
+// Owned by its caller, and by its sequences.
 struct pmtp_model : pmtp::Model {
     using pmtp::Model::Model;
 
     std::atomic<int> owners{ 1 };
+    std::vector<pmtp::Burst> pending;  // bursts that there was no room for; of one step at a time
+    std::mutex stepping;               // one step after the other
     const uint64_t process = pmtp::process();
 };
 
@@ -37,7 +42,13 @@ static_assert((int) pmtp::Status::invalid_argument == PMTP_ERROR_INVALID_ARGUMEN
               (int) pmtp::Status::context_overflow == PMTP_ERROR_CONTEXT_OVERFLOW &&
               (int) pmtp::Status::out_of_memory == PMTP_ERROR_OUT_OF_MEMORY &&
               (int) pmtp::Status::busy == PMTP_ERROR_BUSY && (int) pmtp::Status::internal == PMTP_ERROR_INTERNAL);
-static_assert(pmtp::kMaxDraft == PMTP_MAX_DRAFT && pmtp::kDraftAuto == PMTP_DRAFT_AUTO);
+static_assert(pmtp::kMaxDraft == PMTP_MAX_DRAFT && pmtp::kDraftAuto == PMTP_DRAFT_AUTO &&
+              pmtp::kMaxSequences == PMTP_MAX_SEQS);
+static_assert((int) pmtp::Rule::automatic == PMTP_ACCEPTANCE_AUTO && (int) pmtp::Rule::block == PMTP_ACCEPTANCE_BLOCK &&
+              (int) pmtp::Finish::none == PMTP_FINISH_NONE && (int) pmtp::Finish::failed == PMTP_FINISH_FAILED &&
+              (int) pmtp::DrafterKind::ngram == PMTP_DRAFTER_NGRAM);
+static_assert(sizeof(pmtp_token_logprob) == sizeof(pmtp::TokenLogprob) &&
+              offsetof(pmtp_token_logprob, logprob) == offsetof(pmtp::TokenLogprob, logprob));
 
 thread_local std::string last_error;
 
@@ -89,26 +100,6 @@ void give_up(pmtp_model * model) {
     }
 }
 
-// Takes the one place for a generation on a model while it lives.
-class Claim {
-  public:
-    explicit Claim(pmtp_model & model) : model_(model) {
-        if (model.busy.exchange(true)) {
-            throw Error(Status::busy, "another generation lives on this model: finish or close it first");
-        }
-        model.owners++;
-    }
-    ~Claim() {
-        model_.busy = false;
-        give_up(&model_);
-    }
-    Claim(const Claim &) = delete;
-    Claim & operator=(const Claim &) = delete;
-
-  private:
-    pmtp_model & model_;
-};
-
 void require(bool ok, const char * message) {
     if (!ok) {
         throw Error(Status::invalid_argument, message);
@@ -142,7 +133,7 @@ void require_between(const char * what, double value, double low, double high) {
     require(value >= low && value <= high, format("%s is %g, expected %g..%g", what, value, low, high));
 }
 
-void check(const pmtp_model & model, const pmtp_generation_params & p) {
+void check(const pmtp_model & model, const pmtp_sequence_params & p) {
     require(p.max_tokens >= 1, format("max_tokens is %d, expected 1 or more", p.max_tokens));
     require_between("min_tokens", p.min_tokens, 0, p.max_tokens);
     require(std::isfinite(p.temperature) && p.temperature >= 0,
@@ -193,18 +184,141 @@ llama_ftype mixture(const std::string & type) {
 
 }  // namespace
 
-struct pmtp_generation {
-    pmtp_generation(pmtp_model & model, const int32_t * prompt, int n_prompt, const pmtp_generation_params & params,
-                    std::vector<int32_t> end_tokens)
-        : model(model),
-          claim(model),
-          loop(model.session(), model.drafter(), model.draft_history(), prompt, n_prompt, params, std::move(end_tokens),
-               model.n_vocab()) {}
+// Holds its model.
+struct pmtp_sequence {
+    explicit pmtp_sequence(pmtp_model & model) : model(model) { model.owners++; }
+    ~pmtp_sequence() {
+        if (sequence) {
+            sequence->leave();
+            sequence.reset();
+            model.engine().sweep_unless_stepping();
+        }
+        give_up(&model);
+    }
+    pmtp_sequence(const pmtp_sequence &) = delete;
+    pmtp_sequence & operator=(const pmtp_sequence &) = delete;
 
     pmtp_model & model;
-    const Claim claim;
-    pmtp::Generation loop;
+    pmtp::SharedSequence sequence;
 };
+
+namespace {
+
+pmtp::ModelParams model_params(const pmtp_model_params & p) {
+    pmtp::ModelParams m;
+    m.n_ctx = p.n_ctx;
+    m.max_num_seqs = p.max_num_seqs;
+    m.n_cells = p.n_cells;
+    m.prefix_cache_bytes = p.prefix_cache_bytes;
+    require_between("drafter", p.drafter, PMTP_DRAFTER_AUTO, PMTP_DRAFTER_NGRAM);
+    m.drafter = (pmtp::DrafterKind) p.drafter;
+    m.n_batch = p.n_batch;
+    m.n_threads = p.n_threads;
+    m.n_gpu_layers = p.n_gpu_layers;
+    m.flash_attention = p.flash_attention;
+    m.cache_type_k = p.cache_type_k;
+    m.cache_type_v = p.cache_type_v;
+    m.cache_type_k_swa = p.cache_type_k_swa;
+    m.cache_type_v_swa = p.cache_type_v_swa;
+    m.watch = p.watch != nullptr ? Watch(&p.watch->stage, &p.watch->per_mille, &p.watch->stop) : Watch();
+    return m;
+}
+
+pmtp_model_info model_info(const pmtp::ModelInfo & m) {
+    pmtp_model_info info = {};
+    info.n_vocab = m.n_vocab;
+    info.n_ctx = m.n_ctx;
+    info.max_num_seqs = m.max_num_seqs;
+    info.n_cells = m.n_cells;
+    info.drafter = (int32_t) m.drafter;
+    info.n_ctx_train = m.n_ctx_train;
+    info.n_embd = m.n_embd;
+    info.n_layer = m.n_layer;
+    info.n_swa = m.n_swa;
+    info.n_threads = m.n_threads;
+    info.has_head = m.has_head;
+    info.head_n_centroids = m.head_n_centroids;
+    info.head_top_k = m.head_top_k;
+    info.flash_attention = m.flash_attention;
+    info.batch_invariant = m.batch_invariant;
+    info.token_bos = m.token_bos;
+    info.token_eos = m.token_eos;
+    info.add_bos = m.add_bos;
+    info.n_params = m.n_params;
+    info.target_bytes = m.target_bytes;
+    info.head_bytes = m.head_bytes;
+    info.cache_bytes = m.cache_bytes;
+    info.compute_bytes = m.compute_bytes;
+    return info;
+}
+
+pmtp::SequenceParams sequence_params(const pmtp_sequence_params & p, const std::vector<int32_t> & model_ends) {
+    pmtp::SequenceParams s;
+    s.sampling.warp = { p.temperature, p.top_p, p.min_p, p.top_k };
+    s.sampling.presence_penalty = p.presence_penalty;
+    s.sampling.frequency_penalty = p.frequency_penalty;
+    s.sampling.repetition_penalty = p.repetition_penalty;
+    s.sampling.min_tokens = p.min_tokens;
+    s.sampling.n_logprobs = p.n_logprobs;
+    for (int32_t i = 0; i < p.n_logit_bias; i++) {
+        s.sampling.logit_bias.push_back({ p.logit_bias[i].token, p.logit_bias[i].bias });
+    }
+    s.sampling.end_tokens.assign(p.stop_tokens, p.stop_tokens + p.n_stop_tokens);
+    if (!p.ignore_eos) {
+        s.sampling.end_tokens.insert(s.sampling.end_tokens.end(), model_ends.begin(), model_ends.end());
+    }
+    s.sampling.mask = p.mask;
+    s.sampling.mask_user = p.mask_user;
+    s.max_tokens = p.max_tokens;
+    s.seed = p.seed;
+    s.reproducible = p.reproducible != 0;
+    s.rule = (pmtp::Rule) p.acceptance;
+    s.drafts = p.num_speculative_tokens;
+    s.synthetic.assign(p.synthetic_acceptance, p.synthetic_acceptance + p.n_synthetic_acceptance);
+    return s;
+}
+
+void write(const pmtp::Burst & from, pmtp_burst & out) {
+    const pmtp::Sequence & s = *from.sequence;
+    out = {};
+    out.sequence = static_cast<pmtp_sequence *>(s.owner);
+    out.n_prompt = from.n_prompt;
+    out.is_round = from.is_round;
+    out.n_drafted = from.n_drafted;
+    out.n_accepted = from.n_accepted;
+    out.n_emitted = from.n_emitted;
+    out.finish = (int32_t) from.finish;
+    out.status = from.finish == pmtp::Finish::failed ? (int32_t) s.status() : (int32_t) PMTP_OK;
+    std::copy(from.drafted.begin(), from.drafted.end(), out.drafted);
+    std::copy(from.emitted.begin(), from.emitted.end(), out.emitted);
+    if (from.n_emitted > 0 && !s.logprobs().empty()) {
+        out.logprobs = reinterpret_cast<const pmtp_token_logprob *>(s.logprobs().data());
+    }
+}
+
+pmtp_stats stats_of(const pmtp::Statistics & s) {
+    pmtp_stats out = {};
+    out.prompt_tokens = s.prompt_tokens;
+    out.cached_prompt_tokens = s.cached_prompt_tokens;
+    out.completion_tokens = s.completion_tokens;
+    out.acceptance = (int32_t) s.rule;
+    out.rounds = s.rounds;
+    out.drafted = s.drafted;
+    out.accepted = s.accepted;
+    out.drafting_rounds = s.drafting_rounds;
+    out.drafting_rounds_emitted = s.drafting_rounds_emitted;
+    std::copy(s.drafted_per_position.begin(), s.drafted_per_position.end(), out.drafted_per_position);
+    std::copy(s.accepted_per_position.begin(), s.accepted_per_position.end(), out.accepted_per_position);
+    out.queue_seconds = s.queue_seconds;
+    out.prompt_seconds = s.prompt_seconds;
+    out.decode_seconds = s.decode_seconds;
+    out.draft_seconds = s.draft_seconds;
+    out.verify_seconds = s.verify_seconds;
+    out.sample_seconds = s.sample_seconds;
+    return out;
+}
+
+}  // namespace
 
 int32_t pmtp_abi_version(void) { return PMTP_ABI_VERSION; }
 
@@ -222,6 +336,7 @@ void pmtp_shutdown(void) { pmtp::shut_down(); }
 
 pmtp_model_params pmtp_default_model_params(void) {
     pmtp_model_params p = {};
+    p.max_num_seqs = 1;
     p.n_batch = 512;
     p.n_threads = 4;
     p.n_gpu_layers = -1;
@@ -231,8 +346,8 @@ pmtp_model_params pmtp_default_model_params(void) {
     return p;
 }
 
-pmtp_generation_params pmtp_default_generation_params(void) {
-    pmtp_generation_params p = {};
+pmtp_sequence_params pmtp_default_sequence_params(void) {
+    pmtp_sequence_params p = {};
     p.max_tokens = INT32_MAX;
     p.temperature = 1.0;
     p.top_p = 1.0;
@@ -248,7 +363,7 @@ pmtp_status pmtp_model_load(const char * target_path, const char * head_path, co
     return computing([&] {
         require(target_path != nullptr && params != nullptr && out != nullptr, "pmtp_model_load: NULL argument");
         *out = nullptr;
-        *out = new pmtp_model(target_path, head_path, *params);
+        *out = new pmtp_model(target_path, head_path, model_params(*params));
     });
 }
 
@@ -269,7 +384,7 @@ pmtp_status pmtp_model_get_info(const pmtp_model * model, pmtp_model_info * out)
     return guarded([&] {
         require(model != nullptr && out != nullptr, "pmtp_model_get_info: NULL argument");
         require_own(*model);
-        *out = model->info();
+        *out = model_info(model->info());
     });
 }
 
@@ -335,85 +450,94 @@ pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_to
         require(model != nullptr && logits != nullptr, "pmtp_logits: NULL argument");
         require_own(*model);
         require_tokens(*model, tokens, n_tokens, "pmtp_logits");
-        require_between("n_batch", n_batch, 1, pmtp::kMaxOutputs);
-        const Claim claim(*model);
-        pmtp::Session & session = model->session();
-        if (n_tokens > session.n_ctx()) {
-            throw Error(Status::context_overflow, format("%d tokens, the context holds %d", n_tokens, session.n_ctx()));
-        }
-        session.abort = false;
-        session.truncate(0);
-        for (int32_t done = 0; done < n_tokens; done += n_batch) {
-            const int n = std::min(n_batch, n_tokens - done);
-            watch_of(watch).check();
-            if (!session.evaluate(tokens + done, n, n, {})) {
-                throw Error(Status::cancelled, "the call was stopped");
-            }
-            for (int row = 0; row < n; row++) {
-                std::copy_n(session.output(row).logits, model->n_vocab(),
-                            logits + (size_t) (done + row) * model->n_vocab());
-            }
-        }
+        require_between("n_batch", n_batch, 1, pmtp::kLeastBatch);
+        const Watch stop = watch_of(watch);
+        model->engine().logits(tokens, n_tokens, n_batch, logits, [&] { return stop.stopped(); });
     });
 }
 
-pmtp_status pmtp_generation_start(pmtp_model * model, const int32_t * prompt, int32_t n_prompt,
-                                  const pmtp_generation_params * params, pmtp_generation ** out) {
+pmtp_status pmtp_sequence_start(pmtp_model * model, const pmtp_segment * segments, int32_t n_segments,
+                                const pmtp_sequence_params * params, pmtp_sequence ** out) {
     return computing([&] {
-        require(model != nullptr && params != nullptr && out != nullptr, "pmtp_generation_start: NULL argument");
+        require(model != nullptr && params != nullptr && out != nullptr, "pmtp_sequence_start: NULL argument");
         *out = nullptr;
         require_own(*model);
-        require_tokens(*model, prompt, n_prompt, "prompt");
-        require(n_prompt >= 1, "the prompt is empty");
+        require(n_segments >= 0 && (segments != nullptr || n_segments == 0), "prompt: no segments given");
         check(*model, *params);
-        std::vector<int32_t> end_tokens(params->stop_tokens, params->stop_tokens + params->n_stop_tokens);
-        if (!params->ignore_eos) {
-            end_tokens.insert(end_tokens.end(), model->end_tokens().begin(), model->end_tokens().end());
+        pmtp::SequenceParams p = sequence_params(*params, model->end_tokens());
+        std::vector<int32_t> prompt;
+        for (int32_t i = 0; i < n_segments; i++) {
+            require_tokens(*model, segments[i].tokens, segments[i].n_tokens, "prompt");
+            require((int64_t) prompt.size() + segments[i].n_tokens <= INT32_MAX, "the prompt is too long");
+            prompt.insert(prompt.end(), segments[i].tokens, segments[i].tokens + segments[i].n_tokens);
+            if (segments[i].branches != 0) {
+                p.branches.push_back((int) prompt.size());
+            }
         }
-        *out = new pmtp_generation(*model, prompt, n_prompt, *params, std::move(end_tokens));
+        require(!prompt.empty(), "the prompt is empty");
+        auto handle = std::make_unique<pmtp_sequence>(*model);
+        handle->sequence = model->engine().start(std::move(prompt), std::move(p), handle.get());
+        *out = handle.release();
     });
 }
 
-pmtp_status pmtp_generation_step(pmtp_generation * generation, pmtp_burst * out) {
+pmtp_status pmtp_step(pmtp_model * model, pmtp_burst * bursts, int32_t capacity, int32_t * n) {
     return computing([&] {
-        require(generation != nullptr && out != nullptr, "pmtp_generation_step: NULL argument");
-        require_own(generation->model);
-        generation->loop.step(*out);
+        require(model != nullptr && n != nullptr && bursts != nullptr, "pmtp_step: NULL argument");
+        require(capacity >= 1, format("capacity is %d, expected 1 or more", capacity));
+        require_own(*model);
+        *n = 0;
+        const std::lock_guard lock(model->stepping);
+        std::vector<pmtp::Burst> & pending = model->pending;
+        if (pending.empty()) {
+            model->engine().step(pending);
+        }
+        size_t taken = 0;
+        for (; taken < pending.size() && *n < capacity; taken++) {
+            if (!pending[taken].sequence->left()) {
+                write(pending[taken], bursts[(*n)++]);
+            }
+        }
+        pending.erase(pending.begin(), pending.begin() + (long) taken);
     });
 }
 
-void pmtp_generation_cancel(pmtp_generation * generation) {
-    if (generation != nullptr) {
-        generation->loop.cancel();
+void pmtp_sequence_cancel(pmtp_sequence * sequence) {
+    if (sequence != nullptr) {
+        sequence->sequence->cancel();
     }
 }
 
-pmtp_status pmtp_generation_truncate(pmtp_generation * generation, int32_t n_completion) {
-    return guarded([&] {
-        require(generation != nullptr, "pmtp_generation_truncate: NULL argument");
-        require_own(generation->model);
-        generation->loop.truncate(n_completion);
+pmtp_status pmtp_sequence_truncate(pmtp_sequence * sequence, int32_t n_completion) {
+    return computing([&] {
+        require(sequence != nullptr, "pmtp_sequence_truncate: NULL argument");
+        require_own(sequence->model);
+        sequence->model.engine().truncate(*sequence->sequence, n_completion);
     });
 }
 
-pmtp_status pmtp_generation_get_stats(const pmtp_generation * generation, pmtp_stats * out) {
+pmtp_status pmtp_sequence_get_stats(const pmtp_sequence * sequence, pmtp_stats * out) {
     return guarded([&] {
-        require(generation != nullptr && out != nullptr, "pmtp_generation_get_stats: NULL argument");
-        require_own(generation->model);
-        *out = generation->loop.stats();
+        require(sequence != nullptr && out != nullptr, "pmtp_sequence_get_stats: NULL argument");
+        require_own(sequence->model);
+        *out = stats_of(sequence->sequence->published());
     });
 }
 
-void pmtp_generation_free(pmtp_generation * generation) {
+const char * pmtp_sequence_error(const pmtp_sequence * sequence) {
+    return sequence != nullptr ? sequence->sequence->error().c_str() : "";
+}
+
+void pmtp_sequence_free(pmtp_sequence * sequence) {
     const pmtp::Free call;
-    if (generation != nullptr && generation->model.process == pmtp::process() && !pmtp::ending()) {
-        delete generation;
+    if (sequence != nullptr && sequence->model.process == pmtp::process() && !pmtp::ending()) {
+        delete sequence;
     }
 }
 
-void pmtp_generation_release(pmtp_generation ** generation) {
-    if (generation != nullptr) {
-        pmtp_generation_free(__atomic_exchange_n(generation, nullptr, __ATOMIC_ACQ_REL));
+void pmtp_sequence_release(pmtp_sequence ** sequence) {
+    if (sequence != nullptr) {
+        pmtp_sequence_free(__atomic_exchange_n(sequence, nullptr, __ATOMIC_ACQ_REL));
     }
 }
 

@@ -1,5 +1,8 @@
 /* pyllama-mtp: run a llama.cpp target with multi-token prediction (MTP). docs/c.md has a complete example.
  *
+ * A model runs any number of sequences: pmtp_sequence_start() makes one from a prompt, every pmtp_step() of the model
+ * computes a part of all that run and says in bursts what came of it.
+ *
  * The only contract of libpyllama_mtp. Conventions; a function's own comment says where it differs:
  *  - Errors. Functions that can fail return a pmtp_status; pmtp_last_error() then has a message for the calling thread.
  *    What a failing call would have written is left as it was, unless said otherwise. Any of them may fail with
@@ -8,10 +11,10 @@
  *  - Ownership. Handles are opaque; every *_load / *_start has its *_free, and freeing NULL is allowed. Pointers that a
  *    function returns belong to the handle that they came from. Pointers that are passed in are read during the call
  *    only. Strings are UTF-8 and NUL-terminated unless a length is passed beside them.
- *  - Threads. A model holds one sequence and runs one generation at a time. Calls on one model and its generation must
- *    not overlap, from whatever threads they come. Exceptions: pmtp_generation_cancel(), and what reads the vocabulary
- *    (pmtp_tokenize, pmtp_token_bytes, pmtp_token_is_end) may run beside any call but the freeing. Different models are
- *    independent.
+ *  - Threads. Any call on a model and its sequences may be made from any thread. What computes or changes the KV cache
+ *    (pmtp_step, pmtp_logits, pmtp_sequence_truncate) waits for the one under way; nothing else waits. Two exceptions: a
+ *    handle may be freed while no other call on it runs only, and a burst's `logprobs` are valid until the next step. The
+ *    library starts no thread of its own but those that compute. Different models are independent.
  *  - Processes. A model belongs to the process that loaded it. In a forked child every call on it fails with
  *    OTHER_PROCESS, and freeing it does nothing there.
  *  - Units. Times are seconds, sizes are bytes, token ids are the target's vocabulary ids.
@@ -36,9 +39,10 @@ extern "C" {
 
 /* Constants of this header. An integer beside pmtp_abi_version() that differs means another, incompatible library. */
 enum {
-    PMTP_ABI_VERSION = 4,
+    PMTP_ABI_VERSION = 5,
     PMTP_MAX_DRAFT = 16,    /* most tokens drafted in one round */
     PMTP_MAX_LOGPROBS = 64, /* most alternatives reported with a token */
+    PMTP_MAX_SEQS = 64,     /* most sequences that are decoded together */
     PMTP_DRAFT_AUTO = -1    /* num_speculative_tokens: chosen every round */
 };
 
@@ -59,7 +63,8 @@ typedef enum pmtp_finish {
     PMTP_FINISH_NONE = 0,   /* there is more to come */
     PMTP_FINISH_STOP = 1,   /* an end-of-generation token or one of stop_tokens */
     PMTP_FINISH_LENGTH = 2, /* max_tokens, or the context is full */
-    PMTP_FINISH_CANCELLED = 3
+    PMTP_FINISH_CANCELLED = 3,
+    PMTP_FINISH_FAILED = 4 /* pmtp_burst.status and pmtp_sequence_error() say why */
 } pmtp_finish;
 
 /* Which drafts are accepted. Every rule gives exactly the target's distribution; greedy text (temperature 0) is the
@@ -80,6 +85,13 @@ typedef enum pmtp_stage {
     PMTP_STAGE_HEAD = 2     /* reading the head's weights */
 } pmtp_stage;
 
+typedef enum pmtp_drafter {
+    PMTP_DRAFTER_AUTO = 0, /* the MTP head if one is loaded, else none */
+    PMTP_DRAFTER_NONE = 1,
+    PMTP_DRAFTER_MTP = 2,
+    PMTP_DRAFTER_NGRAM = 3 /* repeats what followed the last tokens where they stood before in the text */
+} pmtp_drafter;
+
 /* A call that takes long, as other threads see it while it runs. It must stay until the call has returned. */
 typedef struct pmtp_watch {
     int32_t stage;     /* pmtp_stage of a load */
@@ -87,11 +99,16 @@ typedef struct pmtp_watch {
     int32_t stop;      /* 0; set it to end the call, which then fails with CANCELLED */
 } pmtp_watch;
 
-typedef struct pmtp_model pmtp_model;           /* a target, its MTP head if it has one, and the KV cache */
-typedef struct pmtp_generation pmtp_generation; /* one running completion */
+typedef struct pmtp_model pmtp_model;       /* a target, its MTP head if it has one, and the KV cache */
+typedef struct pmtp_sequence pmtp_sequence; /* one completion: waiting, running or ended */
 
 typedef struct pmtp_model_params {
-    int32_t n_ctx;             /* positions of the KV cache; 0: as trained */
+    int32_t n_ctx;             /* most tokens of a sequence; 0: as trained */
+    int32_t max_num_seqs;      /* sequences that are decoded together, 1..PMTP_MAX_SEQS; further ones wait */
+    int32_t n_cells;           /* tokens that the KV cache holds for all sequences together; 0: n_ctx for each */
+    int64_t prefix_cache_bytes; /* memory for what lets later prompts begin where an earlier text had got to; 0: none
+                                   but what the KV cache itself still holds */
+    int32_t drafter;           /* pmtp_drafter */
     int32_t n_batch;           /* most prompt tokens evaluated at once */
     int32_t n_threads;         /* > 0 */
     int32_t n_gpu_layers;      /* layers on the GPU, -1: all; without a GPU everything runs on the CPU */
@@ -107,6 +124,9 @@ typedef struct pmtp_model_params {
 typedef struct pmtp_model_info {
     int32_t n_vocab;
     int32_t n_ctx; /* most tokens of prompt and completion together */
+    int32_t max_num_seqs;
+    int32_t n_cells; /* of all sequences together */
+    int32_t drafter; /* pmtp_drafter in use, never AUTO */
     int32_t n_ctx_train;
     int32_t n_embd;
     int32_t n_layer;
@@ -139,12 +159,12 @@ typedef struct pmtp_token_logprob {
 
 /* Restricts the next token. `generated` are the n_generated completion tokens before it (drafted ones included); sets
  * bit t % 32 of allowed[t / 32] for every allowed token t. `allowed` has (n_vocab + 31) / 32 zeroed words. Returns 0,
- * or another value to stop the generation with an error. */
+ * or another value to end the sequence with an error. */
 typedef int (*pmtp_mask_fn)(void * user, const int32_t * generated, int32_t n_generated, uint32_t * allowed);
 
 /* Meanings and legal ranges are vLLM's SamplingParams. Applied in this order: mask, logit_bias, penalties, temperature,
  * min_p, top_k, top_p. */
-typedef struct pmtp_generation_params {
+typedef struct pmtp_sequence_params {
     int32_t max_tokens; /* >= 1 */
     int32_t min_tokens; /* no end-of-generation or stop token before that many; 0..max_tokens */
     double temperature; /* >= 0; 0: greedy, and so is all below 1e-30 */
@@ -159,7 +179,7 @@ typedef struct pmtp_generation_params {
     double repetition_penalty; /* (0, 2]; 1: none */
     int32_t ignore_eos;        /* 1: end-of-generation tokens do not end it */
     int32_t n_logprobs;        /* -1: none; else the emitted token's and so many best ones' */
-    int32_t num_speculative_tokens; /* 0..PMTP_MAX_DRAFT, or PMTP_DRAFT_AUTO; without a head always 0 */
+    int32_t num_speculative_tokens; /* 0..PMTP_MAX_DRAFT, or PMTP_DRAFT_AUTO; without a drafter always 0 */
     int32_t n_synthetic_acceptance; /* > 0, for benchmarks: the first draft of a round is accepted with probability */
     const double * synthetic_acceptance; /* [0], the first two with [1] ...; not increasing. All work is done, the text
                                             is senseless */
@@ -167,17 +187,29 @@ typedef struct pmtp_generation_params {
     const int32_t * stop_tokens;
     int32_t n_logit_bias;
     const pmtp_logit_bias * logit_bias;
-    pmtp_mask_fn mask; /* NULL: none; called until the generation is freed */
+    pmtp_mask_fn mask; /* NULL: none; called on the thread that steps, until the sequence has ended */
     void * mask_user;
-} pmtp_generation_params;
+} pmtp_sequence_params;
 
-/* What one step brought: a part of the prefill (n_emitted 0 and finish NONE), the first token, or one round. */
+/* A part of a prompt. */
+typedef struct pmtp_segment {
+    const int32_t * tokens;
+    int32_t n_tokens;
+    int32_t branches; /* 1: another prompt may go on differently from its end (a system prompt, a turn of a
+                       * conversation): what going on there takes is kept, if there is memory for it */
+} pmtp_segment;
+
+/* What one step brought one sequence: a part of its prompt (n_emitted 0 and finish NONE), its first token, a round, or
+ * its end. */
 typedef struct pmtp_burst {
-    int32_t is_round; /* 1: a draft/verify round; the first token comes from the prefill and belongs to none */
+    pmtp_sequence * sequence;
+    int32_t n_prompt; /* prompt tokens evaluated */
+    int32_t is_round; /* 1: a draft/verify round; the first token comes from the prompt and belongs to none */
     int32_t n_drafted;
     int32_t n_accepted;
     int32_t n_emitted; /* tokens committed by this step: at most n_accepted + 1 */
-    int32_t finish;    /* pmtp_finish; no step may follow one that is not NONE */
+    int32_t finish;    /* pmtp_finish; nothing follows one that is not NONE */
+    int32_t status;    /* pmtp_status; not OK where finish is FAILED */
     int32_t drafted[16];
     int32_t emitted[17];
     const pmtp_token_logprob * logprobs; /* [n_emitted][1 + n_logprobs]: the token, then the best; NULL if n_logprobs <
@@ -197,8 +229,9 @@ typedef struct pmtp_stats {
                                       * each but where an accepted one ended the completion */
     int32_t drafted_per_position[16];
     int32_t accepted_per_position[16];
-    double prompt_seconds; /* prefill and first token */
-    double decode_seconds; /* wall time of all rounds = draft + verify + sample + rest */
+    double queue_seconds;  /* from the start until it ran */
+    double prompt_seconds; /* of the steps with its prompt, the first token's included */
+    double decode_seconds; /* of the steps with its rounds = draft + verify + sample + rest, of all sequences in them */
     double draft_seconds;
     double verify_seconds;
     double sample_seconds;
@@ -241,7 +274,7 @@ pmtp_model_params pmtp_default_model_params(void);
 
 /* Valid parameters to begin with: sampling at temperature 1 from the whole distribution with seed 0, reproducibly,
  * until the context is full, AUTO drafts. Any thread. */
-pmtp_generation_params pmtp_default_generation_params(void);
+pmtp_sequence_params pmtp_default_sequence_params(void);
 
 /* Loads a target and, unless head_path is NULL, its MTP head, and allocates the KV cache; the pairing is checked before
  * anything is computed. *out is the caller's, to be freed with pmtp_model_free(); a failure makes it NULL (but for a
@@ -252,7 +285,7 @@ pmtp_generation_params pmtp_default_generation_params(void);
 pmtp_status pmtp_model_load(const char * target_path, const char * head_path, const pmtp_model_params * params,
                             pmtp_model ** out);
 
-/* Frees the model and all that was allocated for it, at once or, while its generation lives, together with that. */
+/* Frees the model and all that was allocated for it, at once or, while sequences of it live, together with the last. */
 void pmtp_model_free(pmtp_model * model);
 
 /* The same for the handle in *model, which is NULL afterwards, however many threads do this at once. For owners that
@@ -290,49 +323,52 @@ pmtp_status pmtp_tokenize(const pmtp_model * model, const char * text, size_t te
 pmtp_status pmtp_token_bytes(const pmtp_model * model, int32_t token, int32_t special, char * bytes, int32_t capacity,
                              int32_t * n_bytes);
 
-/* 1 if the token ends a generation; 0 if not, if there is no such token, and for NULL. */
+/* 1 if the token ends a completion; 0 if not, if there is no such token, and for NULL. */
 int32_t pmtp_token_is_end(const pmtp_model * model, int32_t token);
 
 /* The target's logits after each token, into the caller's `logits`: row-major float [n_tokens][n_vocab], evaluated in
- * batches of n_batch rows (1..32). The KV cache is overwritten. After a failure `logits` is unspecified. watch: NULL,
- * or what ends the call within a batch. Fails with BUSY while a generation lives, CONTEXT_OVERFLOW (n_tokens > n_ctx),
+ * batches of n_batch rows (1..32). After a failure `logits` is unspecified. watch: NULL, or what ends the call within a
+ * batch. Fails with BUSY while there is no room beside the sequences that run, CONTEXT_OVERFLOW (n_tokens > n_ctx),
  * CANCELLED or INVALID_ARGUMENT. */
 pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_tokens, int32_t n_batch, float * logits,
                         const pmtp_watch * watch);
 
-/* Begins a completion; computes nothing yet. *out is the caller's, to be freed with pmtp_generation_free() before the
- * model is; a failure makes it NULL (but for a NULL argument), so pass no handle that is in use. Prompt and parameters
- * are copied, but for `mask`. The KV cache is kept between generations, and a common prefix is not evaluated again.
- * Fails with INVALID_ARGUMENT, BUSY (another generation lives) or CONTEXT_OVERFLOW (n_prompt >= n_ctx). */
-pmtp_status pmtp_generation_start(pmtp_model * model, const int32_t * prompt, int32_t n_prompt,
-                                  const pmtp_generation_params * params, pmtp_generation ** out);
+/* Begins a completion of the prompt that the segments make together; it waits its turn, and later steps compute it. *out
+ * is the caller's, to be freed with pmtp_sequence_free(); a failure makes it NULL (but for a NULL argument), so pass no
+ * handle that is in use. Prompt and parameters are copied, but for `mask`. What the KV cache holds of the prompt is not
+ * evaluated again. Fails with INVALID_ARGUMENT or CONTEXT_OVERFLOW (the prompt and one token are more than n_ctx or
+ * n_cells). */
+pmtp_status pmtp_sequence_start(pmtp_model * model, const pmtp_segment * segments, int32_t n_segments,
+                                const pmtp_sequence_params * params, pmtp_sequence ** out);
 
-/* Computes one batch of the prefill or one round, and describes it in *out, whose content is unspecified after a
- * failure. Calls `mask` on the calling thread. Fails with INVALID_ARGUMENT after an end, or if mask, logit_bias and
- * min_tokens forbid every token, CONTEXT_OVERFLOW if llama.cpp finds no room in its cache, and INTERNAL if `mask`
- * returned an error. After any failure, OUT_OF_MEMORY included, only truncate, stats and free are left; the model can
- * begin another generation. */
-pmtp_status pmtp_generation_step(pmtp_generation * generation, pmtp_burst * out);
+/* Computes one batch: a draft/verify round of every sequence that has its first token, and parts of the prompts of
+ * others; ended sequences make room for waiting ones first. Writes a burst for each sequence that got something, at most
+ * `capacity`, the others at the next call, and sets *n; 0: nothing runs or waits. Calls `mask` on the calling thread. A
+ * fault of one sequence ends that one (a burst with finish FAILED): INVALID_ARGUMENT if mask, logit_bias and min_tokens
+ * forbid every token, INTERNAL if `mask` returned an error; OUT_OF_MEMORY and faults of llama.cpp end those in the batch.
+ * The call itself fails with INVALID_ARGUMENT only, or where the process ends. */
+pmtp_status pmtp_step(pmtp_model * model, pmtp_burst * bursts, int32_t capacity, int32_t * n);
 
-/* Makes the running or next step end with PMTP_FINISH_CANCELLED; tokens that earlier steps emitted stay. Does not wait.
- * From any thread, also while a step runs, but not during or after pmtp_generation_free(). NULL is allowed. */
-void pmtp_generation_cancel(pmtp_generation * generation);
+/* Ends the sequence: a step returns a burst with PMTP_FINISH_CANCELLED for it, the one under way or the next. Tokens
+ * that are out stay, other sequences go on. Does not wait; also while a step runs. NULL is allowed. */
+void pmtp_sequence_cancel(pmtp_sequence * sequence);
 
-/* Takes back all but the first n_completion tokens, in the statistics and in the KV cache alike, and ends the
- * generation: for stop strings, which only the caller sees. Fails with INVALID_ARGUMENT if there are not so many
- * tokens. */
-pmtp_status pmtp_generation_truncate(pmtp_generation * generation, int32_t n_completion);
+/* Takes back all but the first n_completion tokens, in the statistics and in the KV cache alike, and ends the sequence,
+ * which gets no further burst: for stop strings, which only the caller sees. Fails with INVALID_ARGUMENT if there are
+ * not so many tokens. */
+pmtp_status pmtp_sequence_truncate(pmtp_sequence * sequence, int32_t n_completion);
 
-/* What happened so far; between two steps or after the last one. */
-pmtp_status pmtp_generation_get_stats(const pmtp_generation * generation, pmtp_stats * out);
+/* What happened so far, as of the last step. */
+pmtp_status pmtp_sequence_get_stats(const pmtp_sequence * sequence, pmtp_stats * out);
 
-/* Frees the generation, finished or not; the model can begin another one, and what is in the KV cache is reused. No
- * call on this generation may be running: to end it from another thread cancel it, and let the thread that steps free
- * it. */
-void pmtp_generation_free(pmtp_generation * generation);
+/* Why the sequence failed, as one line of text; empty if it did not, and for NULL. Valid until it is freed. */
+const char * pmtp_sequence_error(const pmtp_sequence * sequence);
+
+/* Frees the sequence, ended or not; it gets no further burst, and what is in the KV cache may be reused. */
+void pmtp_sequence_free(pmtp_sequence * sequence);
 
 /* As pmtp_model_release(). */
-void pmtp_generation_release(pmtp_generation ** generation);
+void pmtp_sequence_release(pmtp_sequence ** sequence);
 
 /* Writes the tensors of a GGUF file (f32, f16 or bf16 matrices) in fewer bits to another file, by llama.cpp's own
  * quantiser; metadata stays. type: "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m" or

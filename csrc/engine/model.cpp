@@ -5,6 +5,7 @@
 #include "base/watch.h"
 #include "engine/batch_invariance.h"
 #include "drafters/gemma4/gemma4_drafter.h"
+#include "drafters/ngram/ngram_drafter.h"
 #include "llama/hooks/cache_types.h"
 #include "llama/hooks/weight_checks.h"
 
@@ -19,6 +20,8 @@ namespace {
 constexpr std::array kCacheTypes = { GGML_TYPE_F32,    GGML_TYPE_F16,    GGML_TYPE_BF16,   GGML_TYPE_Q8_0,
                                      GGML_TYPE_Q5_1,   GGML_TYPE_Q5_0,   GGML_TYPE_Q4_1,   GGML_TYPE_Q4_0,
                                      GGML_TYPE_IQ4_NL, GGML_TYPE_TURBO4, GGML_TYPE_TURBO3, GGML_TYPE_TURBO2 };
+
+constexpr int64_t kMaxCells = 1 << 30;
 
 struct CacheTypes {
     ggml_type k, v, k_swa, v_swa;
@@ -36,7 +39,7 @@ ggml_type cache_type(const char * name) {
                 format("KV cache type '%s' is unknown; known are %s", name ? name : "", known.c_str()));
 }
 
-CacheTypes cache_types(const pmtp_model_params & p, const llama_model * model) {
+CacheTypes cache_types(const ModelParams & p, const llama_model * model) {
     CacheTypes t{ cache_type(p.cache_type_k), cache_type(p.cache_type_v), {}, {} };
     t.k_swa = p.cache_type_k_swa != nullptr ? cache_type(p.cache_type_k_swa) : t.k;
     t.v_swa = p.cache_type_v_swa != nullptr ? cache_type(p.cache_type_v_swa) : t.v;
@@ -52,20 +55,38 @@ CacheTypes cache_types(const pmtp_model_params & p, const llama_model * model) {
     return t;
 }
 
-llama_context_params context_params(const pmtp_model_params & p, const CacheTypes & types, const llama_model * model) {
+// Prompt tokens of a step in which other sequences decode, on a CPU: some ten rows' time.
+constexpr int kSharedChunk = 64;
+
+int context_length(const ModelParams & p, const llama_model * model) {
+    return p.n_ctx != 0 ? p.n_ctx : llama_model_n_ctx_train(model);
+}
+
+llama_context_params context_params(const ModelParams & p, const CacheTypes & types, const llama_model * model) {
     const auto require = [](bool ok, const char * what, int value, const char * range) {
         if (!ok) {
             throw Error(Status::invalid_argument, format("%s is %d, expected %s", what, value, range));
         }
     };
     require(p.n_ctx >= 0, "n_ctx", p.n_ctx, "0 (as trained) or more");
-    require(p.n_batch >= kMaxOutputs, "n_batch", p.n_batch, "32 or more");
+    require(p.max_num_seqs >= 1 && p.max_num_seqs <= kMaxSequences, "max_num_seqs", p.max_num_seqs, "1..64");
+    require(p.n_cells >= 0, "n_cells", p.n_cells, "0 (n_ctx for each sequence) or more");
+    require(p.prefix_cache_bytes >= 0, "prefix_cache_bytes", (int) std::max<int64_t>(p.prefix_cache_bytes, INT32_MIN),
+            "0 or more");
+    require(p.n_batch >= kLeastBatch, "n_batch", p.n_batch, "32 or more");
     require(p.n_threads >= 1 && p.n_threads <= GGML_MAX_N_THREADS, "n_threads", p.n_threads, "1..512");
     require(p.flash_attention >= -1 && p.flash_attention <= 1, "flash_attention", p.flash_attention, "-1, 0 or 1");
     llama_context_params c = llama_context_default_params();
-    c.n_ctx = p.n_ctx != 0 ? p.n_ctx : llama_model_n_ctx_train(model);
-    c.n_batch = c.n_ubatch = p.n_batch;
-    c.n_seq_max = 1;
+    const int64_t n_cells = p.n_cells != 0 ? p.n_cells : (int64_t) context_length(p, model) * p.max_num_seqs;
+    require(n_cells <= kMaxCells, "n_ctx * max_num_seqs", (int) std::min<int64_t>(n_cells, INT32_MAX),
+            "2^30 or less");
+    c.n_ctx = (uint32_t) n_cells;
+    // Room for a round of every sequence.
+    c.n_outputs_max = p.max_num_seqs * (kMaxDraft + 1);
+    c.n_outputs_max = std::max<uint32_t>(c.n_outputs_max, kLeastBatch);
+    c.n_batch = c.n_ubatch = std::max<uint32_t>(p.n_batch, c.n_outputs_max);
+    c.n_seq_max = p.max_num_seqs;
+    c.kv_unified = true;  // else batches of unequal parts are evaluated one by one
     c.n_threads = c.n_threads_batch = p.n_threads;
     c.flash_attn_type = (llama_flash_attn_type) p.flash_attention;
     if (ggml_is_quantized(types.v_swa)) {  // llama.cpp looks at the other layers' type only
@@ -77,16 +98,11 @@ llama_context_params context_params(const pmtp_model_params & p, const CacheType
     return c;
 }
 
-Watch watch_of(const pmtp_model_params & params) {
-    pmtp_watch * w = params.watch;
-    return w != nullptr ? Watch(&w->stage, &w->per_mille, &w->stop) : Watch();
-}
-
-llama_model * load_target(const std::string & path, const pmtp_model_params & params) {
+llama_model * load_target(const std::string & path, const ModelParams & params) {
     llama_model_params m = llama_model_default_params();
     m.n_gpu_layers = params.n_gpu_layers;
     m.check_tensors = true;  // a scale that is no number would spread over every logit
-    const Watch watch = watch_of(params);
+    const Watch watch = params.watch;
     m.progress_callback_user_data = const_cast<Watch *>(&watch);
     m.progress_callback = [](float share, void * user) {
         const Watch & watch = *static_cast<const Watch *>(user);
@@ -156,7 +172,7 @@ std::vector<std::pair<std::string, std::string>> read_metadata(const llama_model
 
 }  // namespace
 
-Model::Model(const std::string & target_path, const char * head_path, const pmtp_model_params & params)
+Model::Model(const std::string & target_path, const char * head_path, const ModelParams & params)
     : target_(load_target(target_path, params), llama_model_free),
       n_threads_(params.n_threads) {
     metadata_ = read_metadata(target_.get());
@@ -164,14 +180,19 @@ Model::Model(const std::string & target_path, const char * head_path, const pmtp
         throw Error(Status::model_load, target_path + " is not a text generation model");
     }
     const CacheTypes types = cache_types(params, target_.get());
-    const llama_context_params context = context_params(params, types, target_.get());
-    const Watch watch = watch_of(params);
+    EngineParams engine;
+    engine.context = context_params(params, types, target_.get());
+    engine.n_ctx = context_length(params, target_.get());
+    engine.max_num_seqs = params.max_num_seqs;
+    engine.n_batch = params.n_batch;
+    engine.shared_chunk = kSharedChunk;
+    const Watch watch = params.watch;
     watch.report(Stage::context, 0);
     {
         const SlidingCacheTypes sliding(types.k_swa, types.v_swa);
-        session_ = std::make_unique<Session>(target_.get(), context, /*needs_states*/ head_path != nullptr);
+        engine_ = std::make_unique<Engine>(target_.get(), engine);
     }
-    check_rotation(session_->context(), types);
+    check_rotation(engine_->target().context(), types);
     for (int32_t token = 0; token < n_vocab(); token++) {
         if (llama_vocab_is_eog(vocab(), token)) {
             end_tokens_.push_back(token);
@@ -180,14 +201,16 @@ Model::Model(const std::string & target_path, const char * head_path, const pmtp
     if (head_path != nullptr) {
         load_head(head_path, watch);
     }
+    set_drafter(params.drafter);
     text_limits_ = TextLimits(vocab(), metadata("tokenizer.ggml.model"));
     describe_placement();
-    batch_dependence_ = pmtp::batch_dependence(*session_->context());
+    batch_dependence_ = pmtp::batch_dependence(*engine_->target().context());
     watch.check();
 }
 
 void Model::load_head(const char * path, const Watch & watch) {
-    const auto * cache = dynamic_cast<const llama_kv_cache_iswa *>(llama_get_memory(session_->context()));
+    const auto * cache =
+        dynamic_cast<const llama_kv_cache_iswa *>(llama_get_memory(engine_->target().context()));
     const char * architecture = metadata("general.architecture");
     if (cache == nullptr || architecture == nullptr || std::string(architecture) != "gemma4") {
         throw Error(Status::incompatible_head,
@@ -201,11 +224,27 @@ void Model::load_head(const char * path, const Watch & watch) {
         device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     }
     head_ = std::make_unique<MtpHead>(path, *target_, *cache, device, watch);
-    drafter_ = std::make_unique<Gemma4Drafter>(*head_, session_->context());
-    // Measured at E2B's shape: drafting at all costs about 0.1 of a round, one more row in the verify batch 0.08, on a
-    // CPU and on a GPU. A draft reads the head's weights once more.
-    draft_history_.costs =
-        RoundCosts(0.1, 0.08 + (double) head_->bytes() / std::max<uint64_t>(1, llama_model_size(target_.get())));
+}
+
+void Model::set_drafter(DrafterKind kind) {
+    if (kind == DrafterKind::automatic) {
+        kind = head_ != nullptr ? DrafterKind::mtp : DrafterKind::none;
+    }
+    drafter_ = kind;
+    if (kind == DrafterKind::mtp) {
+        if (head_ == nullptr) {
+            throw Error(Status::invalid_argument, "the drafter is the MTP head, and none was given: pass its file");
+        }
+        // Measured at E2B's shape: drafting at all costs about 0.1 of a round, one more row in the verify batch 0.08, on
+        // a CPU and on a GPU. A draft reads the head's weights once more.
+        const double step =
+            0.08 + (double) head_->bytes() / std::max<uint64_t>(1, llama_model_size(target_.get()));
+        engine_->set_drafter(
+            std::make_unique<Gemma4Drafter>(*head_, engine_->target().context(), engine_->params().max_num_seqs),
+            RoundCosts(0.1, step));
+    } else if (kind == DrafterKind::ngram) {
+        engine_->set_drafter(std::make_unique<NgramDrafter>(), RoundCosts(0.0, 0.08));
+    }
 }
 
 const char * Model::metadata(const std::string & key) const {
@@ -218,17 +257,20 @@ const char * Model::metadata(const std::string & key) const {
 }
 
 void Model::describe_placement() {
-    for (const auto & [buft, data] : llama_get_memory_breakdown(session_->context())) {
+    for (const auto & [buft, data] : llama_get_memory_breakdown(engine_->target().context())) {
         placement_ += format("%s%s: weights %.1f MiB, KV cache %.1f MiB, compute %.1f MiB",
                              placement_.empty() ? "" : "; ", ggml_backend_buft_name(buft), data.model / 1048576.0,
                              data.context / 1048576.0, data.compute / 1048576.0);
     }
 }
 
-pmtp_model_info Model::info() const {
-    pmtp_model_info info = {};
+ModelInfo Model::info() const {
+    ModelInfo info = {};
     info.n_vocab = n_vocab();
-    info.n_ctx = session_->n_ctx();
+    info.n_ctx = engine_->params().n_ctx;
+    info.max_num_seqs = engine_->params().max_num_seqs;
+    info.n_cells = engine_->n_cells();
+    info.drafter = drafter_;
     info.n_ctx_train = llama_model_n_ctx_train(target_.get());
     info.n_embd = llama_model_n_embd(target_.get());
     info.n_layer = llama_model_n_layer(target_.get());
@@ -237,15 +279,15 @@ pmtp_model_info Model::info() const {
     info.has_head = head_ != nullptr;
     info.head_n_centroids = head_ ? head_->n_centroids : 0;
     info.head_top_k = head_ ? head_->top_k : 0;
-    info.flash_attention = session_->context()->get_cparams().flash_attn;
+    info.flash_attention = engine_->target().context()->get_cparams().flash_attn;
     info.batch_invariant = batch_dependence_.empty();
     info.token_bos = llama_vocab_bos(vocab());
     info.token_eos = llama_vocab_eos(vocab());
     info.add_bos = llama_vocab_get_add_bos(vocab());
     info.n_params = (int64_t) llama_model_n_params(target_.get());
     info.head_bytes = head_ ? (int64_t) head_->bytes() : 0;
-    info.compute_bytes = drafter_ ? (int64_t) drafter_->compute_bytes() : 0;
-    for (const auto & [buft, data] : llama_get_memory_breakdown(session_->context())) {
+    info.compute_bytes = engine_->drafter() ? (int64_t) engine_->drafter()->compute_bytes() : 0;
+    for (const auto & [buft, data] : llama_get_memory_breakdown(engine_->target().context())) {
         info.target_bytes += data.model;
         info.cache_bytes += data.context;
         info.compute_bytes += data.compute;

@@ -28,8 +28,9 @@ constexpr milliseconds kLook{ 8 };
 constexpr double kCrowded = 0.8, kLeast = 0.1;
 // Between two tries to use more threads, the first time and after many that failed.
 constexpr milliseconds kSoon{ 50 }, kLate{ 1600 };
-// Looks that a try may take at most of the time, where an evaluation is longer than kLook.
-constexpr int kRare = 16;
+// The same in looks, where an evaluation is longer than kLook: a moment's disturbance costs little, and tries that fail
+// take little of the time.
+constexpr int kFew = 2, kRare = 16;
 // Looks after a try that tell whether it failed.
 constexpr int kTold = 4;
 
@@ -145,7 +146,8 @@ void Threads::decide(double delayed, Clock::time_point now) {
             return;
         }
         const bool failed = now - tried_ < std::max(patience_, kTold * passed);
-        patience_ = std::max(failed ? std::min<Clock::duration>(2 * patience_, kLate) : kSoon, kRare * passed);
+        patience_ = failed ? std::min(2 * patience_, std::max<Clock::duration>(kLate, kRare * passed))
+                           : std::max<Clock::duration>(kSoon, kFew * passed);
         active_ = std::max(1, active_ - std::max(1, (int) std::lround(crowd)));
         step_ = 1;
         next_try_ = now + patience_;

@@ -36,21 +36,21 @@ double residual_mass(Distribution & p, double share, const Draft & draft) {
     return inside + share * std::max(0.0, 1.0 - covered);
 }
 
-pmtp_acceptance resolve(pmtp_acceptance rule, const Warp & warp, bool reproducible, bool finds_candidates) {
+Rule resolve(Rule rule, const Warp & warp, bool reproducible, bool finds_candidates) {
     if (warp.greedy()) {
-        return PMTP_ACCEPTANCE_COUPLED;  // p is 1 at one token: every rule compares
+        return Rule::coupled;  // p is 1 at one token: every rule compares
     }
-    if (rule != PMTP_ACCEPTANCE_AUTO) {
+    if (rule != Rule::automatic) {
         return rule;
     }
     // Untruncated, the other rules need whole rows, which take longer to bring to the host than the drafts that
     // coupling accepts less often.
-    return reproducible || (finds_candidates && !warp.truncates()) ? PMTP_ACCEPTANCE_COUPLED : PMTP_ACCEPTANCE_BLOCK;
+    return reproducible || (finds_candidates && !warp.truncates()) ? Rule::coupled : Rule::block;
 }
 
 }  // namespace
 
-Acceptance::Acceptance(pmtp_acceptance rule, const Warp & warp, uint64_t seed, bool reproducible, bool finds_candidates,
+Acceptance::Acceptance(Rule rule, const Warp & warp, uint64_t seed, bool reproducible, bool finds_candidates,
                        std::vector<double> synthetic)
     : rule_(resolve(rule, warp, reproducible, finds_candidates)),
       seed_(seed),
@@ -58,9 +58,9 @@ Acceptance::Acceptance(pmtp_acceptance rule, const Warp & warp, uint64_t seed, b
 
 Draw Acceptance::draw() const {
     switch (rule_) {
-        case PMTP_ACCEPTANCE_REJECTION:
-        case PMTP_ACCEPTANCE_BLOCK: return Draw::independent;
-        case PMTP_ACCEPTANCE_REJECTION_GREEDY: return Draw::greedy;
+        case Rule::rejection:
+        case Rule::block: return Draw::independent;
+        case Rule::rejection_greedy: return Draw::greedy;
         default: return Draw::coupled;
     }
 }
@@ -77,14 +77,14 @@ void Acceptance::begin(Sampler & sampler, const std::vector<Draft> & drafts, con
         while (n_accepted_ < (int) std::min(synthetic_.size(), drafts.size()) && u < synthetic_[n_accepted_]) {
             n_accepted_++;
         }
-    } else if (rule_ == PMTP_ACCEPTANCE_BLOCK) {
+    } else if (rule_ == Rule::block) {
         accept_block(sampler);
     }
 }
 
 Choice Acceptance::next(Sampler & sampler) {
     const int row = row_++;
-    if (rule_ != PMTP_ACCEPTANCE_BLOCK || !synthetic_.empty()) {
+    if (rule_ != Rule::block || !synthetic_.empty()) {
         sampler.prepare(target_[row], rows_[row]);
     }
     const Choice choice = choose(sampler, row);
@@ -97,9 +97,9 @@ Choice Acceptance::choose(const Sampler & sampler, int row) {
         return choose_synthetic(sampler, row);
     }
     switch (rule_) {
-        case PMTP_ACCEPTANCE_REJECTION:
-        case PMTP_ACCEPTANCE_REJECTION_GREEDY: return choose_by_rejection(row);
-        case PMTP_ACCEPTANCE_BLOCK: return choose_of_block(row);
+        case Rule::rejection:
+        case Rule::rejection_greedy: return choose_by_rejection(row);
+        case Rule::block: return choose_of_block(row);
         default: return choose_coupled(sampler, row);
     }
 }

@@ -16,13 +16,15 @@
 //                    Decoding", arXiv 2403.10444, algorithm 2.)
 #pragma once
 
-#include "pyllama_mtp.h"
 #include "sampling/draft.h"
 #include "sampling/sampler.h"
 
 #include <vector>
 
 namespace pmtp {
+
+// By the numbers of Rule.
+enum class Rule { automatic, coupled, rejection, rejection_greedy, block };
 
 struct Choice {
     int32_t token;
@@ -31,19 +33,19 @@ struct Choice {
 
 class Acceptance {
   public:
-    // rule: AUTO is resolved; see pmtp_acceptance. finds_candidates: a device does for the target's rows. synthetic:
+    // rule: AUTO is resolved; see Rule. finds_candidates: a device does for the target's rows. synthetic:
     // forced rates (see pmtp_generation_params), or empty.
-    Acceptance(pmtp_acceptance rule, const Warp & warp, uint64_t seed, bool reproducible, bool finds_candidates,
+    Acceptance(Rule rule, const Warp & warp, uint64_t seed, bool reproducible, bool finds_candidates,
                std::vector<double> synthetic);
 
-    pmtp_acceptance rule() const { return rule_; }  // never AUTO
+    Rule rule() const { return rule_; }  // never AUTO
 
     // How drafts have to be drawn for this rule, and the counter of the next round's draws.
     Draw draw() const;
     uint64_t draft_counter() const { return round_ * kDraws; }
 
     // Whether the target's tokens are drawn under the noise of their positions.
-    bool couples() const { return rule_ == PMTP_ACCEPTANCE_COUPLED || !synthetic_.empty(); }
+    bool couples() const { return rule_ == Rule::coupled || !synthetic_.empty(); }
 
     // Begins a round with its drafts. rows: the target's output for each draft and one more.
     void begin(Sampler & sampler, const std::vector<Draft> & drafts, const std::vector<TargetRow> & rows);
@@ -66,7 +68,7 @@ class Acceptance {
     bool has_draft(int row) const { return row < (int) drafts_->size(); }
     double uniform(Purpose purpose, int row) const { return pmtp::uniform(seed_, purpose, draft_counter() + row); }
 
-    pmtp_acceptance rule_;
+    Rule rule_;
     uint64_t seed_;
     std::vector<double> synthetic_;
     uint64_t round_ = 0;

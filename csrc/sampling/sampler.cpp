@@ -145,7 +145,7 @@ void Sampler::apply_bias_and_penalties(Row & row) {
         row.changed.push_back({ logits[token], token });
         logits[token] = to_logit(logit);
     };
-    for (const pmtp_logit_bias & b : params_.logit_bias) {
+    for (const LogitBias & b : params_.logit_bias) {
         change(b.token, (double) logits[b.token] + b.bias);
     }
     if (has_penalties()) {

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "sampling/distribution.h"
-#include "pyllama_mtp.h"
 
 #include <cstdint>
 #include <functional>
@@ -12,6 +11,19 @@
 
 namespace pmtp {
 
+struct LogitBias {
+    int32_t token;
+    float bias;
+};
+
+struct TokenLogprob {
+    int32_t token;
+    float logprob;
+};
+
+// As pmtp_mask_fn.
+using MaskFunction = int (*)(void * user, const int32_t * generated, int32_t n_generated, uint32_t * allowed);
+
 struct SamplingParams {
     Warp warp;
     double presence_penalty = 0.0;
@@ -19,9 +31,9 @@ struct SamplingParams {
     double repetition_penalty = 1.0;
     int min_tokens = 0;
     int n_logprobs = -1;
-    std::vector<pmtp_logit_bias> logit_bias;
+    std::vector<LogitBias> logit_bias;
     std::vector<int32_t> end_tokens;  // forbidden before min_tokens
-    pmtp_mask_fn mask = nullptr;
+    MaskFunction mask = nullptr;
     void * mask_user = nullptr;
 };
 
@@ -53,7 +65,7 @@ class Sampler {
         float * logits = nullptr;              // nullptr where candidates were enough
         double log_sum = 0;                    // logarithm of the sum of e^logit, unmodified
         std::vector<Candidate> changed;        // unmodified logits of the tokens that bias or penalties changed
-        std::vector<pmtp_token_logprob> best;  // the n_logprobs largest
+        std::vector<TokenLogprob> best;  // the n_logprobs largest
     };
 
     Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int n_prompt);
@@ -76,7 +88,7 @@ class Sampler {
     const std::vector<int32_t> & generated() const { return generated_; }
 
     // (1 + n_logprobs) entries per committed token since the last clear_logprobs().
-    const std::vector<pmtp_token_logprob> & logprobs() const { return logprobs_; }
+    const std::vector<TokenLogprob> & logprobs() const { return logprobs_; }
     void clear_logprobs() { logprobs_.clear(); }
 
     const SamplingParams & params() const { return params_; }
@@ -102,7 +114,7 @@ class Sampler {
     std::unordered_map<int32_t, Seen> seen_;
     std::vector<uint32_t> allowed_;
     std::vector<Candidate> largest_;
-    std::vector<pmtp_token_logprob> logprobs_;
+    std::vector<TokenLogprob> logprobs_;
 };
 
 }  // namespace pmtp

@@ -77,7 +77,7 @@ struct Run {
     std::string rule, head, warp, length;
     int accepted = 0, drafted = 0;
 
-    void generate(pmtp_acceptance acceptance_rule, uint64_t seed, std::array<int, kLength> & out) {
+    void generate(Rule acceptance_rule, uint64_t seed, std::array<int, kLength> & out) {
         const int32_t prompt = 0;
         Sampler sampler(params(warp), kVocab, &prompt, 1);
         Acceptance acceptance(acceptance_rule, sampler.params().warp, seed, false, false, {});
@@ -141,10 +141,10 @@ struct Run {
 
 int main(int, char ** argv) {
     const int samples = std::atoi(argv[1]);
-    const std::map<std::string, pmtp_acceptance> rules = { { "coupled", PMTP_ACCEPTANCE_COUPLED },
-                                                           { "rejection", PMTP_ACCEPTANCE_REJECTION },
-                                                           { "rejection_greedy", PMTP_ACCEPTANCE_REJECTION_GREEDY },
-                                                           { "block", PMTP_ACCEPTANCE_BLOCK } };
+    const std::map<std::string, Rule> rules = { { "coupled", Rule::coupled },
+                                                           { "rejection", Rule::rejection },
+                                                           { "rejection_greedy", Rule::rejection_greedy },
+                                                           { "block", Rule::block } };
     for (const auto & [name, rule] : rules) {
         for (const char * head : { "right", "wrong", "constant", "noisy", "partial" }) {
             for (const char * warp : { "temperature", "top_p", "penalties" }) {

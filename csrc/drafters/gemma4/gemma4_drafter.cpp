@@ -16,8 +16,24 @@ namespace {
 // Nodes and leaves of a step's graph: of a layer of the head, and of all else.
 constexpr size_t kNodesPerLayer = 48;
 constexpr size_t kOtherNodes = 320;
+// The same, of a column's draw in a step.
+constexpr size_t kNodesPerDraw = 12;
 
-llama_kv_cache::slot_info first_sequence() { return { /*s0*/ 0, /*s1*/ 0, /*strm*/ { 0 }, /*idxs*/ {} }; }
+// Columns of the graph for n turns: few sizes, so that graphs can be used again. The ones behind the turns repeat the
+// first.
+int n_columns(int n) {
+    int columns = 1;
+    while (columns < n) {
+        columns *= 2;
+    }
+    return columns;
+}
+
+size_t n_nodes(const MtpHead & head, int k, int columns) {
+    return (kOtherNodes + kNodesPerLayer * head.layers.size() + kNodesPerDraw * columns) * k;
+}
+
+llama_kv_cache::slot_info first_stream() { return { /*s0*/ 0, /*s1*/ 0, /*strm*/ { 0 }, /*idxs*/ {} }; }
 
 ggml_backend_dev_t device_of(const ggml_tensor * tensor) {
     ggml_backend_dev_t device = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(tensor->buffer));
@@ -60,7 +76,7 @@ struct Gemma4Drafter::CacheView {
     int layer;                         // whose K/V is attended to
     uint32_t n_kv;                     // cells that the graph sees
     int window;                        // 0: all earlier positions are visible
-    ggml_tensor * mask = nullptr;      // [n_kv]: 0 visible, -inf hidden
+    ggml_tensor * mask = nullptr;      // [n_kv, columns]: 0 visible, -inf hidden
     std::vector<uint8_t> values = {};  // of the mask
     ggml_tensor * k_rot = nullptr;     // rotation of a quantised cache, or nullptr
     ggml_tensor * v_rot = nullptr;
@@ -68,7 +84,7 @@ struct Gemma4Drafter::CacheView {
 
 // What every graph of a drafter uses: buffers that are made once, so that a round allocates next to nothing.
 struct Gemma4Drafter::Scratch {
-    Scratch(const MtpHead & head, llama_context & context, CacheView & full, CacheView & sliding);
+    Scratch(const MtpHead & head, llama_context & context, CacheView & full, CacheView & sliding, int columns);
 
     std::vector<uint8_t> memory;  // of the graph in use
     Handle<ggml_backend_sched> sched{ nullptr, ggml_backend_sched_free };
@@ -81,37 +97,41 @@ struct Gemma4Drafter::Scratch {
     Handle<ggml_backend_buffer> rotation_buffer_{ nullptr, ggml_backend_buffer_free };
 };
 
-// The k steps as one graph, bound to the numbers of cells that the two caches showed when it was built.
+// The k steps as one graph, bound to the numbers of cells that the two caches showed when it was built. draws: of each
+// column.
 struct Gemma4Drafter::Graph {
-    Graph(Scratch & scratch, const MtpHead & head, llama_context & context, int k, Draw draw, const CacheView & full,
-          const CacheView & sliding);
+    Graph(Scratch & scratch, const MtpHead & head, llama_context & context, int k, std::vector<Draw> draws,
+          const CacheView & full, const CacheView & sliding);
 
-    bool fits(int n, Draw kind, uint32_t n_kv_full, uint32_t n_kv_sliding) const {
-        return k == n && draw_ == kind && full.n_kv == n_kv_full && sliding.n_kv == n_kv_sliding;
+    bool fits(int n, const std::vector<Draw> & kinds, uint32_t n_kv_full, uint32_t n_kv_sliding) const {
+        return k == n && draws == kinds && full.n_kv == n_kv_full && sliding.n_kv == n_kv_sliding;
     }
     size_t n_tensors() const;
     void place();  // says which backend has the inputs
-    void set_inputs(const DraftRequest & request);
-    void read(std::vector<Draft> & drafts);
+    void set_inputs(const std::vector<DraftTurn> & turns);
+    void read(std::vector<DraftTurn> & turns);
 
     Scratch & scratch;
     const MtpHead & head;
     const int k;
+    const std::vector<Draw> draws;
+    const int columns;
+    const bool greedy;  // every column
     CacheView full;
     CacheView sliding;
     bool flash_attention;
     Handle<ggml_context> ctx{ nullptr, ggml_free };
     ggml_tensor * embeddings = nullptr;  // the target's
     ggml_cgraph * graph = nullptr;
-    ggml_tensor * token = nullptr;     // i32 [1]
-    ggml_tensor * position = nullptr;  // i32 [1], the same in every step
-    ggml_tensor * state = nullptr;     // f32 [B]
-    ggml_tensor * choices = nullptr;   // i32 [kChoiceWords, k], if the device draws
-    ggml_tensor * drafted = nullptr;   // i32 [k]
-    std::vector<ggml_tensor *> drawn;  // of each step, if the device draws
+    ggml_tensor * token = nullptr;     // i32 [columns]
+    ggml_tensor * position = nullptr;  // i32 [columns], the same in every step
+    ggml_tensor * state = nullptr;     // f32 [B, columns]
+    ggml_tensor * choices = nullptr;   // i32 [kChoiceWords, columns * k], if the device draws
+    ggml_tensor * drafted = nullptr;   // i32 [columns * k], step after step
+    std::vector<ggml_tensor *> drawn;  // if the device draws
 
   private:
-    ggml_tensor * input(ggml_type type, int64_t n, const char * name);
+    ggml_tensor * input(ggml_type type, int64_t n, int64_t n_columns, const char * name);
     void set(ggml_tensor * input, const void * data);
     void add_view_inputs(CacheView & view);
     ggml_tensor * norm(ggml_tensor * x, ggml_tensor * weight) const;
@@ -119,21 +139,30 @@ struct Gemma4Drafter::Graph {
     ggml_tensor * decoder_layer(const HeadLayer & layer, ggml_tensor * x) const;
     bool device_draws(ggml_backend_dev_t device) const;
     int64_t n_candidates() const { return head.token_ordering->ne[0] * head.top_k; }
-    ggml_tensor * next_token(ggml_tensor * n, int step);
-    ggml_tensor * draw_here(ggml_tensor * logits, ggml_tensor * ids, int step);
-    ggml_tensor * draw_on_device(ggml_tensor * logits, ggml_tensor * ids, int step);
-    static void read_table(const std::vector<int32_t> & table, std::vector<WeightedToken> & q);
-    void fill_mask(CacheView & view, int32_t query);
+    ggml_tensor * next_tokens(ggml_tensor * n, int step);
+    ggml_tensor * choose(ggml_tensor * logits, ggml_tensor * ids, int step);
+    ggml_tensor * best_of(ggml_tensor * logits, ggml_tensor * ids);
+    ggml_tensor * draw_here(ggml_tensor * logits, ggml_tensor * ids, int index);
+    ggml_tensor * draw_on_device(ggml_tensor * logits, ggml_tensor * ids, int index, Draw draw);
+    void read_tables(std::vector<DraftTurn> & turns);
+    void fill_mask(CacheView & view, const std::vector<DraftTurn> & turns);
 
-    Draw draw_;
-    std::vector<StepDraw> draws_;       // one per step, if the CPU draws
+    std::vector<int32_t> tokens_, positions_;  // of the columns
+    std::vector<float> states_;
+    std::vector<StepDraw> draws_;       // of step * columns + column, if the CPU draws
     std::vector<ChoiceParams> params_;  // likewise, if the device does
-    std::vector<std::vector<int32_t>> tables_;
+    struct Table {
+        int index;  // step * columns + column
+        ggml_tensor * tensor;
+        std::vector<int32_t> words;
+    };
+    std::vector<Table> tables_;
 };
 
-Gemma4Drafter::Scratch::Scratch(const MtpHead & head, llama_context & context, CacheView & full, CacheView & sliding) {
-    const size_t n_nodes = (kOtherNodes + kNodesPerLayer * head.layers.size()) * kMaxDraft;
-    memory.resize(n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false));
+Gemma4Drafter::Scratch::Scratch(const MtpHead & head, llama_context & context, CacheView & full, CacheView & sliding,
+                                int columns) {
+    const size_t size = n_nodes(head, kMaxDraft, columns);
+    memory.resize(size * ggml_tensor_overhead() + ggml_graph_overhead_custom(size, false));
 
     // The context's own backends, so that K/V, embedding and head are read where they lie.
     ggml_backend_sched_t theirs = context.get_sched();
@@ -151,11 +180,12 @@ Gemma4Drafter::Scratch::Scratch(const MtpHead & head, llama_context & context, C
     // As large as the largest graph needs: a scheduler takes some 20 kB of address space for each of its nodes.
     size_t n_used = 0;
     for (const Draw draw : { Draw::greedy, Draw::coupled, Draw::independent }) {
-        n_used = std::max(n_used, Graph(*this, head, context, kMaxDraft, draw, full, sliding).n_tensors());
+        const std::vector<Draw> draws(columns, draw);
+        n_used = std::max(n_used, Graph(*this, head, context, kMaxDraft, draws, full, sliding).n_tensors());
     }
     sched.reset(ggml_backend_sched_new(backends.data(), bufts.data(), (int) backends.size(), n_used, false, true));
     for (const Draw draw : { Draw::greedy, Draw::coupled, Draw::independent }) {
-        Graph graph(*this, head, context, kMaxDraft, draw, full, sliding);
+        Graph graph(*this, head, context, kMaxDraft, std::vector<Draw>(columns, draw), full, sliding);
         graph.place();
         if (!ggml_backend_sched_reserve(sched.get(), graph.graph)) {
             throw Error(Status::out_of_memory, "cannot allocate scratch for the MTP head");
@@ -187,48 +217,48 @@ void Gemma4Drafter::Scratch::make_rotations(CacheView & full, CacheView & slidin
     }
 }
 
-Gemma4Drafter::Graph::Graph(Scratch & scratch, const MtpHead & head, llama_context & context, int k, Draw draw,
-                            const CacheView & full_view, const CacheView & sliding_view)
+Gemma4Drafter::Graph::Graph(Scratch & scratch, const MtpHead & head, llama_context & context, int k,
+                            std::vector<Draw> kinds, const CacheView & full_view, const CacheView & sliding_view)
     : scratch(scratch),
       head(head),
       k(k),
+      draws(std::move(kinds)),
+      columns((int) draws.size()),
+      greedy(std::count(draws.begin(), draws.end(), Draw::greedy) == columns),
       full(full_view),
       sliding(sliding_view),
-      flash_attention(context.get_cparams().flash_attn),
-      draw_(draw) {
-    const size_t n_nodes = (kOtherNodes + kNodesPerLayer * head.layers.size()) * k;
+      flash_attention(context.get_cparams().flash_attn) {
     ctx.reset(ggml_init({ scratch.memory.size(), scratch.memory.data(), /*no_alloc*/ true }));
-    graph = ggml_new_graph_custom(ctx.get(), n_nodes, false);
+    graph = ggml_new_graph_custom(ctx.get(), n_nodes(head, k, columns), false);
 
     ggml_context * c = ctx.get();
-    token = input(GGML_TYPE_I32, 1, "token");
-    position = input(GGML_TYPE_I32, 1, "position");
-    state = input(GGML_TYPE_F32, head.n_embd_backbone, "state");
+    token = input(GGML_TYPE_I32, 1, columns, "token");
+    position = input(GGML_TYPE_I32, 1, columns, "position");
+    state = input(GGML_TYPE_F32, head.n_embd_backbone, columns, "state");
     add_view_inputs(full);
     add_view_inputs(sliding);
 
     const ggml_backend_dev_t device = device_of(head.output_norm);
-    if (draw != Draw::greedy && device_draws(device)) {
-        choices = input(GGML_TYPE_I32, kChoiceWords * k, "choices");
-        params_.resize(k);
-    } else if (draw != Draw::greedy) {
-        draws_.resize(k);
+    if (!greedy && device_draws(device)) {
+        params_.resize(k * columns);
+        choices = input(GGML_TYPE_I32, kChoiceWords, k * columns, "choices");
+    } else if (!greedy) {
+        draws_.resize(k * columns);
     }
     embeddings = embedding_rows(context.get_model(), device);
-    ggml_tensor * last = token;
+    ggml_tensor * last = ggml_reshape_1d(c, token, columns);
     ggml_tensor * h = state;
     for (int step = 0; step < k; step++) {
         ggml_tensor * e = ggml_scale(c, ggml_get_rows(c, embeddings, last), std::sqrt((float) head.n_embd_backbone));
-        ggml_tensor * x =
-            ggml_mul_mat(c, head.pre_projection, ggml_concat(c, ggml_reshape_1d(c, e, head.n_embd_backbone), h, 0));
+        ggml_tensor * x = ggml_mul_mat(c, head.pre_projection, ggml_concat(c, e, h, 0));
         for (const HeadLayer & layer : head.layers) {
             x = decoder_layer(layer, x);
         }
         ggml_tensor * n = norm(x, head.output_norm);
-        last = next_token(n, step);
+        last = next_tokens(n, step);
         drafted = step == 0 ? last : ggml_concat(c, drafted, last, 0);
         if (step + 1 < k) {
-            h = ggml_reshape_1d(c, ggml_mul_mat(c, head.post_projection, n), head.n_embd_backbone);
+            h = ggml_mul_mat(c, head.post_projection, n);
         }
     }
     ggml_set_output(drafted);
@@ -262,37 +292,37 @@ void Gemma4Drafter::Graph::place() {
     }
 }
 
-ggml_tensor * Gemma4Drafter::Graph::input(ggml_type type, int64_t n, const char * name) {
-    ggml_tensor * tensor = ggml_new_tensor_1d(ctx.get(), type, n);
+ggml_tensor * Gemma4Drafter::Graph::input(ggml_type type, int64_t n, int64_t n_columns, const char * name) {
+    ggml_tensor * tensor = ggml_new_tensor_2d(ctx.get(), type, n, n_columns);
     ggml_set_input(tensor);
     return ggml_set_name(tensor, name);
 }
 
 void Gemma4Drafter::Graph::add_view_inputs(CacheView & view) {
-    view.mask = input(flash_attention ? GGML_TYPE_F16 : GGML_TYPE_F32, view.n_kv, "mask");
+    view.mask = input(flash_attention ? GGML_TYPE_F16 : GGML_TYPE_F32, view.n_kv, columns, "mask");
 }
 
 ggml_tensor * Gemma4Drafter::Graph::norm(ggml_tensor * x, ggml_tensor * weight) const {
     return ggml_mul(ctx.get(), ggml_rms_norm(ctx.get(), x, head.rms_eps), weight);
 }
 
-// x: [E] -> [head_size * n_head]; the head has queries only, keys and values are the target's.
+// x: [E, columns] -> [head_size * n_head, columns]; the head has queries only, keys and values are the target's.
 ggml_tensor * Gemma4Drafter::Graph::attention(const HeadLayer & layer, ggml_tensor * x) const {
     ggml_context * c = ctx.get();
     const CacheView & view = layer.sliding ? sliding : full;
     const int64_t size = layer.head_size;
 
-    ggml_tensor * q = ggml_reshape_3d(c, ggml_mul_mat(c, layer.attn_q, x), size, layer.n_head, 1);
+    ggml_tensor * q = ggml_reshape_3d(c, ggml_mul_mat(c, layer.attn_q, x), size, layer.n_head, columns);
     q = norm(q, layer.attn_q_norm);
-    q = ggml_rope_ext(c, q, position, layer.sliding ? nullptr : head.rope_factors, layer.n_rot, GGML_ROPE_TYPE_NEOX,
+    q = ggml_rope_ext(c, q, ggml_reshape_1d(c, position, columns), layer.sliding ? nullptr : head.rope_factors, layer.n_rot, GGML_ROPE_TYPE_NEOX,
                       /*n_ctx_orig*/ 0, layer.rope_base, /*freq_scale*/ 1, /*ext_factor*/ 0, /*attn_factor*/ 1, 0, 0);
     if (view.k_rot != nullptr) {
         q = llama_mul_mat_hadamard(c, q, view.k_rot);
     }
-    q = ggml_permute(c, q, 0, 2, 1, 3);  // [size, 1, n_head]
-    ggml_tensor * k = ggml_permute(c, view.cache->get_k(c, view.layer, view.n_kv, first_sequence()), 0, 2, 1,
+    q = ggml_permute(c, q, 0, 2, 1, 3);  // [size, columns, n_head]
+    ggml_tensor * k = ggml_permute(c, view.cache->get_k(c, view.layer, view.n_kv, first_stream()), 0, 2, 1,
                                    3);  // [size, n_kv, n_head_kv]
-    ggml_tensor * v = view.cache->get_v(c, view.layer, view.n_kv, first_sequence());
+    ggml_tensor * v = view.cache->get_v(c, view.layer, view.n_kv, first_stream());
     const bool transposed = v->nb[1] > v->nb[2];  // [n_kv, n_head_kv, size] without flash attention
     v = ggml_permute(c, v, 0, 2, 1, 3);
 
@@ -307,7 +337,7 @@ ggml_tensor * Gemma4Drafter::Graph::attention(const HeadLayer & layer, ggml_tens
         out = ggml_mul_mat(c, transposed ? v : ggml_cont(c, ggml_transpose(c, v)), scores);
         out = ggml_cont(c, ggml_permute(c, out, 0, 2, 1, 3));
     }
-    out = ggml_reshape_1d(c, out, size * layer.n_head);
+    out = ggml_reshape_2d(c, out, size * layer.n_head, columns);
     return view.v_rot != nullptr ? llama_mul_mat_hadamard(c, out, view.v_rot) : out;
 }
 
@@ -327,53 +357,80 @@ bool Gemma4Drafter::Graph::device_draws(ggml_backend_dev_t device) const {
     return runs_custom_ops(device) && !(head.has_centroids() && n_candidates() > kMaxDrawnLogits);
 }
 
-ggml_tensor * Gemma4Drafter::Graph::draw_here(ggml_tensor * logits, ggml_tensor * ids, int step) {
+ggml_tensor * Gemma4Drafter::Graph::draw_here(ggml_tensor * logits, ggml_tensor * ids, int index) {
     ggml_tensor * args[] = { logits, ids };
     return ggml_custom_4d(ctx.get(), GGML_TYPE_I32, 1, 1, 1, 1, args, ids != nullptr ? 2 : 1, draw_token, /*n_tasks*/ 1,
-                          &draws_[step]);
+                          &draws_[index]);
 }
 
 // Without ids the logits are a whole vocabulary's: the draw is from the best of them.
-ggml_tensor * Gemma4Drafter::Graph::draw_on_device(ggml_tensor * logits, ggml_tensor * ids, int step) {
+ggml_tensor * Gemma4Drafter::Graph::draw_on_device(ggml_tensor * logits, ggml_tensor * ids, int index, Draw draw) {
     ggml_context * c = ctx.get();
-    ggml_tensor * params = ggml_view_1d(c, choices, kChoiceWords, step * sizeof(ChoiceParams));
+    ggml_tensor * params = ggml_view_1d(c, choices, kChoiceWords, index * sizeof(ChoiceParams));
     if (ids == nullptr) {
         ggml_tensor * args[] = { logits, params };
         logits = ggml_custom_4d(c, GGML_TYPE_I32, kCandidatesRowWords, 1, 1, 1, args, 2, find_candidates, 1, nullptr);
         drawn.push_back(logits);
     }
-    const int64_t n_table = draw_ != Draw::independent ? 0 : ids != nullptr ? ggml_nelements(ids) : kCandidates;
+    const int64_t n_table = draw != Draw::independent ? 0 : ids != nullptr ? ggml_nelements(ids) : kCandidates;
     ggml_tensor * args[] = { logits, ids != nullptr ? ids : params, params };
     ggml_tensor * token = ggml_custom_4d(c, GGML_TYPE_I32, 1 + 2 * n_table, 1, 1, 1, args, ids != nullptr ? 3 : 2,
                                          draw_token, 1, nullptr);
     if (n_table > 0) {
         ggml_set_output(token);
+        tables_.push_back({ index, token, std::vector<int32_t>(1 + 2 * n_table) });
     }
     drawn.push_back(token);
     return ggml_view_1d(c, token, 1, 0);
 }
 
-// n: f32 [E], the normalised state -> i32 [1]: the token with the largest logit, or the one that is drawn.
-ggml_tensor * Gemma4Drafter::Graph::next_token(ggml_tensor * n, int step) {
+// n: f32 [E, columns], the normalised states -> i32 [columns]: the tokens with the largest logits, or those drawn.
+ggml_tensor * Gemma4Drafter::Graph::next_tokens(ggml_tensor * n, int step) {
     ggml_context * c = ctx.get();
-    const auto draw = [&](ggml_tensor * logits, ggml_tensor * ids) {
-        return choices != nullptr ? draw_on_device(logits, ids, step) : draw_here(logits, ids, step);
-    };
     if (!head.has_centroids()) {
-        ggml_tensor * logits = ggml_mul_mat(c, head.lm_head, n);
-        return draw_ != Draw::greedy ? draw(logits, nullptr) : ggml_argmax(c, logits);
+        return choose(ggml_mul_mat(c, head.lm_head, n), nullptr, step);
     }
     // The tokens of the top_k best clusters are the candidates. Their ids travel along: the order of TOP_K is
     // unspecified.
-    ggml_tensor * clusters = ggml_top_k(c, ggml_mul_mat(c, head.centroids, n), head.top_k);  // i32 [top_k]
-    ggml_tensor * logits = ggml_mul_mat_id(c, head.lm_head, ggml_reshape_3d(c, n, head.n_embd, 1, 1),
-                                           clusters);                     // [V / n_centroids, top_k]
-    ggml_tensor * ids = ggml_get_rows(c, head.token_ordering, clusters);  // i32, likewise
-    if (draw_ != Draw::greedy) {
-        return draw(logits, ids);
+    ggml_tensor * clusters = ggml_top_k(c, ggml_mul_mat(c, head.centroids, n), head.top_k);  // i32 [top_k, columns]
+    ggml_tensor * logits = ggml_mul_mat_id(c, head.lm_head, ggml_reshape_3d(c, n, head.n_embd, 1, columns),
+                                           clusters);  // [V / n_centroids, top_k, columns]
+    ggml_tensor * ids = ggml_get_rows(c, head.token_ordering,
+                                      ggml_reshape_1d(c, clusters, (int64_t) head.top_k * columns));  // i32, likewise
+    return choose(ggml_reshape_2d(c, logits, n_candidates(), columns), ggml_reshape_2d(c, ids, n_candidates(), columns),
+                  step);
+}
+
+// logits: f32 [n, columns]; ids: i32 [n, columns], their tokens, or nullptr.
+ggml_tensor * Gemma4Drafter::Graph::choose(ggml_tensor * logits, ggml_tensor * ids, int step) {
+    ggml_context * c = ctx.get();
+    if (greedy) {
+        return best_of(logits, ids);
     }
-    ggml_tensor * best = ggml_argmax(c, ggml_reshape_2d(c, logits, n_candidates(), 1));
-    return ggml_reshape_1d(c, ggml_get_rows(c, ggml_reshape_2d(c, ids, 1, n_candidates()), best), 1);
+    ggml_tensor * tokens = nullptr;
+    for (int i = 0; i < columns; i++) {
+        const int64_t n = logits->ne[0];
+        ggml_tensor * l = ggml_view_2d(c, logits, n, 1, logits->nb[1], i * logits->nb[1]);
+        ggml_tensor * d = ids != nullptr ? ggml_view_2d(c, ids, n, 1, ids->nb[1], i * ids->nb[1]) : nullptr;
+        const int index = step * columns + i;
+        ggml_tensor * one = draws[i] == Draw::greedy ? best_of(l, d)
+                            : choices != nullptr     ? draw_on_device(l, d, index, draws[i])
+                                                     : draw_here(l, d, index);
+        tokens = tokens == nullptr ? one : ggml_concat(c, tokens, one, 0);
+    }
+    return tokens;
+}
+
+ggml_tensor * Gemma4Drafter::Graph::best_of(ggml_tensor * logits, ggml_tensor * ids) {
+    ggml_context * c = ctx.get();
+    const int64_t n = logits->ne[0], n_columns = logits->ne[1];
+    ggml_tensor * best = ggml_argmax(c, logits);
+    if (ids == nullptr) {
+        return best;
+    }
+    ggml_tensor * found =
+        ggml_get_rows(c, ggml_reshape_3d(c, ids, 1, n, n_columns), ggml_reshape_2d(c, best, 1, n_columns));
+    return ggml_reshape_1d(c, found, n_columns);
 }
 
 // Queued before the graph on the backend that reads it; `data` must stay until the graph has run.
@@ -382,113 +439,135 @@ void Gemma4Drafter::Graph::set(ggml_tensor * input, const void * data) {
                                   ggml_nbytes(input));
 }
 
-void Gemma4Drafter::Graph::set_inputs(const DraftRequest & r) {
-    set(token, &r.token);
-    set(position, &r.position);
-    set(state, r.state);
-    fill_mask(full, r.position);
-    fill_mask(sliding, r.position);
-    const auto noise = [&](size_t step) {
-        return draw_ == Draw::coupled ? Noise(r.seed, Purpose::token, r.position + 1 + step)
-                                      : Noise(r.seed, Purpose::draft, r.counter + step);
-    };
-    for (size_t step = 0; step < draws_.size(); step++) {
-        draws_[step].warp = r.warp;
-        draws_[step].tabulate = draw_ == Draw::independent;
-        draws_[step].noise = noise(step);
+void Gemma4Drafter::Graph::set_inputs(const std::vector<DraftTurn> & turns) {
+    tokens_.clear();
+    positions_.clear();
+    states_.clear();
+    for (int i = 0; i < columns; i++) {
+        const DraftTurn & turn = turns[i < (int) turns.size() ? i : 0];
+        tokens_.push_back(turn.token);
+        positions_.push_back(turn.position);
+        states_.insert(states_.end(), turn.state, turn.state + head.n_embd_backbone);
+        const bool couples = draws[i] == Draw::coupled;
+        for (int step = 0; step < k && !greedy; step++) {
+            const Noise noise = couples ? Noise(turn.seed, Purpose::token, turn.position + 1 + step)
+                                        : Noise(turn.seed, Purpose::draft, turn.counter + step);
+            if (draws[i] == Draw::greedy) {
+                continue;
+            }
+            if (choices != nullptr) {  // of a whole vocabulary, coupled draws see every token that can win
+                params_[step * columns + i] =
+                    turn.warp.choice(noise.key(), couples && !turn.warp.truncates());
+            } else {
+                StepDraw & draw = draws_[step * columns + i];
+                draw.warp = turn.warp;
+                draw.tabulate = draws[i] == Draw::independent;
+                draw.noise = noise;
+            }
+        }
     }
-    for (size_t step = 0; step < params_.size();
-         step++) {  // of a whole vocabulary, coupled draws see every token that can win
-        params_[step] = r.warp.choice(noise(step).key(), draw_ == Draw::coupled && !r.warp.truncates());
-    }
+    set(token, tokens_.data());
+    set(position, positions_.data());
+    set(state, states_.data());
+    fill_mask(full, turns);
+    fill_mask(sliding, turns);
     if (choices != nullptr) {
         set(choices, params_.data());
     }
 }
 
-void Gemma4Drafter::Graph::read(std::vector<Draft> & drafts) {
+void Gemma4Drafter::Graph::read(std::vector<DraftTurn> & turns) {
     std::vector<int32_t> tokens(ggml_nelements(drafted));
     ggml_backend_tensor_get_async(ggml_backend_sched_get_tensor_backend(scratch.sched.get(), drafted), drafted,
                                   tokens.data(), 0, ggml_nbytes(drafted));
-    drafts.resize(tokens.size());
-    if (choices != nullptr && draw_ == Draw::independent) {
-        tables_.clear();
-        for (ggml_tensor * t : drawn) {
-            if (t->flags & GGML_TENSOR_FLAG_OUTPUT) {
-                tables_.emplace_back(ggml_nelements(t));
-                ggml_backend_tensor_get_async(scratch.backend, t, tables_.back().data(), 0, ggml_nbytes(t));
+    for (Table & table : tables_) {
+        ggml_backend_tensor_get_async(scratch.backend, table.tensor, table.words.data(), 0, ggml_nbytes(table.tensor));
+    }
+    ggml_backend_sched_synchronize(scratch.sched.get());
+    for (size_t i = 0; i < turns.size(); i++) {
+        turns[i].drafts->resize(turns[i].k);
+        for (int step = 0; step < turns[i].k; step++) {
+            const size_t index = step * columns + i;
+            Draft & draft = (*turns[i].drafts)[step];
+            draft.token = tokens[index];
+            draft.q.clear();
+            if (!draws_.empty() && draws_[index].out_of_memory) {
+                throw std::bad_alloc();
+            }
+            if (!draws_.empty() && draws_[index].tabulate) {
+                draft.q.swap(draws_[index].q);
             }
         }
     }
-    ggml_backend_sched_synchronize(scratch.sched.get());
-    for (size_t step = 0; step < tokens.size(); step++) {
-        drafts[step].token = tokens[step];
-        drafts[step].q.clear();
-        if (!draws_.empty() && draws_[step].out_of_memory) {
-            throw std::bad_alloc();
+    read_tables(turns);
+}
+
+// The distributions that a device drew from, see draw_token.
+void Gemma4Drafter::Graph::read_tables(std::vector<DraftTurn> & turns) {
+    for (const Table & table : tables_) {
+        const size_t turn = table.index % columns;
+        const int step = table.index / columns;
+        if (turn >= turns.size() || step >= turns[turn].k) {
+            continue;
         }
-        if (!draws_.empty() && draws_[step].tabulate) {
-            drafts[step].q.swap(draws_[step].q);
-        }
-        if (!tables_.empty()) {
-            read_table(tables_[step], drafts[step].q);
+        const size_t n = (table.words.size() - 1) / 2;
+        for (size_t i = 0; i < n; i++) {
+            float p;
+            memcpy(&p, &table.words[1 + i], sizeof(p));
+            if (p > 0) {
+                (*turns[turn].drafts)[step].q.push_back({ table.words[1 + n + i], p });
+            }
         }
     }
 }
 
-// The distribution that a device drew from, see draw_token.
-void Gemma4Drafter::Graph::read_table(const std::vector<int32_t> & table, std::vector<WeightedToken> & q) {
-    const size_t n = (table.size() - 1) / 2;
-    for (size_t i = 0; i < n; i++) {
-        float p;
-        memcpy(&p, &table[1 + i], sizeof(p));
-        if (p > 0) {
-            q.push_back({ table[1 + n + i], p });
-        }
-    }
-}
-
-// Visibility follows the cells' positions, so the order in which a ring was filled does not matter.
-void Gemma4Drafter::Graph::fill_mask(CacheView & view, int32_t query) {
+// Visibility follows the cells' positions, so the order in which cells were filled does not matter.
+void Gemma4Drafter::Graph::fill_mask(CacheView & view, const std::vector<DraftTurn> & turns) {
     if (view.mask->buffer == nullptr) {
         return;  // no layer of this kind
     }
     const llama_kv_cells & cells = view.cache->get_cells(0);
-    const auto visible = [&](uint32_t i) {
-        if (cells.is_empty(i) || !cells.seq_has(i, 0)) {
-            return false;
-        }
-        const llama_pos key = cells.pos_get(i);
-        return key < query && (view.window == 0 || query - key < view.window);
-    };
     view.values.resize(ggml_nbytes(view.mask));
-    for (uint32_t i = 0; i < view.n_kv; i++) {
-        if (flash_attention) {
-            reinterpret_cast<ggml_fp16_t *>(view.values.data())[i] = visible(i) ? 0x0000 : 0xfc00;  // 0, -inf
-        } else {
-            reinterpret_cast<float *>(view.values.data())[i] = visible(i) ? 0.0f : -INFINITY;
+    for (int column = 0; column < columns; column++) {
+        const DraftTurn & turn = turns[column < (int) turns.size() ? column : 0];
+        const auto visible = [&](uint32_t i) {
+            if (cells.is_empty(i) || !cells.seq_has(i, turn.slot)) {
+                return false;
+            }
+            const llama_pos key = cells.pos_get(i);
+            return key < turn.position && (view.window == 0 || turn.position - key < view.window);
+        };
+        const size_t first = (size_t) column * view.n_kv;
+        for (uint32_t i = 0; i < view.n_kv; i++) {
+            if (flash_attention) {
+                reinterpret_cast<ggml_fp16_t *>(view.values.data())[first + i] = visible(i) ? 0x0000 : 0xfc00;  // -inf
+            } else {
+                reinterpret_cast<float *>(view.values.data())[first + i] = visible(i) ? 0.0f : -INFINITY;
+            }
         }
     }
     set(view.mask, view.values.data());
 }
 
-Gemma4Drafter::Gemma4Drafter(const MtpHead & head, llama_context * context) : head_(head), context_(context) {
+Gemma4Drafter::Gemma4Drafter(const MtpHead & head, llama_context * context, int most_turns)
+    : head_(head),
+      context_(context) {
     const auto & iswa = dynamic_cast<const llama_kv_cache_iswa &>(*llama_get_memory(context_));
     const SharedLayers shared = shared_layers(iswa);
     full_ = std::make_unique<CacheView>(CacheView{ iswa.get_base(), shared.full, iswa.get_base()->get_size(), 0 });
     sliding_ = std::make_unique<CacheView>(
         CacheView{ iswa.get_swa(), shared.sliding, iswa.get_swa()->get_size(), head_.window });
-    scratch_ = std::make_unique<Scratch>(head_, *context_, *full_, *sliding_);
+    scratch_ = std::make_unique<Scratch>(head_, *context_, *full_, *sliding_, n_columns(most_turns));
 }
 
 Gemma4Drafter::~Gemma4Drafter() = default;
 
-Gemma4Drafter::Graph & Gemma4Drafter::graph_for(int k, Draw draw) {
-    full_->n_kv = full_->cache->get_n_kv(first_sequence());
-    sliding_->n_kv = sliding_->cache->get_n_kv(first_sequence());
-    if (!graph_ || !graph_->fits(k, draw, full_->n_kv, sliding_->n_kv)) {
+Gemma4Drafter::Graph & Gemma4Drafter::graph_for(int k, const std::vector<Draw> & draws) {
+    full_->n_kv = full_->cache->get_n_kv(first_stream());
+    sliding_->n_kv = sliding_->cache->get_n_kv(first_stream());
+    if (!graph_ || !graph_->fits(k, draws, full_->n_kv, sliding_->n_kv)) {
         graph_.reset();
-        auto graph = std::make_unique<Graph>(*scratch_, head_, *context_, k, draw, *full_, *sliding_);
+        auto graph = std::make_unique<Graph>(*scratch_, head_, *context_, k, draws, *full_, *sliding_);
         graph->place();
         if (!ggml_backend_sched_alloc_graph(scratch_->sched.get(), graph->graph)) {
             throw Error(Status::out_of_memory, "cannot allocate the MTP head's draft graph");
@@ -498,18 +577,25 @@ Gemma4Drafter::Graph & Gemma4Drafter::graph_for(int k, Draw draw) {
     return *graph_;
 }
 
-bool Gemma4Drafter::draft(const DraftRequest & request, std::vector<Draft> & drafts) {
-    Graph & graph = graph_for(request.k, request.warp.greedy() ? Draw::greedy : request.draw);
-    graph.set_inputs(request);
+bool Gemma4Drafter::draft(std::vector<DraftTurn> & turns) {
+    int k = 0;
+    draws_.clear();
+    for (const DraftTurn & turn : turns) {
+        k = std::max(k, turn.k);
+        draws_.push_back(turn.warp.greedy() ? Draw::greedy : turn.draw);
+        turn.drafts->clear();
+    }
+    draws_.resize(n_columns((int) turns.size()), draws_[0]);
+    Graph & graph = graph_for(k, draws_);
+    graph.set_inputs(turns);
     const ggml_status status = ggml_backend_sched_graph_compute_async(scratch_->sched.get(), graph.graph);
-    drafts.clear();
     if (status == GGML_STATUS_ABORTED) {
         return false;
     }
     if (status != GGML_STATUS_SUCCESS) {
         throw Error(Status::internal, format("the draft graph failed with status %d", (int) status));
     }
-    graph.read(drafts);
+    graph.read(turns);
     return true;
 }
 

@@ -1,0 +1,38 @@
+// Rows that the target evaluates together: tokens of any number of sequences, each at its position.
+#pragma once
+
+#include "llama.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace pmtp {
+
+class Batch {
+  public:
+    explicit Batch(int capacity);
+    Batch(const Batch &) = delete;
+    Batch & operator=(const Batch &) = delete;
+
+    void clear();
+
+    // A row of a sequence's slot; output: logits and state are wanted.
+    void add(int32_t token, int position, int slot, bool output);
+
+    int size() const { return (int) token_.size(); }
+    int n_outputs() const { return (int) outputs_.size(); }
+    int row_of_output(int i) const { return outputs_[i]; }
+
+    llama_batch view() const;  // valid until the next change
+
+  private:
+    mutable std::vector<llama_token> token_;
+    mutable std::vector<llama_pos> position_;
+    mutable std::vector<llama_seq_id> slot_;
+    mutable std::vector<int8_t> output_;
+    mutable std::vector<int32_t> n_slots_;
+    mutable std::vector<llama_seq_id *> slots_;
+    std::vector<int> outputs_;
+};
+
+}  // namespace pmtp

@@ -1,0 +1,293 @@
+#include "engine/engine.h"
+
+#include "base/calls.h"
+#include "base/error.h"
+#include "llama/hooks/reserve.h"
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <new>
+#include <utility>
+
+namespace pmtp {
+
+namespace {
+
+// Adds the time until its destruction to a counter of seconds.
+class Timer {
+  public:
+    explicit Timer(double & seconds) : seconds_(seconds), begin_(Clock::now()) {}
+    ~Timer() { seconds_ += std::chrono::duration<double>(Clock::now() - begin_).count(); }
+
+  private:
+    using Clock = std::chrono::steady_clock;
+    double & seconds_;
+    Clock::time_point begin_;
+};
+
+}  // namespace
+
+Engine::Engine(llama_model * model, const EngineParams & params)
+    : params_(params),
+      n_vocab_(llama_vocab_n_tokens(llama_model_get_vocab(model))),
+      target_(model, params.context, [this] { return given_up(); }),
+      kv_(*target_.context(), params.max_num_seqs),
+      prefixes_(kv_),
+      batch_((int) params.context.n_batch) {
+    set_drafter(nullptr, RoundCosts());
+}
+
+void Engine::set_drafter(std::unique_ptr<Drafter> drafter, const RoundCosts & first_costs) {
+    drafter_ = std::move(drafter);
+    history_.costs = first_costs;
+    if (drafter_ != nullptr && drafter_->reads_states()) {
+        target_.give_states();
+    }
+    scheduler_ = std::make_unique<Scheduler>(params_.max_num_seqs, (int) params_.context.n_batch, params_.shared_chunk,
+                                             drafter_ != nullptr && kv_.can_truncate() ? kMaxDraft : 0);
+}
+
+SharedSequence Engine::start(std::vector<int32_t> prompt, SequenceParams params, void * owner) {
+    const int n_prompt = (int) prompt.size();
+    const int most = std::min(params_.n_ctx, n_cells());
+    if (n_prompt >= most) {
+        throw Error(Status::context_overflow,
+                    format("the prompt has %d tokens, the context holds %d and needs room for one more: shorten the "
+                           "prompt or load the model with a larger n_ctx",
+                           n_prompt, most));
+    }
+    params.max_tokens = std::min(params.max_tokens, most - n_prompt);
+    auto sequence =
+        std::make_shared<Sequence>(std::move(prompt), std::move(params), n_vocab_, target_.finds_candidates());
+    sequence->owner = owner;
+    scheduler_->add(sequence);
+    return sequence;
+}
+
+void Engine::step(std::vector<Burst> & bursts) {
+    const std::lock_guard lock(mutex_);
+    sweep(&bursts);
+    scheduler_->admit(kv_, prefixes_, drafter_ != nullptr ? &history_ : nullptr);
+    Plan plan = scheduler_->plan();
+    if (plan.turns.empty()) {
+        return;
+    }
+    const size_t n_before = bursts.size();
+    seconds_ = {};
+    {
+        const Timer timer(seconds_.all);
+        stepping_ = &plan.turns;
+        const uint64_t reserve_used = pmtp_reserve_used();
+        try {
+            compute(plan, bursts);
+            if (pmtp_reserve_used() != reserve_used) {
+                throw std::bad_alloc();
+            }
+        } catch (const Error & e) {
+            fail(plan, e.status, e.what());
+        } catch (const std::bad_alloc &) {
+            fail(plan, Status::out_of_memory, "out of memory");
+        } catch (const std::exception & e) {
+            fail(plan, Status::internal, e.what());
+        }
+        stepping_ = nullptr;
+    }
+    bursts.resize(n_before + plan.turns.size());
+    for (size_t i = 0; i < plan.turns.size(); i++) {
+        Sequence & s = *plan.turns[i].sequence;
+        bursts[n_before + i].sequence = s.shared_from_this();
+        bursts[n_before + i].finish = s.finish();
+        s.record(plan.turns[i], bursts[n_before + i], seconds_);
+        s.publish();
+    }
+}
+
+// The draft/verify loop: one round of every sequence that decodes, and parts of the prompts of others.
+void Engine::compute(Plan & plan, std::vector<Burst> & bursts) {
+    const size_t first = bursts.size();
+    if (!draft(plan) || !verify(plan)) {  // all of them were cancelled
+        for (const Turn & turn : plan.turns) {
+            turn.sequence->end(Finish::cancelled);
+        }
+        return;
+    }
+    accept(plan, bursts);
+    scheduler_->learn(plan, { bursts.begin() + (long) first, bursts.end() }, seconds_);
+}
+
+bool Engine::draft(Plan & plan) {
+    drafting_.clear();
+    for (const Turn & turn : plan.turns) {
+        if (turn.n_prompt == 0) {
+            drafting_.push_back(turn.sequence->draft_turn(turn.k));
+            drafting_.back().drafts->clear();
+            if (turn.k == 0) {
+                drafting_.pop_back();
+            }
+        }
+    }
+    if (drafting_.empty()) {
+        return true;
+    }
+    const Timer timer(seconds_.draft);
+    return drafter_->draft(drafting_);
+}
+
+bool Engine::verify(Plan & plan) {
+    const Timer timer(seconds_.verify);
+    batch_.clear();
+    for (Turn & turn : plan.turns) {
+        turn.sequence->put(batch_, turn);
+    }
+    return target_.evaluate(batch_, wanted(plan));
+}
+
+// A fault of one sequence ends that one alone.
+void Engine::accept(Plan & plan, std::vector<Burst> & bursts) {
+    const bool keeps_state = drafter_ != nullptr && drafter_->reads_states();
+    const Timer timer(seconds_.sample);
+    for (const Turn & turn : plan.turns) {
+        Burst & burst = bursts.emplace_back();
+        Sequence & s = *turn.sequence;
+        try {
+            s.accept(target_, turn, keeps_state, burst);
+        } catch (const Error & e) {
+            s.fail(e.status, e.what());
+        } catch (const std::bad_alloc &) {
+            s.fail(Status::out_of_memory, "out of memory");
+        }
+        if (turn.n_outputs > 1 && !kv_.truncate(s.slot(), s.n_cached())) {
+            s.forget_cached();
+        }
+    }
+}
+
+// Which of the batch's rows the cache holds is not known.
+void Engine::fail(const Plan & plan, Status status, const std::string & message) {
+    for (const Turn & turn : plan.turns) {
+        turn.sequence->fail(status, message);
+        turn.sequence->forget_cached();
+        kv_.truncate(turn.sequence->slot(), 0);
+    }
+}
+
+// What is enough for all rows: where they differ, everything is.
+Wanted Engine::wanted(const Plan & plan) const {
+    Wanted all;
+    bool first = true;
+    for (const Turn & turn : plan.turns) {
+        if (turn.n_outputs == 0) {
+            continue;
+        }
+        Wanted one = turn.sequence->wanted(turn);
+        if (first) {
+            all = std::move(one);
+            first = false;
+        } else if (all.kind != one.kind) {
+            return {};
+        } else {
+            all.params.insert(all.params.end(), one.params.begin(), one.params.end());
+        }
+    }
+    return all;
+}
+
+// Takes back the slots of what has ended or was left, and ends what was cancelled, with a burst; without bursts, what
+// was cancelled waits for the next step, to tell.
+void Engine::sweep(std::vector<Burst> * bursts) {
+    const auto ends = [&](const Sequence & s) {
+        return s.finish() == Finish::none && (s.left() || (bursts != nullptr && (s.cancelled() || ending())));
+    };
+    const auto end = [&](Sequence & s) {
+        s.end(Finish::cancelled);
+        s.publish();
+        if (bursts != nullptr) {
+            bursts->emplace_back().sequence = s.shared_from_this();
+            bursts->back().finish = Finish::cancelled;
+        }
+    };
+    for (const SharedSequence & s : scheduler_->take_waiting(ends)) {
+        end(*s);
+    }
+    std::vector<SharedSequence> & running = scheduler_->running();
+    for (SharedSequence & s : running) {
+        if (ends(*s)) {
+            end(*s);
+        }
+        if (s->finish() != Finish::none) {
+            prefixes_.keep(s->slot(), s->cached_tokens());
+            s->release();
+        }
+    }
+    running.erase(
+        std::remove_if(running.begin(), running.end(), [](const SharedSequence & s) { return s->slot() < 0; }),
+        running.end());
+}
+
+void Engine::sweep_unless_stepping() {
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (lock.owns_lock()) {
+        sweep(nullptr);
+    }
+}
+
+void Engine::truncate(Sequence & sequence, int n) {
+    const std::lock_guard lock(mutex_);
+    sequence.truncate(n);
+    sequence.leave();
+    if (sequence.slot() >= 0 && !kv_.truncate(sequence.slot(), sequence.n_cached())) {
+        sequence.forget_cached();
+    }
+}
+
+bool Engine::given_up() const {
+    if (stop_ != nullptr) {
+        return (*stop_)();
+    }
+    return stepping_ != nullptr && std::all_of(stepping_->begin(), stepping_->end(),
+                                               [](const Turn & turn) { return turn.sequence->cancelled(); });
+}
+
+void Engine::logits(const int32_t * tokens, int n_tokens, int n_batch, float * out, const std::function<bool()> & stop) {
+    if (n_tokens > params_.n_ctx) {
+        throw Error(Status::context_overflow, format("%d tokens, the context holds %d", n_tokens, params_.n_ctx));
+    }
+    const std::lock_guard lock(mutex_);
+    sweep(nullptr);
+    int needed = pages_of(n_tokens);
+    for (const SharedSequence & s : scheduler_->running()) {
+        needed += s->n_reserved();
+    }
+    if (!prefixes_.has_slot() || needed > kv_.n_pages()) {
+        throw Error(Status::busy, "the sequences that run leave no room: try again when one has ended");
+    }
+    while (prefixes_.evict()) {
+    }
+    const int slot = prefixes_.take({}).slot;
+    struct Guard {
+        Engine & engine;
+        int slot;
+        ~Guard() {
+            engine.stop_ = nullptr;
+            engine.kv_.truncate(slot, 0);
+            engine.prefixes_.keep(slot, {});
+        }
+    } guard{ *this, slot };
+    stop_ = &stop;
+    for (int done = 0; done < n_tokens; done += n_batch) {
+        const int n = std::min(n_batch, n_tokens - done);
+        batch_.clear();
+        for (int i = done; i < done + n; i++) {
+            batch_.add(tokens[i], i, slot, /*output*/ true);
+        }
+        if (stop() || !target_.evaluate(batch_, {})) {
+            throw Error(Status::cancelled, "the call was stopped");
+        }
+        for (int i = 0; i < n; i++) {
+            std::copy_n(target_.row(i).logits, n_vocab_, out + (size_t) (done + i) * n_vocab_);
+        }
+    }
+}
+
+}  // namespace pmtp

@@ -1,0 +1,86 @@
+// The engine: sequences that share a target, its KV cache and a drafter, step by step.
+#pragma once
+
+#include "drafters/drafter.h"
+#include "engine/batch.h"
+#include "engine/kv_cache.h"
+#include "engine/prefix_cache.h"
+#include "engine/scheduler.h"
+#include "engine/target.h"
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace pmtp {
+
+struct EngineParams {
+    llama_context_params context;
+    int n_ctx = 0;         // most tokens of a sequence
+    int max_num_seqs = 1;
+    int n_batch = 0;       // most prompt tokens of a step
+    int shared_chunk = 0;  // of them while others decode
+};
+
+class Engine {
+  public:
+    // The model must outlive the engine. Throws Error.
+    Engine(llama_model * model, const EngineParams & params);
+    Engine(const Engine &) = delete;
+    Engine & operator=(const Engine &) = delete;
+
+    // Before the first sequence. first_costs: what is believed of its rounds.
+    void set_drafter(std::unique_ptr<Drafter> drafter, const RoundCosts & first_costs);
+
+    // A new sequence, which waits its turn. From any thread. Throws Error(context_overflow) if there will never be room.
+    // owner: see Sequence.
+    SharedSequence start(std::vector<int32_t> prompt, SequenceParams params, void * owner);
+
+    // Computes one step; adds a burst for every sequence that got something. Throws Error only where the process ends:
+    // faults end sequences.
+    void step(std::vector<Burst> & bursts);
+
+    // Ends a sequence with the first n tokens of its completion. Throws Error(invalid_argument).
+    void truncate(Sequence & sequence, int n);
+
+    // Frees what sequences that nobody wants any more hold, unless a step runs, which will do it.
+    void sweep_unless_stepping();
+
+    // The target's logits after each token, float [n_tokens][n_vocab]. stop: ends it. Throws Error(busy) if running
+    // sequences leave no room.
+    void logits(const int32_t * tokens, int n_tokens, int n_batch, float * out, const std::function<bool()> & stop);
+
+    Target & target() { return target_; }
+    const Target & target() const { return target_; }
+    const Drafter * drafter() const { return drafter_.get(); }
+    const EngineParams & params() const { return params_; }
+    int n_cells() const { return kv_.n_pages() * kPageCells; }
+
+  private:
+    bool given_up() const;
+    void sweep(std::vector<Burst> * bursts);
+    void compute(Plan & plan, std::vector<Burst> & bursts);
+    bool draft(Plan & plan);
+    bool verify(Plan & plan);
+    void accept(Plan & plan, std::vector<Burst> & bursts);
+    void fail(const Plan & plan, Status status, const std::string & message);
+    Wanted wanted(const Plan & plan) const;
+
+    const EngineParams params_;
+    const int n_vocab_;
+    Target target_;
+    KvCache kv_;
+    PrefixCache prefixes_;
+    std::unique_ptr<Drafter> drafter_;
+    DraftHistory history_;
+    std::unique_ptr<Scheduler> scheduler_;
+    Batch batch_;
+    StepSeconds seconds_;
+    std::vector<DraftTurn> drafting_;
+    std::mutex mutex_;                                  // of a step, and of all that changes the cache
+    const std::vector<Turn> * stepping_ = nullptr;      // the turns that are being computed
+    const std::function<bool()> * stop_ = nullptr;      // of logits()
+};
+
+}  // namespace pmtp

@@ -1,0 +1,127 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace pmtp {
+
+Scheduler::Scheduler(int max_running, int n_batch, int shared_chunk, int most_drafts)
+    : max_running_(max_running),
+      n_batch_(n_batch),
+      shared_chunk_(shared_chunk),
+      most_drafts_(most_drafts) {
+    running_.reserve(max_running);
+}
+
+void Scheduler::add(SharedSequence sequence) {
+    const std::lock_guard lock(mutex_);
+    waiting_.push_back(std::move(sequence));
+}
+
+// Cells are reserved for all that a sequence may come to need, so that nothing that runs is ever lost. What is kept of
+// ended ones gives way.
+void Scheduler::admit(KvCache & kv, PrefixCache & prefixes, DraftHistory * history) {
+    const std::lock_guard lock(mutex_);
+    while (!waiting_.empty() && (int) running_.size() < max_running_ && prefixes.has_slot()) {
+        int reserved = 0;
+        for (const SharedSequence & s : running_) {
+            reserved += s->n_reserved();
+        }
+        const int needed = pages_of(waiting_.front()->n_most());
+        if (reserved + needed > kv.n_pages() && !running_.empty()) {
+            return;
+        }
+        SharedSequence sequence = waiting_.front();
+        const Place place = prefixes.take(sequence->prompt());
+        int used = 0;  // of the reserved pages
+        for (const SharedSequence & s : running_) {
+            used += pages_of(s->n_cached());
+        }
+        const int cached = pages_of(place.n_cached);
+        while (kv.free_pages() + cached < reserved - used + needed && prefixes.evict()) {
+        }
+        sequence->begin(place.slot, place.n_cached, needed, history);
+        running_.push_back(std::move(sequence));
+        waiting_.pop_front();
+    }
+}
+
+Plan Scheduler::plan() {
+    Plan plan;
+    for (const SharedSequence & s : running_) {
+        if (!s->in_prompt()) {
+            plan.turns.push_back({ s.get() });
+        }
+    }
+    plan.n_decoding = (int) plan.turns.size();
+    plan_drafts(plan);
+    int left = std::max(1, std::min(n_batch_ - plan.n_rows, plan.n_decoding > 0 ? shared_chunk_ : n_batch_));
+    for (const SharedSequence & s : running_) {
+        if (s->in_prompt() && left > 0) {
+            const int n = std::min(left, s->prompt_left());
+            plan.turns.push_back({ s.get(), n });
+            plan.n_rows += n;
+            left -= n;
+        }
+    }
+    return plan;
+}
+
+void Scheduler::plan_drafts(Plan & plan) {
+    asks_.clear();
+    plan.n_rows = plan.n_decoding;
+    for (Turn & turn : plan.turns) {
+        Sequence & s = *turn.sequence;
+        const int most = std::min(s.most_drafts(), most_drafts_);
+        if (plan.n_decoding > 1 && s.lets_clock_decide()) {
+            asks_.push_back({ &s.rates(), most });
+        } else {
+            turn.k = s.draft_length().next(most);
+            plan.n_rows += turn.k;
+            plan.longest = std::max(plan.longest, turn.k);
+        }
+    }
+    if (asks_.empty()) {
+        return;
+    }
+    planner_.plan(asks_, plan.n_rows, plan.longest, n_batch_ - 1);
+    size_t ask = 0;
+    for (Turn & turn : plan.turns) {
+        if (turn.sequence->lets_clock_decide()) {
+            turn.k = asks_[ask++].k;
+            plan.n_rows += turn.k;
+            plan.longest = std::max(plan.longest, turn.k);
+        }
+    }
+}
+
+void Scheduler::learn(const Plan & plan, const std::vector<Burst> & bursts, const StepSeconds & seconds) {
+    if (plan.n_decoding == 0) {
+        return;
+    }
+    if (plan.n_decoding == 1) {  // prompts beside it make its times those of another batch
+        const bool alone = plan.turns.size() == 1;
+        plan.turns[0].sequence->draft_length().observe(plan.turns[0].k, bursts[0].n_accepted,
+                                                       alone ? seconds.draft + seconds.verify : 0);
+        return;
+    }
+    for (int i = 0; i < plan.n_decoding; i++) {
+        if (!plan.turns[i].sequence->lets_clock_decide()) {
+            plan.turns[i].sequence->draft_length().observe(plan.turns[i].k, bursts[i].n_accepted, 0);
+        }
+    }
+    if ((int) plan.turns.size() == plan.n_decoding) {
+        planner_.observe(plan.n_rows, plan.longest, seconds.draft + seconds.verify);
+    }
+}
+
+std::vector<SharedSequence> Scheduler::take_waiting(const std::function<bool(const Sequence &)> & ends) {
+    const std::lock_guard lock(mutex_);
+    const auto first = std::stable_partition(waiting_.begin(), waiting_.end(),
+                                             [&](const SharedSequence & s) { return !ends(*s); });
+    std::vector<SharedSequence> taken(std::make_move_iterator(first), std::make_move_iterator(waiting_.end()));
+    waiting_.erase(first, waiting_.end());
+    return taken;
+}
+
+}  // namespace pmtp

@@ -1,0 +1,58 @@
+// Which sequences run, and what each does in the next step.
+#pragma once
+
+#include "drafters/draft_planner.h"
+#include "engine/kv_cache.h"
+#include "engine/prefix_cache.h"
+#include "engine/sequence.h"
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace pmtp {
+
+struct Plan {
+    std::vector<Turn> turns;
+    int n_rows = 0;     // if every draft asked for is made
+    int longest = 0;    // drafts of a sequence
+    int n_decoding = 0;  // turns
+};
+
+class Scheduler {
+  public:
+    // n_batch: rows of a step. shared_chunk: prompt tokens of a step in which others decode, who wait for them. most_drafts: of
+    // the drafter; 0 without one.
+    Scheduler(int max_running, int n_batch, int shared_chunk, int most_drafts);
+
+    // To wait its turn. From any thread.
+    void add(SharedSequence sequence);
+
+    // Lets waiting sequences run, in their order, while there are slots and cells for all that they may come to need.
+    void admit(KvCache & kv, PrefixCache & prefixes, DraftHistory * history);
+
+    // A turn for every running sequence that decodes, and for prompts as far as there is room. Decoding sequences come
+    // first; of a prompt at least one token is evaluated in a step.
+    Plan plan();
+
+    // What a step took, and what came of it.
+    void learn(const Plan & plan, const std::vector<Burst> & bursts, const StepSeconds & seconds);
+
+    // Takes those of the waiting sequences out of the queue that `ends` is true of.
+    std::vector<SharedSequence> take_waiting(const std::function<bool(const Sequence &)> & ends);
+    std::vector<SharedSequence> & running() { return running_; }
+
+  private:
+    void plan_drafts(Plan & plan);
+
+    const int max_running_, n_batch_, shared_chunk_, most_drafts_;
+    DraftPlanner planner_;
+    std::vector<DraftPlanner::Ask> asks_;
+    std::vector<SharedSequence> running_;  // in the order in which they began
+    std::mutex mutex_;                     // of what follows
+    std::deque<SharedSequence> waiting_;
+};
+
+}  // namespace pmtp
