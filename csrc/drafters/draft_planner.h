@@ -23,7 +23,7 @@ class DraftPlanner {
     // about).
     void plan(std::vector<Ask> & asks, int n_rows, int longest, int most_rows);
 
-    // What a step took.
+    // What a step took, the choice of its tokens included.
     void observe(int rows, int longest, double seconds) { costs_.observe(rows, longest, seconds); }
 
   private:

@@ -111,7 +111,7 @@ void Scheduler::learn(const Plan & plan, const std::vector<Burst> & bursts, cons
         }
     }
     if ((int) plan.turns.size() == plan.n_decoding) {
-        planner_.observe(plan.n_rows, plan.longest, seconds.draft + seconds.verify);
+        planner_.observe(plan.n_rows, plan.longest, seconds.draft + seconds.verify + seconds.sample);
     }
 }
 
