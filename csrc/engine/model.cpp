@@ -62,6 +62,12 @@ int context_length(const ModelParams & p, const llama_model * model) {
     return p.n_ctx != 0 ? p.n_ctx : llama_model_n_ctx_train(model);
 }
 
+// Cells of the sliding layers of all sequences that run. llama.cpp's CUDA kernels are at their best with multiples of 256.
+uint32_t sliding_cells(const llama_context_params & c, const llama_model * model, bool on_gpu) {
+    const uint32_t needed = attention::sliding_cells(llama_model_n_swa(model), c.n_seq_max, c.n_ubatch);
+    return std::min(on_gpu ? GGML_PAD(needed, 256) : needed, GGML_PAD(c.n_ctx, 256));
+}
+
 llama_context_params context_params(const ModelParams & p, const CacheTypes & types, const llama_model * model) {
     const auto require = [](bool ok, const char * what, int value, const char * range) {
         if (!ok) {
@@ -189,7 +195,8 @@ Model::Model(const std::string & target_path, const char * head_path, const Mode
     const Watch watch = params.watch;
     watch.report(Stage::context, 0);
     {
-        const SlidingCacheTypes sliding(types.k_swa, types.v_swa);
+        const bool on_gpu = llama_supports_gpu_offload() && params.n_gpu_layers != 0;
+        const SlidingCache sliding(types.k_swa, types.v_swa, sliding_cells(engine.context, target_.get(), on_gpu));
         engine_ = std::make_unique<Engine>(target_.get(), engine);
     }
     check_rotation(engine_->target().context(), types);

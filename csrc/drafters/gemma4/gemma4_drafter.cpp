@@ -145,9 +145,10 @@ struct Gemma4Drafter::Graph {
     ggml_tensor * draw_here(ggml_tensor * logits, ggml_tensor * ids, int index);
     ggml_tensor * draw_on_device(ggml_tensor * logits, ggml_tensor * ids, int index, Draw draw);
     void read_tables(std::vector<DraftTurn> & turns);
-    void fill_mask(CacheView & view, const std::vector<DraftTurn> & turns);
+    void fill_mask(CacheView & view, attention::PageTable & pages, const std::vector<DraftTurn> & turns);
 
-    std::vector<int32_t> tokens_, positions_;  // of the columns
+    attention::PageTable full_pages_, sliding_pages_;  // of the masks
+    std::vector<int32_t> tokens_, positions_;          // of the columns
     std::vector<float> states_;
     std::vector<StepDraw> draws_;       // of step * columns + column, if the CPU draws
     std::vector<ChoiceParams> params_;  // likewise, if the device does
@@ -469,8 +470,8 @@ void Gemma4Drafter::Graph::set_inputs(const std::vector<DraftTurn> & turns) {
     set(token, tokens_.data());
     set(position, positions_.data());
     set(state, states_.data());
-    fill_mask(full, turns);
-    fill_mask(sliding, turns);
+    fill_mask(full, full_pages_, turns);
+    fill_mask(sliding, sliding_pages_, turns);
     if (choices != nullptr) {
         set(choices, params_.data());
     }
@@ -522,7 +523,8 @@ void Gemma4Drafter::Graph::read_tables(std::vector<DraftTurn> & turns) {
 }
 
 // Visibility follows the cells' positions, so the order in which cells were filled does not matter.
-void Gemma4Drafter::Graph::fill_mask(CacheView & view, const std::vector<DraftTurn> & turns) {
+void Gemma4Drafter::Graph::fill_mask(CacheView & view, attention::PageTable & pages,
+                                     const std::vector<DraftTurn> & turns) {
     if (view.mask->buffer == nullptr) {
         return;  // no layer of this kind
     }
@@ -537,6 +539,7 @@ void Gemma4Drafter::Graph::fill_mask(CacheView & view, const std::vector<DraftTu
             const llama_pos key = cells.pos_get(i);
             return key < turn.position && (view.window == 0 || turn.position - key < view.window);
         };
+        pages.add(turn.slot, turn.position);
         const size_t first = (size_t) column * view.n_kv;
         for (uint32_t i = 0; i < view.n_kv; i++) {
             if (flash_attention) {
@@ -547,6 +550,7 @@ void Gemma4Drafter::Graph::fill_mask(CacheView & view, const std::vector<DraftTu
         }
     }
     set(view.mask, view.values.data());
+    pages.attach(view.mask, cells, view.window);
 }
 
 Gemma4Drafter::Gemma4Drafter(const MtpHead & head, llama_context * context, int most_turns)

@@ -64,6 +64,17 @@ Cells cells(const ggml_tensor * t) {
              (int) t->ne[0] };
 }
 
+// The pages of the rows, which whoever fills a mask hangs on it; null where nobody did.
+const Pages * pages(const ggml_tensor * op) {
+    const ggml_tensor * mask = op->src[3];
+    const auto * pages = mask != nullptr ? (const Pages *) mask->extra : nullptr;
+    if (pages != nullptr) {
+        const Pages::Run & last = pages->runs.back();
+        GGML_ASSERT(op->src[0]->ne[3] == 1 && last.first_row + last.n_rows == op->src[0]->ne[1]);
+    }
+    return pages;
+}
+
 Task task(const ggml_tensor * op) {
     const ggml_tensor * q = op->src[0];
     const ggml_tensor * k = op->src[1];
@@ -84,6 +95,7 @@ Task task(const ggml_tensor * op) {
         t.mask_heads = mask->ne[2];
         t.mask_batches = mask->ne[3];
     }
+    t.pages = pages(op);
     t.sinks = sinks != nullptr ? (const float *) sinks->data : nullptr;
     t.result = (float *) op->data;
     t.n_cells = k->ne[1];

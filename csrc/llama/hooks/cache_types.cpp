@@ -1,10 +1,8 @@
 #include "llama/hooks/cache_types.h"
 
-#include <cstdint>
-
 namespace {
 
-thread_local const SlidingCacheTypes * current = nullptr;
+thread_local const SlidingCache * current = nullptr;
 
 // +1 or -1: bits of the SplitMix64 sequence of a fixed seed. The first is +1, so that R's first row tells all of them.
 float sign(int i) {
@@ -30,10 +28,16 @@ std::vector<float> pmtp_signed_rotation(const std::vector<float> & hadamard, int
     return rotation;
 }
 
-SlidingCacheTypes::SlidingCacheTypes(ggml_type k, ggml_type v) : k_(k), v_(v) { current = this; }
+SlidingCache::SlidingCache(ggml_type k, ggml_type v, uint32_t n_cells) : k_(k), v_(v), n_cells_(n_cells) {
+    current = this;
+}
 
-SlidingCacheTypes::~SlidingCacheTypes() { current = nullptr; }
+SlidingCache::~SlidingCache() { current = nullptr; }
 
-ggml_type SlidingCacheTypes::k(ggml_type otherwise) { return current != nullptr ? current->k_ : otherwise; }
+ggml_type SlidingCache::k(ggml_type otherwise) { return current != nullptr ? current->k_ : otherwise; }
 
-ggml_type SlidingCacheTypes::v(ggml_type otherwise) { return current != nullptr ? current->v_ : otherwise; }
+ggml_type SlidingCache::v(ggml_type otherwise) { return current != nullptr ? current->v_ : otherwise; }
+
+uint32_t SlidingCache::n_cells(uint32_t otherwise) {
+    return current != nullptr && current->n_cells_ > 0 ? current->n_cells_ : otherwise;
+}

@@ -1,8 +1,9 @@
-// What the KV cache's hooks need: which rotation a type takes, and the types of the sliding layers.
+// What the KV cache's hooks need: which rotation a type takes, and types and size of the sliding layers' cache.
 #pragma once
 
 #include "ggml.h"
 
+#include <cstdint>
 #include <vector>
 
 bool pmtp_is_turbo(ggml_type type);
@@ -12,15 +13,20 @@ bool pmtp_is_turbo(ggml_type type);
 // rotated values.
 std::vector<float> pmtp_signed_rotation(const std::vector<float> & hadamard, int n);
 
-// While one lives, iSWA caches that this thread creates give these types to their sliding layers.
-class SlidingCacheTypes {
+// While one lives, iSWA caches that this thread creates give their sliding layers these types and so many cells, 0: as
+// many as llama.cpp would, which does not know of pages (kernels/attention/paging.h has what they need).
+class SlidingCache {
   public:
-    SlidingCacheTypes(ggml_type k, ggml_type v);
-    ~SlidingCacheTypes();
+    SlidingCache(ggml_type k, ggml_type v, uint32_t n_cells);
+    ~SlidingCache();
+    SlidingCache(const SlidingCache &) = delete;
+    SlidingCache & operator=(const SlidingCache &) = delete;
 
     static ggml_type k(ggml_type otherwise);
     static ggml_type v(ggml_type otherwise);
+    static uint32_t n_cells(uint32_t otherwise);
 
   private:
-    ggml_type k_, v_;
+    const ggml_type k_, v_;
+    const uint32_t n_cells_;
 };

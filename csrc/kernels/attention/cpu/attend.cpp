@@ -169,8 +169,12 @@ template <int C> void Chunk::attend_columns(int64_t begin, int64_t end) const {
     std::fill_n(state.max, columns, -INFINITY);
     std::fill_n(state.sum, columns, 0.0f);
     bool cleared = false;
-    for (int64_t first = begin; first < end; first += kCells) {
-        const int n = (int) std::min<int64_t>(kCells, end - first);
+    for (int64_t page = begin; page < end; page++) {
+        const int64_t first = places.first_cell(page);
+        if (first < 0) {
+            continue;
+        }
+        const int n = (int) std::min<int64_t>(kCells, task.n_cells - first);
         const uint64_t visible = gather_masks(masks, n_masks, first, n, scratch.masks);
         if (visible == 0) {
             continue;

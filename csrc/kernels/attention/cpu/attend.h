@@ -1,4 +1,4 @@
-// Attention of a tile of columns (query rows times the heads of a group) over a chunk of cells, on one thread.
+// Attention of a tile of columns (query rows times the heads of a group) over a chunk of positions, on one thread.
 #pragma once
 
 #include "kernels/attention/cpu/state.h"
@@ -36,8 +36,19 @@ struct Scratch {
     }
 };
 
+// Where a sequence's pages lie.
+struct Places {
+    const int32_t * first_cells;  // from first_page on, or null: page p has cells from p * kCells on
+    int64_t first_page;
+
+    int64_t first_cell(int64_t page) const {
+        return first_cells != nullptr ? first_cells[page - first_page] : page * kCells;
+    }
+};
+
 struct Chunk {
     const Task & task;
+    Places places;
     const char * k;
     const char * v;
     const float * q;  // [padded columns][K head size], zeros behind the columns
@@ -47,7 +58,7 @@ struct Chunk {
     Scratch scratch;
     State state;
 
-    // The state of cells begin .. end.
+    // The state of pages begin .. end.
     void attend(int64_t begin, int64_t end) const;
 
   private:

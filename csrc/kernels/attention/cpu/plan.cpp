@@ -1,6 +1,5 @@
 #include "kernels/attention/plan.h"
 
-#include "kernels/attention/chunks.h"
 #include "kernels/attention/cpu/attend.h"
 #include "kernels/attention/cpu/state.h"
 #include "kernels/cpu/simd.h"
@@ -15,7 +14,7 @@ using namespace cpu;
 
 namespace {
 
-// Up to as many cells (chunks of 64) threads rather take columns than chunks: no thread then reads what another wrote.
+// Up to as many chunks threads rather take columns than chunks: no thread then reads what another wrote.
 constexpr int64_t kShortChunks = 8;
 // Columns that are worth a pass over the cells.
 constexpr int kWorthwhile = 4;
@@ -24,19 +23,28 @@ constexpr int64_t divided(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-// Some query rows, and some or all heads of a group, of one batch.
+// Some query rows of a run, and some or all heads of a group, of one batch.
 struct Plan::Tile {
     int batch, kv_head, first_row, n_rows, first_head, columns;
+    const Pages::Run * run;
+    ChunkRange chunks;
     const char * k;
     const char * v;
 };
 
 Plan::Plan(const Task & task, int n_threads)
     : task_(task),
+      chunks_(task.pages != nullptr ? task.pages->chunk : 0),
+      whole_{ 0, task.n_rows, 0, divided(task.n_cells, kPage), 0 },
       group_(task.n_heads / task.n_kv_heads),
-      tile_rows_(std::min(task.n_rows, kMaxColumns / group_)),
+      tile_rows_(1),
       tile_heads_(group_),
-      n_chunks_(count_chunks(task.n_cells)) {
+      n_chunks_(1) {
+    for (int i = 0; i < n_runs(); i++) {
+        tile_rows_ = std::max(tile_rows_, run(i).n_rows);
+        n_chunks_ = std::max(n_chunks_, chunks_of(run(i)).n);
+    }
+    tile_rows_ = std::min(tile_rows_, kMaxColumns / group_);
     const bool few_rows = task.n_rows <= kMaxSplitRows;
     const int64_t n_groups = (int64_t) task.n_kv_heads * task.n_batches;
     // Tiles smaller than they could be, where threads would get none.
@@ -44,12 +52,12 @@ Plan::Plan(const Task & task, int n_threads)
         const int64_t wanted = divided(n_threads, n_groups);
         tile_rows_ = (int) std::min<int64_t>(tile_rows_, divided(task.n_rows, wanted));
         while (tile_heads_ % 2 == 0 && tile_rows_ * tile_heads_ > kWorthwhile &&
-               divided(task.n_rows, tile_rows_) * (group_ / tile_heads_) < wanted) {
+               count_row_tiles() * (group_ / tile_heads_) < wanted) {
             tile_heads_ /= 2;
         }
     }
     tile_columns_ = padded(tile_rows_ * tile_heads_);
-    n_row_tiles_ = divided(task.n_rows, tile_rows_);
+    n_row_tiles_ = count_row_tiles();
     n_units_ = n_row_tiles_ * (group_ / tile_heads_) * n_groups;
     split_ = few_rows && n_units_ < (n_chunks_ <= kShortChunks ? n_threads : 4 * n_threads) && n_threads > 1;
     partial_size_ = State::size(tile_columns_, task.v.head_size);
@@ -61,11 +69,32 @@ size_t Plan::work_size(int n_threads) const {
     return (partials * partial_size_ + (size_t) n_threads * scratch_size_) * sizeof(float);
 }
 
+Plan::ChunkRange Plan::chunks_of(const Pages::Run & run) const {
+    const int64_t first = chunks_.at(run.first_page * kPage);
+    return { first, chunks_.count((run.first_page + run.n_pages) * kPage) - first };
+}
+
+int64_t Plan::count_row_tiles() const {
+    int64_t n = 0;
+    for (int i = 0; i < n_runs(); i++) {
+        n += divided(run(i).n_rows, tile_rows_);
+    }
+    return n;
+}
+
 Plan::Tile Plan::tile(int64_t unit) const {
     const int tiles_of_group = group_ / tile_heads_;
+    int64_t at = unit % n_row_tiles_;
+    int i = 0;
+    for (int64_t n; at >= (n = divided(run(i).n_rows, tile_rows_)); i++) {
+        at -= n;
+    }
     Tile t;
-    t.first_row = (int) (unit % n_row_tiles_) * tile_rows_;
-    t.n_rows = std::min(tile_rows_, task_.n_rows - t.first_row);
+    t.run = &run(i);
+    t.chunks = chunks_of(*t.run);
+    const int of_run = (int) at * tile_rows_;
+    t.first_row = t.run->first_row + of_run;
+    t.n_rows = std::min(tile_rows_, t.run->n_rows - of_run);
     t.columns = t.n_rows * tile_heads_;
     const int of_heads = (int) (unit / n_row_tiles_ % (task_.n_kv_heads * tiles_of_group));
     t.kv_head = of_heads / tiles_of_group;
@@ -110,6 +139,10 @@ void Plan::run_item(int64_t item, int thread, void * work) const {
     const size_t n_partials = split_ ? (size_t) (n_units_ * n_chunks_) : 0;
     float * own =
         (float *) work + n_partials * partial_size_ + thread * (scratch_size_ + (split_ ? 0 : 2 * partial_size_));
+    const int64_t part = n_chunks_ - 1 - item / n_units_;
+    if (split_ && part >= std::max<int64_t>(t.chunks.n, 1)) {
+        return;
+    }
     const Scratch scratch(own, tile_columns_, task_.k.head_size);
     const char * q = task_.q + t.batch * task_.q_batch_stride + t.first_head * task_.q_head_stride +
                      t.first_row * task_.q_row_stride;
@@ -122,24 +155,27 @@ void Plan::run_item(int64_t item, int thread, void * work) const {
                    head % task_.mask_heads * task_.mask_head_stride +
                    t.batch % task_.mask_batches * task_.mask_batch_stride;
     }
+    const Places places = { task_.pages != nullptr ? task_.pages->first_cells.data() + t.run->cells : nullptr,
+                            t.run->first_page };
     const auto attend = [&](int64_t chunk, float * into) {
         const State partial(into, tile_columns_);
-        Chunk{ task_, t.k, t.v, queries, t.columns, tile_heads_, masks, mask_a_column, scratch, partial }.attend(
-            chunk_begin(chunk), std::min(chunk_begin(chunk + 1), task_.n_cells));
+        const int64_t begin = chunks_.begin(t.chunks.first + chunk), end = chunks_.begin(t.chunks.first + chunk + 1);
+        Chunk{ task_, places, t.k, t.v, queries, t.columns, tile_heads_, masks, mask_a_column, scratch, partial }
+            .attend(std::max(begin / kPage, t.run->first_page),
+                    std::min(end / kPage, t.run->first_page + t.run->n_pages));
         return partial;
     };
     if (split_) {
-        const int64_t chunk = n_chunks_ - 1 - item / n_units_;
-        const State part = attend(chunk, partial(unit, chunk, work));
+        const State state = attend(part, partial(unit, part, work));
         for (int c = 0; n_chunks_ == 1 && c < t.columns; c++) {
-            finish(t, c, part.max[c], part.sum[c], part.values + (size_t) c * task_.v.head_size);
+            finish(t, c, state.max[c], state.sum[c], state.values + (size_t) c * task_.v.head_size);
         }
         return;
     }
     const State all(own + scratch_size_, tile_columns_);
     std::fill_n(all.max, t.columns, -INFINITY);
     std::fill_n(all.sum, t.columns, 0.0f);
-    for (int64_t chunk = 0; chunk < n_chunks_; chunk++) {
+    for (int64_t chunk = 0; chunk < t.chunks.n; chunk++) {
         const State part = attend(chunk, own + scratch_size_ + partial_size_);
         for (int c = 0; c < t.columns; c++) {
             const size_t at = (size_t) c * task_.v.head_size;
@@ -162,7 +198,7 @@ void Plan::merge(int64_t index, void * work) const {
     const int size = task_.v.head_size;
     float max = -INFINITY, sum = 0;
     alignas(kAlignment) float values[kMaxHeadSize];
-    for (int64_t chunk = 0; chunk < n_chunks_; chunk++) {
+    for (int64_t chunk = 0; chunk < t.chunks.n; chunk++) {
         const State part(partial(unit, chunk, work), tile_columns_);
         merge_column(max, sum, values, part.max[column], part.sum[column], part.values + (size_t) column * size, size);
     }

@@ -1,6 +1,7 @@
 // Which cells the rows of a tile see, and what the mask adds to their logits.
 #pragma once
 
+#include "kernels/attention/pages.h"
 #include "kernels/cpu/half.h"
 #include "kernels/cpu/simd.h"
 
@@ -10,7 +11,7 @@
 
 namespace pmtp::attention {
 
-constexpr int kCells = 64;  // of a tile: their masks and weights, and 64 values of each of V, stay in the L1 cache
+constexpr int kCells = kPage;  // of a tile
 static_assert(kCells % cpu::kLanes == 0, "no remainders");
 
 // n_rows mask rows for the cells first .. first + n, [n_rows][kCells]. Returns a bit a cell: some row sees it.

@@ -1,0 +1,170 @@
+#include "kernels/attention/paging.h"
+
+#include "kernels/attention/chunks.h"
+
+#include "ggml.h"
+
+#include <algorithm>
+
+namespace pmtp::attention {
+namespace {
+
+// The first cell of the page of a sequence's positions kPage * page ...; -1 if the cache has none of them, -2 if they
+// do not lie in a page.
+int64_t page_of(const llama_kv_cells & cells, llama_seq_id sequence, int64_t page) {
+    const auto & all = cells.seq_pos_get(sequence);
+    const auto first = all.lower_bound({ (llama_pos) (page * kPage), 0 });
+    if (first == all.end() || first->first / kPage != page) {
+        return -1;
+    }
+    const int64_t cell = (int64_t) first->second - first->first % kPage;
+    return cell >= 0 && cell % kPage == 0 && cell + kPage <= cells.size() ? cell : -2;
+}
+
+// The pages of one batch, as they are found or taken.
+class Taker {
+  public:
+    Taker(const llama_kv_cells & cells, uint32_t n_swa, llama_swa_type swa_type)
+        : cells_(cells),
+          n_swa_(n_swa),
+          swa_type_(swa_type),
+          in_use_(cells.size() / kPage) {}
+
+    // -1 if there is none.
+    int64_t cell(llama_seq_id sequence, llama_pos position) {
+        Page * page = find(sequence, position / kPage);
+        if (page == nullptr) {
+            return -1;
+        }
+        const int at = position % kPage;
+        const int64_t cell = page->cell + at;
+        const bool given = page->given >> at & 1;
+        page->given |= (uint64_t) 1 << at;
+        return !given && (page->taken || cells_.is_empty(cell)) ? cell : -1;
+    }
+
+  private:
+    struct Page {
+        llama_seq_id sequence;
+        int64_t number, cell;
+        bool taken;      // now, not before
+        uint64_t given;  // a bit a cell
+    };
+
+    Page * find(llama_seq_id sequence, int64_t number) {
+        const auto same = [&](const Page & p) { return p.sequence == sequence && p.number == number; };
+        const auto known = std::find_if(pages_.rbegin(), pages_.rend(), same);
+        if (known != pages_.rend()) {
+            return &*known;
+        }
+        int64_t cell = page_of(cells_, sequence, number);
+        const bool taken = cell == -1;
+        while (taken && next_ < in_use_.size() && (in_use_[next_] || !is_free(next_))) {
+            next_++;
+        }
+        if (taken && next_ < in_use_.size()) {
+            cell = (int64_t) next_ * kPage;
+        }
+        if (cell < 0) {
+            return nullptr;
+        }
+        in_use_[cell / kPage] = true;
+        pages_.push_back({ sequence, number, cell, taken, 0 });
+        return &pages_.back();
+    }
+
+    bool is_free(size_t page) const {
+        for (uint32_t cell = page * kPage; cell < (page + 1) * kPage; cell++) {
+            if (!cells_.is_empty(cell) && !is_out_of_window(cell)) {
+                return false;
+            }
+        }
+        return true;
+    }
+
+    // As llama.cpp asks: seen from the position behind the sequence's last.
+    bool is_out_of_window(uint32_t cell) const {
+        return swa_type_ != LLAMA_SWA_TYPE_NONE && cells_.seq_count(cell) == 1 &&
+               llama_hparams::is_masked_swa(n_swa_, swa_type_, cells_.pos_get(cell),
+                                            cells_.seq_pos_max(cells_.seq_get(cell)) + 1);
+    }
+
+    const llama_kv_cells & cells_;
+    const uint32_t n_swa_;
+    const llama_swa_type swa_type_;
+    std::vector<Page> pages_;
+    std::vector<bool> in_use_;  // by this batch
+    size_t next_ = 0;           // pages before it are not free
+};
+
+}  // namespace
+
+uint32_t sliding_cells(uint32_t n_swa, uint32_t n_running, uint32_t n_batch) {
+    // A window begins and ends within pages; so do the rows of each sequence.
+    const uint32_t touched = std::min(n_running, n_batch);
+    return n_running * (GGML_PAD(n_swa, kPage) + kPage) + (touched + (n_batch - touched) / kPage) * kPage;
+}
+
+bool find_cells(const llama_kv_cells & cells, const llama_ubatch & batch, uint32_t n_swa, llama_swa_type swa_type,
+                std::vector<uint32_t> & found) {
+    Taker taker(cells, n_swa, swa_type);
+    for (uint32_t i = 0; i < batch.n_tokens; i++) {
+        const int64_t cell = taker.cell(batch.seq_id[i][0], batch.pos[i]);
+        if (cell < 0) {
+            return false;
+        }
+        found.push_back((uint32_t) cell);
+    }
+    return true;
+}
+
+void PageTable::add(llama_seq_id sequence, llama_pos position) {
+    if (rows_.empty() || rows_.back().sequence != sequence) {
+        rows_.push_back({ sequence, position, 0 });
+    }
+    rows_.back().first_position = std::min(rows_.back().first_position, position);
+    rows_.back().n_rows++;
+}
+
+void PageTable::attach(ggml_tensor * mask, const llama_kv_cells & cells, int64_t window) {
+    pages_.chunk = chunk_width(window);
+    pages_.runs.clear();
+    pages_.first_cells.clear();
+    bool paged = true;
+    int row = 0;
+    for (const Rows & rows : rows_) {
+        const int64_t first = window > 0 ? std::max<int64_t>(rows.first_position - window + 1, 0) : 0;
+        Pages::Run run = { row, rows.n_rows, first / kPage, 0, (int64_t) pages_.first_cells.size() };
+        paged = paged && find_pages(run, rows.sequence, cells, mask->ne[0]);
+        pages_.runs.push_back(run);
+        row += rows.n_rows;
+    }
+    rows_.clear();
+    mask->extra = paged ? &pages_ : nullptr;
+}
+
+void PageTable::attach(ggml_tensor * mask, const llama_kv_cells & cells, const llama_ubatch & batch, uint32_t n_swa,
+                       llama_swa_type swa_type) {
+    const bool standard = swa_type == LLAMA_SWA_TYPE_STANDARD;
+    if (!standard && swa_type != LLAMA_SWA_TYPE_NONE) {
+        return;
+    }
+    for (uint32_t i = 0; i < batch.n_tokens; i++) {
+        add(batch.seq_id[i][0], batch.pos[i]);
+    }
+    attach(mask, cells, standard ? n_swa : 0);
+}
+
+bool PageTable::find_pages(Pages::Run & run, llama_seq_id sequence, const llama_kv_cells & cells, int64_t n_kv) {
+    for (int64_t page = run.first_page; page * kPage <= cells.seq_pos_max(sequence); page++) {
+        const int64_t cell = page_of(cells, sequence, page);
+        if (cell < -1 || cell + kPage > n_kv) {
+            return false;
+        }
+        pages_.first_cells.push_back((int32_t) cell);
+        run.n_pages++;
+    }
+    return true;
+}
+
+}  // namespace pmtp::attention
