@@ -1,0 +1,130 @@
+// A KV cache of several sequences as C functions, for test_pages.py: llama.cpp's own calls, with arrays for structs.
+#include "llama/hooks/cache_types.h"
+#include "llama/internal.h"
+
+#include "ggml-backend.h"
+
+#include <cstring>
+#include <vector>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+ggml_type type_named(const char * name) {
+    for (int i = 0; i < GGML_TYPE_COUNT; i++) {
+        if (const char * known = ggml_type_name((ggml_type) i); known != nullptr && std::strcmp(name, known) == 0) {
+            return (ggml_type) i;
+        }
+    }
+    return GGML_TYPE_COUNT;
+}
+
+llama_memory_t memory(llama_context * context) { return llama_get_memory(context); }
+
+const llama_kv_cache & cache(llama_context * context, bool sliding) {
+    const auto & both = dynamic_cast<const llama_kv_cache_iswa &>(*memory(context));
+    return sliding ? *both.get_swa() : *both.get_base();
+}
+
+}  // namespace
+
+EXPORT llama_model * pages_load(const char * path) {
+    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    llama_backend_init();
+    llama_model_params params = llama_model_default_params();
+    params.n_gpu_layers = 0;
+    return llama_model_load_from_file(path, params);
+}
+
+EXPORT void pages_unload(llama_model * model) { llama_model_free(model); }
+
+EXPORT int pages_vocabulary(const llama_model * model) {
+    return llama_vocab_n_tokens(llama_model_get_vocab(model));
+}
+
+EXPORT uint32_t pages_sliding_cells(uint32_t n_swa, uint32_t n_running, uint32_t n_batch) {
+    return pmtp::attention::sliding_cells(n_swa, n_running, n_batch);
+}
+
+// Null if llama.cpp refuses.
+EXPORT llama_context * pages_open(llama_model * model, uint32_t n_cells, uint32_t n_sliding, uint32_t n_sequences,
+                                  uint32_t n_batch, const char * k, const char * v, int n_threads) {
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx = n_cells;
+    params.n_batch = params.n_ubatch = n_batch;
+    params.n_seq_max = n_sequences;
+    params.kv_unified = true;
+    params.swa_full = false;
+    params.n_threads = params.n_threads_batch = n_threads;
+    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    params.type_k = type_named(k);
+    params.type_v = type_named(v);
+    const SlidingCache sliding(params.type_k, params.type_v, n_sliding);
+    return llama_init_from_model(model, params);
+}
+
+EXPORT void pages_close(llama_context * context) { llama_free(context); }
+
+EXPORT void pages_set_threads(llama_context * context, int n) { llama_set_n_threads(context, n, n); }
+
+// llama_decode of n rows, and its result; logits [n][vocabulary].
+EXPORT int pages_decode(llama_context * context, int n, llama_token * tokens, llama_pos * positions,
+                        llama_seq_id * sequences, float * logits) {
+    std::vector<int32_t> n_sequences(n, 1);
+    std::vector<llama_seq_id *> ids(n);
+    std::vector<int8_t> wanted(n, 1);
+    for (int i = 0; i < n; i++) {
+        ids[i] = sequences + i;
+    }
+    llama_batch batch{};
+    batch.n_tokens = n;
+    batch.token = tokens;
+    batch.pos = positions;
+    batch.n_seq_id = n_sequences.data();
+    batch.seq_id = ids.data();
+    batch.logits = wanted.data();
+    const int status = llama_decode(context, batch);
+    if (status != 0) {
+        return status;
+    }
+    const int n_vocab = pages_vocabulary(llama_get_model(context));
+    for (int i = 0; i < n; i++) {
+        std::memcpy(logits + (size_t) i * n_vocab, llama_get_logits_ith(context, i), n_vocab * sizeof(float));
+    }
+    return 0;
+}
+
+EXPORT void pages_remove(llama_context * context, int sequence, int from, int to) {
+    llama_memory_seq_rm(memory(context), sequence, from, to);
+}
+
+EXPORT void pages_share(llama_context * context, int source, int sequence, int from, int to) {
+    llama_memory_seq_cp(memory(context), source, sequence, from, to);
+}
+
+// The state of a sequence, or with `window` that of its sliding layers alone; its size without a buffer.
+EXPORT size_t pages_save(llama_context * context, int sequence, int window, uint8_t * data, size_t size) {
+    const llama_state_seq_flags flags = window ? LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY : 0;
+    return data == nullptr ? llama_state_seq_get_size_ext(context, sequence, flags)
+                           : llama_state_seq_get_data_ext(context, data, size, sequence, flags);
+}
+
+// 0: refused.
+EXPORT size_t pages_restore(llama_context * context, int sequence, int window, const uint8_t * data, size_t size) {
+    return llama_state_seq_set_data_ext(context, data, size, sequence, window ? LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY : 0);
+}
+
+EXPORT int pages_n_cells(llama_context * context, int sliding) { return (int) cache(context, sliding).get_size(); }
+
+// Of every cell its position, or -1, and a bit for each of the first 32 sequences that it belongs to.
+EXPORT void pages_cells(llama_context * context, int sliding, int32_t * positions, uint32_t * sequences) {
+    const llama_kv_cells & cells = cache(context, sliding).get_cells(0);
+    for (uint32_t i = 0; i < cells.size(); i++) {
+        positions[i] = cells.is_empty(i) ? -1 : cells.pos_get(i);
+        sequences[i] = 0;
+        for (int s = 0; s < 32 && !cells.is_empty(i); s++) {
+            sequences[i] |= (uint32_t) cells.seq_has(i, s) << s;
+        }
+    }
+}
