@@ -1,6 +1,6 @@
-// Compares the product kernels with float64 products of weights dequantised here, value by value, and quantised
-// activations, and every row with the same row alone, bit for bit. Prints "type n_in columns rows error scale" a case;
-// exits with 77 without kernels.
+// Compares the product kernels with float64 products of weights dequantised here, value by value, and activations as
+// they are coded, and every row in batches of many sizes with the same row alone, bit for bit. Prints "type n_in
+// columns error scale" a case; exits with 77 without kernels.
 #include "kernels/cpu/half.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/products/cpu/kernels.h"
@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -46,74 +47,124 @@ static double q6_K_value(const uint8_t * block, int, int i) {
     return half_at(block + 208) * (int8_t) block[192 + i / 16] * (q - 32);
 }
 
+static double f32_value(const uint8_t * block, int, int i) { return load_as<float>(block + 4 * i); }
+static double f16_value(const uint8_t * block, int, int i) { return half_at(block + 2 * i); }
+static double bf16_value(const uint8_t * block, int, int i) {
+    const uint32_t bits = (uint32_t) load_as<uint16_t>(block + 2 * i) << 16;
+    return load_as<float>(&bits);
+}
+
+// What is a number in a block: random bytes could be infinite.
+enum class Number { half, single, bfloat };
+
 struct Type {
     const char * name;
-    Kernel (*kernel)(int);
-    Block block;
-    int lanes, bytes;         // weight rows and bytes of a block
-    int halves_at, n_halves;  // where the f16 scales are: random bytes could be infinite
+    Kernel kernel;
+    Coding coding;
+    int size, lanes, bytes;  // values of a weight row, weight rows and bytes in a block
+    Number number;
+    int numbers_at, n_numbers;
     double (*value)(const uint8_t *, int, int);
 };
 
 static const Type types[] = {
-    { "q4_0", q4_0_8x8, Block::k32, 8, 144, 0, 8, q4_0 },
-    { "q4_K", q4_K_8x8, Block::k256, 8, 1152, 0, 16, q4_K },
-    { "q8_0", q8_0, Block::k32, 1, 34, 0, 1, q8_0_value },
-    { "q6_K", q6_K, Block::k256, 1, 210, 208, 1, q6_K_value },
+    { "q4_0", q4_0_8x8, Coding::zero_point, 32, 8, 144, Number::half, 0, 8, q4_0 },
+    { "q4_K", q4_K_8x8, Coding::super, 256, 8, 1152, Number::half, 0, 16, q4_K },
+    { "q8_0", q8_0, Coding::plain, 32, 1, 34, Number::half, 0, 1, q8_0_value },
+    { "q6_K", q6_K, Coding::super, 256, 1, 210, Number::half, 208, 1, q6_K_value },
+    { "f32", f32, Coding::floats, 32, 1, 128, Number::single, 0, 32, f32_value },
+    { "f16", f16, Coding::floats, 32, 1, 64, Number::half, 0, 32, f16_value },
+    { "bf16", bf16, Coding::floats, 32, 1, 64, Number::bfloat, 0, 32, bf16_value },
 };
 
-static bool check(const Type & type, int n_in, int columns) {
-    const int size = (int) type.block, n_blocks = n_in / size;
-    Bytes weights((size_t) columns / type.lanes * n_blocks * type.bytes);
+static Bytes random_weights(const Type & type, int n_blocks) {
+    Bytes weights((size_t) n_blocks * type.bytes);
     for (uint8_t & byte : weights) {
         byte = (uint8_t) random_bits();
     }
     for (size_t block = 0; block < weights.size(); block += type.bytes) {
-        for (int i = 0; i < type.n_halves; i++) {
-            const uint16_t half = _cvtss_sh(0.001f * (1 + random_bits() % 50), 0);
-            std::memcpy(&weights[block + type.halves_at + 2 * i], &half, 2);
+        for (int i = 0; i < type.n_numbers; i++) {
+            const float number = 0.001f * (1 + random_bits() % 50) * (type.size == 32 && random_bits() % 2 ? -1 : 1);
+            const uint16_t half = _cvtss_sh(number, 0), bfloat = (uint16_t) (load_as<uint32_t>(&number) >> 16);
+            uint8_t * at = &weights[block + type.numbers_at];
+            switch (type.number) {
+                case Number::half: std::memcpy(at + 2 * i, &half, 2); break;
+                case Number::single: std::memcpy(at + 4 * i, &number, 4); break;
+                case Number::bfloat: std::memcpy(at + 2 * i, &bfloat, 2); break;
+            }
         }
     }
+    return weights;
+}
+
+// Value i of a lone row, as the kernels see it.
+static double coded_value(const Type & type, const Tile & alone, int i) {
+    switch (type.coding) {
+        case Coding::floats: return ((const float *) alone.values)[i];
+        case Coding::super: return ((const int8_t *) alone.values)[i] * (double) alone.scales[i / 256];
+#ifdef PMTP_SIMD_VNNI
+        case Coding::plain: return (((const uint8_t *) alone.values)[i] - 128) * (double) alone.scales[i / 32];
+#endif
+        default: return ((const int8_t *) alone.values)[i] * (double) alone.scales[i / 32];
+    }
+}
+
+static bool check(const Type & type, int n_in, int columns) {
+    const int n_blocks = n_in / type.size;
+    const Bytes weights = random_weights(type, columns / type.lanes * n_blocks);
+    std::vector<double> values((size_t) columns * n_in);
+    for (int c = 0; c < columns; c++) {
+        for (int i = 0; i < n_in; i++) {
+            const uint8_t * block = &weights[((size_t) c / type.lanes * n_blocks + i / type.size) * type.bytes];
+            values[(size_t) c * n_in + i] = type.value(block, c % type.lanes, i % type.size);
+        }
+    }
+    std::vector<int> batches(70);
+    std::iota(batches.begin(), batches.end(), 1);
+    if (n_in <= 1536) {
+        batches.insert(batches.end(), { 71, 72, 73, 128, 512 });
+    }
+    const int n_rows = batches.back();
     std::normal_distribution<float> normal;
-    std::vector<float> x((size_t) kMaxRows * n_in);
+    std::vector<float> x((size_t) n_rows * n_in);
     for (float & value : x) {
         value = normal(random_bits);
     }
     if (n_blocks > 1) {
-        std::fill_n(x.begin(), size, 0.0f);  // a block of zeros has no scale
+        std::fill_n(x.begin(), type.size, 0.0f);  // a block of zeros has no scale
     }
-    Bytes buffer(Activations::bytes(type.block, n_in, kMaxRows), 0xff);
-    const Activations activations(buffer.data(), type.block, n_in);
-    std::vector<float> alone((size_t) kMaxRows * columns, NAN);
-    std::vector<double> exact((size_t) kMaxRows * columns);
-    for (int r = 0; r < kMaxRows; r++) {
-        activations.quantize(&x[(size_t) r * n_in], r, 0, n_blocks / 2);
-        activations.quantize(&x[(size_t) r * n_in], r, n_blocks / 2, n_blocks);
-        const Row row = activations.row(r, &alone[(size_t) r * columns]);
-        type.kernel(1)(weights.data(), n_in, &row, 0, columns);
+    std::vector<float> alone((size_t) n_rows * columns, NAN);
+    Bytes buffer(Activations::bytes(type.coding, n_in, 1), 0xff);
+    double error = 0, scale = 0;
+    for (int r = 0; r < n_rows; r++) {
+        const Activations activations(buffer.data(), type.coding, n_in, 1);
+        activations.encode(&x[(size_t) r * n_in], 0, 0, 2);
+        activations.encode(&x[(size_t) r * n_in], 0, 1, 2);
+        multiply(type.kernel, weights.data(), activations, &alone[(size_t) r * columns], columns, 0, columns);
+        const Tile tile = activations.tile(0, nullptr, 0);
+        std::vector<double> row(n_in);
+        for (int i = 0; i < n_in; i++) {
+            row[i] = coded_value(type, tile, i);
+        }
         for (int c = 0; c < columns; c++) {
-            for (int i = 0; i < n_in; i++) {
-                const uint8_t * block = &weights[((size_t) c / type.lanes * n_blocks + i / size) * type.bytes];
-                exact[r * columns + c] +=
-                    type.value(block, c % type.lanes, i % size) * row.values[i] * row.scales[i / size];
-            }
+            const double exact = std::inner_product(row.begin(), row.end(), &values[(size_t) c * n_in], 0.0);
+            const float found = alone[(size_t) r * columns + c];
+            error = std::isnan(found) ? INFINITY : std::max(error, std::fabs(exact - found));
+            scale = std::max(scale, std::fabs(exact));
         }
     }
-    for (int n = 1; n <= kMaxRows; n++) {
+    std::printf("%s %d %d %g %g\n", type.name, n_in, columns, error, scale);
+    for (const int n : batches) {
         std::vector<float> result((size_t) n * columns, NAN);
-        Row rows[kMaxRows];
-        for (int r = 0; r < n; r++) {
-            rows[r] = activations.row(r, &result[(size_t) r * columns]);
+        buffer.assign(Activations::bytes(type.coding, n_in, n), 0xff);
+        const Activations activations(buffer.data(), type.coding, n_in, n);
+        const int n_shares = 1 + n % 5;
+        for (int i = 0; i < n_shares; i++) {
+            activations.encode(x.data(), n_in * sizeof(float), i, n_shares);
         }
         const int middle = columns / 2 / 8 * 8;
-        type.kernel(n)(weights.data(), n_in, rows, 0, middle);
-        type.kernel(n)(weights.data(), n_in, rows, middle, columns);
-        double error = 0, scale = 0;
-        for (size_t i = 0; i < result.size(); i++) {
-            error = std::isnan(result[i]) ? INFINITY : std::max(error, std::fabs(exact[i] - result[i]));
-            scale = std::max(scale, std::fabs(exact[i]));
-        }
-        std::printf("%s %d %d %d %g %g\n", type.name, n_in, columns, n, error, scale);
+        multiply(type.kernel, weights.data(), activations, result.data(), columns, 0, middle);
+        multiply(type.kernel, weights.data(), activations, result.data(), columns, middle, columns);
         if (std::memcmp(alone.data(), result.data(), result.size() * sizeof(float)) != 0) {
             std::printf("a row of %d is not equal to that row alone\n", n);
             return false;
@@ -126,7 +177,7 @@ int main() {
     for (const Type & type : types) {
         for (int n_in : { 32, 96, 256, 1536, 12288 }) {
             for (int columns : { 8, 24, 64, 37 }) {
-                if (n_in % (int) type.block == 0 && columns % type.lanes == 0 && !check(type, n_in, columns)) {
+                if (n_in % type.size == 0 && columns % type.lanes == 0 && !check(type, n_in, columns)) {
                     return 1;
                 }
             }

@@ -1,5 +1,7 @@
 """A row's bits do not depend on its batch: logits, whole texts with drafting on and off, and what Model.info says."""
 
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ from pyllama_mtp.gguf.random_weights import write_target
 from support.drafted_texts import CACHE_TYPES, SOURCES, cases, differing
 from support.tiny_pairs import write_tiny_pair
 
-VERIFIED = (2, 4, 9, 10, 17)  # rows: k + 1 for k up to 16
+VERIFIED = (2, 4, 9, 10, 17, 18, 32)  # rows
+CHUNKS = (32, 33, 64, 100, 128, 512)  # rows of a prompt at once
+WEIGHTS = ("q8_0", "q6_k", "q4_k", "q4_0", "f16", "f32")
 PAIRS = [*((name, name) for name in CACHE_TYPES), ("q8_0", "turbo4"), ("turbo3", "f16"), ("f32", "bf16")]
 # Rows long enough for the blocks of 256 values of K-quants.
 SHAPE = Gemma4Shape(
@@ -56,7 +60,7 @@ def test_logits_do_not_depend_on_batch_and_threads(demo, k: str, v: str):
 
 
 @needs_kernels
-@pytest.mark.parametrize("weights", ["q8_0", "q6_k", "q4_k", "q4_0"])
+@pytest.mark.parametrize("weights", WEIGHTS)
 def test_logits_of_every_weight_type_served_do_not_depend_on_the_batch(tmp_path: Path, weights: str):
     with Model(write_target(tmp_path / "target.gguf", SHAPE, weights=weights), n_ctx=256, n_threads=2) as model:
         assert model.info.batch_invariant
@@ -66,11 +70,45 @@ def test_logits_of_every_weight_type_served_do_not_depend_on_the_batch(tmp_path:
             assert np.array_equal(model.logits(ids, n_batch=n_batch), single), n_batch
 
 
-@pytest.mark.parametrize("weights", ["f16", "f32"])
-def test_info_names_weight_types_that_are_not_served(tmp_path: Path, weights: str):
-    with Model(write_target(tmp_path / "target.gguf", SHAPE, weights=weights), n_ctx=256, n_threads=1) as model:
+@dataclass(frozen=True, slots=True)
+class Completion:
+    tokens: list[int]
+    logprobs: list[list[tuple[int, float]]]
+    reused: int
+
+
+def complete(model: Model, ids: list[int], **options) -> Completion:
+    stream = model.generate(ids, max_tokens=12, ignore_eos=True, logprobs=5, **options)
+    rows = [[(entry.token_id, entry.logprob) for entry in row] for chunk in stream for row in chunk.logprobs]
+    return Completion(stream.token_ids, rows, stream.stats.cached_prompt_tokens)
+
+
+@needs_kernels
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_what_follows_a_prompt_does_not_depend_on_the_chunks_it_is_evaluated_in(tmp_path: Path, weights: str):
+    """From 18 rows on llama.cpp's products used to run, with other bits. Prompts of several lengths, odd numbers of
+    threads, warm prefixes that leave any number of rows to evaluate. The window covers the context: else the size of
+    the ring, and with it the cell of a position, would depend on n_batch.
+    """
+    target = write_target(tmp_path / "target.gguf", dataclasses.replace(SHAPE, window=512), weights=weights)
+    all_ids = [2, *np.random.default_rng(0).integers(264, SHAPE.n_vocab, 399).tolist()]
+    expected: dict[int, Completion] = {}
+    for n_batch, n_threads in zip(CHUNKS, (2, 1, 3, 2, 1, 2), strict=True):
+        with Model(target, n_ctx=512, n_batch=n_batch, n_threads=n_threads) as model:
+            assert model.info.batch_invariant
+            for n, n_kept in ((400, 0), (30, 30), (211, 30), (400, 211), (97, 97), (130, 97)):
+                found = complete(model, all_ids[:n], temperature=1.0, seed=n)
+                assert found.reused <= n_kept
+                first = expected.setdefault(n, found)
+                assert (found.tokens, found.logprobs) == (first.tokens, first.logprobs), (n_batch, n, found.reused)
+
+
+def test_info_names_weights_that_are_not_served(tmp_path: Path):
+    """The head of 500 rows is no multiple of 8, so ggml does not repack it."""
+    target = write_target(tmp_path / "target.gguf", dataclasses.replace(SHAPE, n_vocab=500), weights="q4_0")
+    with Model(target, n_ctx=256, n_threads=1) as model:
         assert not model.info.batch_invariant
-        assert model.info.batch_dependence.endswith(f" matrices of type {weights}")
+        assert model.info.batch_dependence.endswith("1 matrices of type q4_0")
 
 
 def test_info_names_experts_and_attention_without_the_kernel(tmp_path: Path, demo):

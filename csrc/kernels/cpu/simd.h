@@ -152,6 +152,7 @@ inline Float fnma(Float a, Float b, Float c) { return _mm512_fnmadd_ps(a, b, c);
 
 inline Int add16(Int a, Int b) { return _mm512_add_epi16(a, b); }
 inline Int shift_left32(Int a, int bits) { return _mm512_slli_epi32(a, (unsigned) bits); }
+inline Int shift_right32(Int a, int bits) { return _mm512_srli_epi32(a, (unsigned) bits); }
 inline Int absolute8(Int a) { return _mm512_abs_epi8(a); }
 // a with the signs of `signs`; anything where that is 0.
 inline Int signed8(Int a, Int signs) { return _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(signs), zero(), a); }
@@ -202,6 +203,7 @@ inline Float to_float(Int a) { return _mm256_cvtepi32_ps(a); }
 inline Float fnma(Float a, Float b, Float c) { return _mm256_fnmadd_ps(a, b, c); }
 inline Int add16(Int a, Int b) { return _mm256_add_epi16(a, b); }
 inline Int shift_left32(Int a, int bits) { return _mm256_slli_epi32(a, bits); }
+inline Int shift_right32(Int a, int bits) { return _mm256_srli_epi32(a, bits); }
 inline Int absolute8(Int a) { return _mm256_abs_epi8(a); }
 inline Int signed8(Int a, Int signs) { return _mm256_sign_epi8(a, signs); }
 inline Int pairs16(Int u8, Int s8) { return _mm256_maddubs_epi16(u8, s8); }
@@ -239,29 +241,36 @@ inline Int dot(Int sum, Int u8, Int s8) { return add32(sum, pairs32(pairs16(u8, 
 inline Int dot16(Int sum, Int a, Int b) { return add32(sum, pairs32(a, b)); }
 #endif
 
-// The factor that add_scaled_dots() takes, from a number below 64 in each 32-bit lane.
-#ifdef PMTP_SIMD_VNNI
-inline Int dots_scale(Int scale) { return scale; }
+// The low halves of a's 32-bit lanes, and above them those of b's.
+inline Int low_halves(Int a, Int b) {
+#if PMTP_SIMD == 64
+    return _mm512_mask_blend_epi16(0xaaaaaaaa, a, shift_left32(b, 16));
 #else
-inline Int dots_scale(Int scale) { return or_bits(scale, shift_left32(scale, 16)); }
-#endif
-
-// sum + scale times the products of 4-bit weights with 32 values, 8 of which each w[i] meets in every 64-bit lane.
-inline Int add_scaled_dots(Int sum, const Int (&w)[4], const int8_t * values, Int scale) {
-#ifdef PMTP_SIMD_VNNI
-    Int dots = zero();
-    for (int i = 0; i < 4; i++) {
-        dots = dot(dots, w[i], broadcast64(values + 8 * i));
-    }
-    return add32(sum, mul32(dots, scale));
-#else  // eight products of 15 and 127 still fit 16 bits
-    Int pairs = pairs16(w[0], broadcast64(values));
-    for (int i = 1; i < 4; i++) {
-        pairs = add16(pairs, pairs16(w[i], broadcast64(values + 8 * i)));
-    }
-    return dot16(sum, pairs, scale);
+    return _mm256_blend_epi16(a, shift_left32(b, 16), 0xaa);
 #endif
 }
+
+// start + the products of four vectors of 4-bit weights with signed bytes, four of each vector a lane.
+class NibbleDots {
+  public:
+#ifdef PMTP_SIMD_VNNI
+    PMTP_INLINE void begin(Int start) { sum_ = start; }
+    PMTP_INLINE void add(Int u4, Int s8) { sum_ = dot(sum_, u4, s8); }
+    PMTP_INLINE Int total() const { return sum_; }
+
+  private:
+#else  // eight products of 15 and 127 still fit 16 bits
+    PMTP_INLINE void begin(Int start) { start_ = start, sum_ = zero(); }
+    PMTP_INLINE void add(Int u4, Int s8) { sum_ = add16(sum_, pairs16(u4, s8)); }
+    PMTP_INLINE Int total() const { return add32(start_, pairs32(sum_, broadcast32(0x00010001))); }
+    // The two halves of a lane, which sum up to total() less start.
+    PMTP_INLINE Int halves() const { return sum_; }
+
+  private:
+    Int start_;
+#endif
+    Int sum_;
+};
 
 #endif  // PMTP_SIMD
 

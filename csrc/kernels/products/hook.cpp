@@ -17,49 +17,59 @@ namespace {
 using namespace pmtp;
 using namespace pmtp::products;
 
-// Most activation rows that the kernels here take: k + 1 for k up to 16. They pass over the weights once for kMaxRows.
-constexpr int64_t kMaxBatch = 17;
+// About what a thread reads again and again while passes follow one another: less than a second-level cache.
+constexpr int64_t kChunkBytes = 256 << 10;
 
 struct Product {
-    Kernel (*kernel)(int n_rows);
-    Block block;
+    Kernel kernel;
+    Coding coding;
     int columns;  // weight rows in a group that a thread takes whole
 };
 
-// The kernel family for weights in groups of `columns` rows; `kernel` is null if there is none.
+constexpr Product kNone = { nullptr, Coding::floats, 1 };
+
+// The kernel for weights in groups of `columns` rows; `kernel` is null if there is none.
 Product product(const ggml_tensor * weights, int columns, int interleave) {
-    Product found{ nullptr, Block::k32, 8 };
 #ifdef PMTP_SIMD
     if (!kernels_enabled() || weights->ne[2] != 1 || weights->ne[3] != 1 ||
         weights->nb[1] != ggml_row_size(weights->type, weights->ne[0])) {
-        return found;
+        return kNone;
     }
     if (columns == 8 && interleave == 8 && weights->ne[1] % 8 == 0) {
-        if (weights->type == GGML_TYPE_Q4_0) {
-            found = { q4_0_8x8, Block::k32, 8 };
-        } else if (weights->type == GGML_TYPE_Q4_K) {
-            found = { q4_K_8x8, Block::k256, 8 };
+        switch (weights->type) {
+            case GGML_TYPE_Q4_0: return { q4_0_8x8, Coding::zero_point, 16 };
+            case GGML_TYPE_Q4_K: return { q4_K_8x8, Coding::super, 8 };
+            default: return kNone;
         }
-    } else if (columns == 1) {
-        if (weights->type == GGML_TYPE_Q8_0) {
-            found = { q8_0, Block::k32, 4 };
-        } else if (weights->type == GGML_TYPE_Q6_K) {
-            found = { q6_K, Block::k256, 4 };
+    }
+    if (columns == 1) {
+        const bool whole_records = weights->ne[0] % 32 == 0;
+        switch (weights->type) {
+            case GGML_TYPE_Q8_0: return { q8_0, Coding::plain, 4 };
+            case GGML_TYPE_Q6_K: return { q6_K, Coding::super, 4 };
+            case GGML_TYPE_F32: return { whole_records ? f32 : nullptr, Coding::floats, 4 };
+            case GGML_TYPE_F16: return { whole_records ? f16 : nullptr, Coding::floats, 4 };
+            case GGML_TYPE_BF16: return { whole_records ? bf16 : nullptr, Coding::floats, 4 };
+            default: return kNone;
         }
     }
 #else
     (void) weights, (void) columns, (void) interleave;
 #endif
-    return found;
+    return kNone;
 }
 
 Product product_of(const ggml_tensor * op, int columns, int interleave) {
     const ggml_tensor * x = op->src[1];
-    if (ggml_nrows(x) != x->ne[1] || x->ne[1] > kMaxBatch || x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) ||
+    if (ggml_nrows(x) != x->ne[1] || x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) ||
         op->type != GGML_TYPE_F32) {
-        return { nullptr, Block::k32, 8 };
+        return kNone;
     }
     return product(op->src[0], columns, interleave);
+}
+
+size_t work_size(const Product & p, const ggml_tensor * op) {
+    return p.kernel == nullptr ? 0 : Activations::bytes(p.coding, op->src[1]->ne[0], op->src[1]->ne[1]);
 }
 
 }  // namespace
@@ -72,42 +82,34 @@ bool pmtp::product_is_batch_invariant(const ggml_tensor * weights) {
 }
 
 size_t pmtp_multiply_work_size(const ggml_tensor * op, int columns, int interleave) {
-    const Product p = product_of(op, columns, interleave);
-    return p.kernel == nullptr ? 0 : Activations::bytes(p.block, op->src[1]->ne[0], op->src[1]->ne[1]);
+    return work_size(product_of(op, columns, interleave), op);
 }
 
 bool pmtp_multiply(const ggml_compute_params * params, ggml_tensor * op, int columns, int interleave) {
     const Product p = product_of(op, columns, interleave);
     const ggml_tensor * weights = op->src[0];
     const ggml_tensor * x = op->src[1];
-    const int64_t n_in = x->ne[0];
-    const int n_rows = (int) x->ne[1];
-    if (p.kernel == nullptr || params->use_ref || params->wsize < Activations::bytes(p.block, n_in, n_rows)) {
+    if (p.kernel == nullptr || params->use_ref || params->wsize < work_size(p, op)) {
         return false;
     }
-    const Activations activations(params->wdata, p.block, n_in);
-    const int64_t n_blocks = activations.n_blocks();
-    Row rows[kMaxBatch];
-    for (int row = 0; row < n_rows; row++) {
-        activations.quantize((const float *) ((const char *) x->data + row * x->nb[1]), row,
-                             n_blocks * params->ith / params->nth, n_blocks * (params->ith + 1) / params->nth);
-        rows[row] = activations.row(row, (float *) ((char *) op->data + row * op->nb[1]));
-    }
+    const Activations activations(params->wdata, p.coding, x->ne[0], x->ne[1]);
+    activations.encode((const float *) x->data, x->nb[1], params->ith, params->nth);
     if (params->ith == 0) {
         ggml_threadpool_chunk_set(params->threadpool, params->nth);
     }
     ggml_barrier(params->threadpool);
 
-    // Groups of columns in a few chunks a thread, so that a thread that is held up does not hold up the others.
+    // Groups of columns in a few chunks a thread, so that a thread that is held up does not hold up the others; in more
+    // and smaller ones where each is read by several passes.
     const int64_t n_out = weights->ne[1];
     const int64_t n_groups = (n_out + p.columns - 1) / p.columns;
-    const int64_t n_chunks = std::min<int64_t>(n_groups, 8 * params->nth);
+    const int64_t n_small = activations.n_tiles() > kTiles ? (int64_t) ggml_nbytes(weights) / kChunkBytes : 0;
+    const int64_t n_chunks = std::min(n_groups, std::max<int64_t>(8 * params->nth, n_small));
     for (int64_t chunk = params->ith; chunk < n_chunks; chunk = ggml_threadpool_chunk_add(params->threadpool, 1)) {
         const int64_t first = n_groups * chunk / n_chunks * p.columns;
         const int64_t last = std::min(n_out, n_groups * (chunk + 1) / n_chunks * p.columns);
-        for (int done = 0; done < n_rows; done += kMaxRows) {
-            p.kernel(std::min(kMaxRows, n_rows - done))(weights->data, n_in, rows + done, first, last);
-        }
+        multiply(p.kernel, weights->data, activations, (float *) op->data, (int64_t) (op->nb[1] / sizeof(float)), first,
+                 last);
     }
     return true;
 }

@@ -1,12 +1,12 @@
-// Matrix products with few activation rows: the verify batch of speculative decoding.
+// Matrix products with any number of activation rows: one token, a verify batch of speculative decoding, several of
+// them, a prompt.
 //
-// llama.cpp's CPU kernels are made for one row (bound by memory) and for many rows. In between they read or decode the
-// weights several times. The kernels here pass over the weights once, decode each block once, and multiply it with 1 to
-// 9 rows, in two passes with up to 17. A row's result does not depend on how many rows there are, so one-token and
-// (k + 1)-token evaluations agree bit for bit in these products.
+// llama.cpp's CPU kernels are made for one row (bound by memory) and for many rows; in between they read or decode the
+// weights several times, and round otherwise. The kernels here pass over the weights once for up to 72 rows and decode
+// each block once. A row's result does not depend on how many rows there are.
 //
-// Types: Q4_0 and Q4_K where ggml has repacked them 8x8, Q8_0 and Q6_K in the plain layout, with AVX-512 VNNI or AVX2.
-// csrc/llama/patches/ hooks the two functions into ggml-cpu.
+// Types: Q4_0 and Q4_K where ggml has repacked them 8x8, Q8_0, Q6_K, F32, F16 and BF16 in the plain layout, with AVX-512
+// or AVX2. csrc/llama/patches/ hooks the two functions into ggml-cpu.
 #pragma once
 
 #include <stdbool.h>

@@ -1,4 +1,5 @@
-// Activation rows as signed bytes with a scale a block, in ggml's work buffer.
+// Activation rows as the kernels read them, in ggml's work buffer: in tiles of a few rows whose values lie side by
+// side.
 #pragma once
 
 #include <cstddef>
@@ -6,44 +7,60 @@
 
 namespace pmtp::products {
 
-// Most rows that a kernel takes in one pass over the weights: k + 1 for k up to 8.
-constexpr int kMaxRows = 9;
+// Most rows in a tile: k + 1 for k up to 8.
+constexpr int kTileRows = 9;
 
-// Values under one scale: as ggml's q8_0 (scale rounded to f16) for weights in blocks of 32, as its q8_K for
-// super-blocks of 256.
-enum class Block { k32 = 32, k256 = 256 };
+// What the values are, and how many of a row are together in a record.
+enum class Coding {
+    zero_point,  // bytes, 32 in a record, with a scale as in ggml's q8_0 (rounded to f16) and a correction
+    plain,       // the same without corrections, a vector's bytes in a record, made for dots with signed weights
+    super,       // bytes, 256 in a record, with a scale as in ggml's q8_K and sums
+    floats,      // floats, 32 in a record
+};
 
-// One activation row as a kernel reads it. `values` and `scales` are padded with zeros to a multiple of 64 values.
-struct Row {
-    const int8_t * values;  // [n_in]
-    const float * scales;   // [n_in / block]
+// A tile: record r of row n is at index r * n_rows + n of every array.
+struct Tile {
+    int n_rows;
+    const void * values;   // int8_t, but uint8_t or float where the coding says so
+    const float * scales;  // one for 32 values, `super`: for 256
     const int32_t *
-        corrections;         // k32: [n_in / 32], -4 times the sum of a block: half of a zero point of 8, for two lanes
-    const int16_t * sums16;  // k256: [n_in / 16]
-    const int16_t * sums32;  // k256: [n_in / 32]
-    float * result;          // [n_out]
+        corrections;         // `zero_point`: -4 times the sum of 32 values, half of a zero point of 8 for two lanes
+    const int16_t * sums16;  // `super`: 16 sums of 16 values
+    const int16_t * sums32;  // `super`: 8 sums of 32 values
+    float * result;          // column c of row n is at n * stride + c
+    int64_t stride;
 };
 
 class Activations {
   public:
-    Activations(void * buffer, Block block, int64_t n_in);
+    // `buffer` has bytes(..) bytes.
+    Activations(void * buffer, Coding coding, int64_t n_in, int64_t n_rows);
 
-    // Bytes of work buffer for n_rows rows.
-    static size_t bytes(Block block, int64_t n_in, int64_t n_rows);
+    static size_t bytes(Coding coding, int64_t n_in, int64_t n_rows);
 
-    int64_t n_blocks() const { return n_in_ / (int64_t) block_; }
+    int64_t n_in() const { return n_in_; }
 
-    // Quantises blocks begin..end of row `row`; x is the start of the row.
-    void quantize(const float * x, int64_t row, int64_t begin, int64_t end) const;
+    // Writes share `i` of `n` of all rows' records; row r begins r * stride bytes after x.
+    void encode(const float * x, size_t stride, int i, int n) const;
 
-    Row row(int64_t row, float * result) const;
+    // Tiles are of equal width, up to one row.
+    int64_t n_tiles() const { return n_tiles_; }
+    Tile tile(int64_t i, float * result, int64_t stride) const;
 
   private:
-    char * at(int64_t row) const { return buffer_ + (size_t) row * bytes(block_, n_in_, 1); }
+    void encode_row(const float * x, int64_t row, int64_t begin, int64_t end) const;
+    int64_t first_row(int64_t tile) const;
+    int64_t tile_of(int64_t row) const;
 
-    char * buffer_;
-    Block block_;
+    Coding coding_;
     int64_t n_in_;
+    int64_t n_rows_;
+    int64_t n_records_;
+    int64_t n_tiles_;
+    char * values_;
+    char * scales_;
+    char * sums_;
+    char * sums32_;
 };
 
 }  // namespace pmtp::products

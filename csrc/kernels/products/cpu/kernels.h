@@ -7,15 +7,29 @@
 
 namespace pmtp::products {
 
-// rows[i].result[c] = weight row c . activation row i, for c in first..last. `weights` is the start of the matrix.
-using Kernel = void (*)(const void * weights, int64_t n_in, const Row * rows, int64_t first, int64_t last);
+// Most tiles of a pass.
+constexpr int kTiles = 8;
 
-// ggml's 8x8 layouts: 8 weight rows interleaved by 8 bytes. first and last are multiples of 8. n_rows: 1..kMaxRows.
-Kernel q4_0_8x8(int n_rows);
-Kernel q4_K_8x8(int n_rows);
+// Column c of a tile's result = weight row c . activation row, for c in first..last. `weights` is the start of the
+// matrix. What is added, and in which order, depends on neither the tiles nor their widths.
+using Kernel = void (*)(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first,
+                        int64_t last);
+
+// Column c of row r at result + r * stride + c, for c in first..last and all rows, in as few passes as there must be.
+void multiply(Kernel kernel, const void * weights, const Activations & activations, float * result, int64_t stride,
+              int64_t first, int64_t last);
+
+// ggml's 8x8 layouts: 8 weight rows interleaved by 8 bytes. first and last are multiples of 8.
+void q4_0_8x8(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
+void q4_K_8x8(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
 
 // ggml's plain layouts.
-Kernel q8_0(int n_rows);
-Kernel q6_K(int n_rows);
+void q8_0(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
+void q6_K(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
+
+// Rows of a multiple of 32 values.
+void f32(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
+void f16(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
+void bf16(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
 
 }  // namespace pmtp::products
