@@ -12,9 +12,9 @@
  *    function returns belong to the handle that they came from. Pointers that are passed in are read during the call
  *    only. Strings are UTF-8 and NUL-terminated unless a length is passed beside them.
  *  - Threads. Any call on a model and its sequences may be made from any thread. What computes or changes the KV cache
- *    (pmtp_step, pmtp_logits, pmtp_sequence_truncate) waits for the one under way; nothing else waits. Two exceptions: a
- *    handle may be freed while no other call on it runs only, and a burst's `logprobs` are valid until the next step. The
- *    library starts no thread of its own but those that compute. Different models are independent.
+ *    (pmtp_step, pmtp_logits, pmtp_sequence_truncate) waits for the one under way; nothing else waits. Two exceptions:
+ *    a handle may be freed while no other call on it runs only, and a burst's `logprobs` are valid until the next step.
+ *    The library starts no thread of its own but those that compute. Different models are independent.
  *  - Processes. A model belongs to the process that loaded it. In a forked child every call on it fails with
  *    OTHER_PROCESS, and freeing it does nothing there.
  *  - Units. Times are seconds, sizes are bytes, token ids are the target's vocabulary ids.
@@ -103,18 +103,18 @@ typedef struct pmtp_model pmtp_model;       /* a target, its MTP head if it has 
 typedef struct pmtp_sequence pmtp_sequence; /* one completion: waiting, running or ended */
 
 typedef struct pmtp_model_params {
-    int32_t n_ctx;             /* most tokens of a sequence; 0: as trained */
-    int32_t max_num_seqs;      /* sequences that are decoded together, 1..PMTP_MAX_SEQS; further ones wait */
-    int32_t n_cells;           /* tokens that the KV cache holds for all sequences together; 0: n_ctx for each */
+    int32_t n_ctx;              /* most tokens of a sequence; 0: as trained */
+    int32_t max_num_seqs;       /* sequences that are decoded together, 1..PMTP_MAX_SEQS; further ones wait */
+    int32_t n_cells;            /* tokens that the KV cache holds for all sequences together; 0: n_ctx for each */
     int64_t prefix_cache_bytes; /* memory for what lets later prompts begin where an earlier text had got to; 0: none
                                    but what the KV cache itself still holds */
-    int32_t drafter;           /* pmtp_drafter */
-    int32_t n_batch;           /* most prompt tokens evaluated at once */
-    int32_t n_threads;         /* > 0 */
-    int32_t n_gpu_layers;      /* layers on the GPU, -1: all; without a GPU everything runs on the CPU */
-    int32_t flash_attention;   /* -1: where it is supported, 0: off, 1: on */
-    const char * cache_type_k; /* "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "turbo4",
-                                  "turbo3", "turbo2" */
+    int32_t drafter;            /* pmtp_drafter */
+    int32_t n_batch;            /* most prompt tokens evaluated at once */
+    int32_t n_threads;          /* > 0 */
+    int32_t n_gpu_layers;       /* layers on the GPU, -1: all; without a GPU everything runs on the CPU */
+    int32_t flash_attention;    /* -1: where it is supported, 0: off, 1: on */
+    const char * cache_type_k;  /* "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "turbo4",
+                                   "turbo3", "turbo2" */
     const char * cache_type_v;
     const char * cache_type_k_swa; /* of the sliding layers; NULL: the same */
     const char * cache_type_v_swa;
@@ -333,20 +333,20 @@ int32_t pmtp_token_is_end(const pmtp_model * model, int32_t token);
 pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_tokens, int32_t n_batch, float * logits,
                         const pmtp_watch * watch);
 
-/* Begins a completion of the prompt that the segments make together; it waits its turn, and later steps compute it. *out
- * is the caller's, to be freed with pmtp_sequence_free(); a failure makes it NULL (but for a NULL argument), so pass no
- * handle that is in use. Prompt and parameters are copied, but for `mask`. What the KV cache holds of the prompt is not
- * evaluated again. Fails with INVALID_ARGUMENT or CONTEXT_OVERFLOW (the prompt and one token are more than n_ctx or
- * n_cells). */
+/* Begins a completion of the prompt that the segments make together; it waits its turn, and later steps compute it.
+ * *out is the caller's, to be freed with pmtp_sequence_free(); a failure makes it NULL (but for a NULL argument), so
+ * pass no handle that is in use. Prompt and parameters are copied, but for `mask`. What the KV cache holds of the
+ * prompt is not evaluated again. Fails with INVALID_ARGUMENT or CONTEXT_OVERFLOW (the prompt and one token are more
+ * than n_ctx or n_cells). */
 pmtp_status pmtp_sequence_start(pmtp_model * model, const pmtp_segment * segments, int32_t n_segments,
                                 const pmtp_sequence_params * params, pmtp_sequence ** out);
 
 /* Computes one batch: a draft/verify round of every sequence that has its first token, and parts of the prompts of
- * others; ended sequences make room for waiting ones first. Writes a burst for each sequence that got something, at most
- * `capacity`, the others at the next call, and sets *n; 0: nothing runs or waits. Calls `mask` on the calling thread. A
- * fault of one sequence ends that one (a burst with finish FAILED): INVALID_ARGUMENT if mask, logit_bias and min_tokens
- * forbid every token, INTERNAL if `mask` returned an error; OUT_OF_MEMORY and faults of llama.cpp end those in the batch.
- * The call itself fails with INVALID_ARGUMENT only, or where the process ends. */
+ * others; ended sequences make room for waiting ones first. Writes a burst for each sequence that got something, at
+ * most `capacity`, the others at the next call, and sets *n; 0: nothing runs or waits. Calls `mask` on the calling
+ * thread. A fault of one sequence ends that one (a burst with finish FAILED): INVALID_ARGUMENT if mask, logit_bias and
+ * min_tokens forbid every token, INTERNAL if `mask` returned an error; OUT_OF_MEMORY and faults of llama.cpp end those
+ * in the batch. The call itself fails with INVALID_ARGUMENT only, or where the process ends. */
 pmtp_status pmtp_step(pmtp_model * model, pmtp_burst * bursts, int32_t capacity, int32_t * n);
 
 /* Ends the sequence: a step returns a burst with PMTP_FINISH_CANCELLED for it, the one under way or the next. Tokens

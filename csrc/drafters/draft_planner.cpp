@@ -13,7 +13,8 @@ void DraftPlanner::plan(std::vector<Ask> & asks, int n_rows, int longest, int mo
             drafts_.push_back({ worth, i });
         }
     }
-    std::stable_sort(drafts_.begin(), drafts_.end(), [](const Draft & a, const Draft & b) { return a.worth > b.worth; });
+    std::stable_sort(drafts_.begin(), drafts_.end(),
+                     [](const Draft & a, const Draft & b) { return a.worth > b.worth; });
     double tokens = (double) asks.size();
     double best = tokens / costs_.cost(n_rows, longest);
     size_t n_best = 0;

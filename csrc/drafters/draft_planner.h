@@ -15,7 +15,7 @@ class DraftPlanner {
   public:
     struct Ask {
         const AcceptanceRates * rates;
-        int most;  // drafts
+        int most;   // drafts
         int k = 0;  // the answer
     };
 

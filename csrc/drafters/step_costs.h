@@ -20,7 +20,9 @@ class StepCosts {
     static constexpr int kSize = 4;
     using Vector = std::array<double, kSize>;
 
-    static Vector features(int rows, int longest) { return { 1.0, (double) rows, longest > 0 ? 1.0 : 0.0, (double) longest }; }
+    static Vector features(int rows, int longest) {
+        return { 1.0, (double) rows, longest > 0 ? 1.0 : 0.0, (double) longest };
+    }
 
     int n_ = 0;
     Vector weights_{ 0.9, 0.1, 0.08, 0.03 };

@@ -249,7 +249,8 @@ bool Engine::given_up() const {
                                                [](const Turn & turn) { return turn.sequence->cancelled(); });
 }
 
-void Engine::logits(const int32_t * tokens, int n_tokens, int n_batch, float * out, const std::function<bool()> & stop) {
+void Engine::logits(const int32_t * tokens, int n_tokens, int n_batch, float * out,
+                    const std::function<bool()> & stop) {
     if (n_tokens > params_.n_ctx) {
         throw Error(Status::context_overflow, format("%d tokens, the context holds %d", n_tokens, params_.n_ctx));
     }

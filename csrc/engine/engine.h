@@ -17,7 +17,7 @@ namespace pmtp {
 
 struct EngineParams {
     llama_context_params context;
-    int n_ctx = 0;         // most tokens of a sequence
+    int n_ctx = 0;  // most tokens of a sequence
     int max_num_seqs = 1;
     int n_batch = 0;       // most prompt tokens of a step
     int shared_chunk = 0;  // of them while others decode
@@ -33,8 +33,8 @@ class Engine {
     // Before the first sequence. first_costs: what is believed of its rounds.
     void set_drafter(std::unique_ptr<Drafter> drafter, const RoundCosts & first_costs);
 
-    // A new sequence, which waits its turn. From any thread. Throws Error(context_overflow) if there will never be room.
-    // owner: see Sequence.
+    // A new sequence, which waits its turn. From any thread. Throws Error(context_overflow) if there will never be
+    // room. owner: see Sequence.
     SharedSequence start(std::vector<int32_t> prompt, SequenceParams params, void * owner);
 
     // Computes one step; adds a burst for every sequence that got something. Throws Error only where the process ends:
@@ -78,9 +78,9 @@ class Engine {
     Batch batch_;
     StepSeconds seconds_;
     std::vector<DraftTurn> drafting_;
-    std::mutex mutex_;                                  // of a step, and of all that changes the cache
-    const std::vector<Turn> * stepping_ = nullptr;      // the turns that are being computed
-    const std::function<bool()> * stop_ = nullptr;      // of logits()
+    std::mutex mutex_;                              // of a step, and of all that changes the cache
+    const std::vector<Turn> * stepping_ = nullptr;  // the turns that are being computed
+    const std::function<bool()> * stop_ = nullptr;  // of logits()
 };
 
 }  // namespace pmtp

@@ -18,16 +18,16 @@ class KvCache {
 
     int n_slots() const { return n_slots_; }
 
-    // Forgets all but the first n positions of a slot. Returns false if the memory cannot do that: then it has forgotten
-    // everything of the slot.
+    // Forgets all but the first n positions of a slot. Returns false if the memory cannot do that: then it has
+    // forgotten everything of the slot.
     bool truncate(int slot, int n);
 
     // Whether a sliding-window cache still holds every position that a query at position n of the slot may see. Its
     // cells are used again, so after going back far enough some are gone.
     bool window_intact(int slot, int n) const;
 
-    // Pages of the layers that see all positions, in all and those that are free. A memory that has no cells has as many
-    // pages as it has positions.
+    // Pages of the layers that see all positions, in all and those that are free. A memory that has no cells has as
+    // many pages as it has positions.
     int n_pages() const { return n_pages_; }
     int free_pages() const;
 

@@ -84,8 +84,7 @@ llama_context_params context_params(const ModelParams & p, const CacheTypes & ty
     require(p.flash_attention >= -1 && p.flash_attention <= 1, "flash_attention", p.flash_attention, "-1, 0 or 1");
     llama_context_params c = llama_context_default_params();
     const int64_t n_cells = p.n_cells != 0 ? p.n_cells : (int64_t) context_length(p, model) * p.max_num_seqs;
-    require(n_cells <= kMaxCells, "n_ctx * max_num_seqs", (int) std::min<int64_t>(n_cells, INT32_MAX),
-            "2^30 or less");
+    require(n_cells <= kMaxCells, "n_ctx * max_num_seqs", (int) std::min<int64_t>(n_cells, INT32_MAX), "2^30 or less");
     c.n_ctx = (uint32_t) n_cells;
     // Room for a round of every sequence.
     c.n_outputs_max = p.max_num_seqs * (kMaxDraft + 1);
@@ -216,8 +215,7 @@ Model::Model(const std::string & target_path, const char * head_path, const Mode
 }
 
 void Model::load_head(const char * path, const Watch & watch) {
-    const auto * cache =
-        dynamic_cast<const llama_kv_cache_iswa *>(llama_get_memory(engine_->target().context()));
+    const auto * cache = dynamic_cast<const llama_kv_cache_iswa *>(llama_get_memory(engine_->target().context()));
     const char * architecture = metadata("general.architecture");
     if (cache == nullptr || architecture == nullptr || std::string(architecture) != "gemma4") {
         throw Error(Status::incompatible_head,
@@ -242,10 +240,9 @@ void Model::set_drafter(DrafterKind kind) {
         if (head_ == nullptr) {
             throw Error(Status::invalid_argument, "the drafter is the MTP head, and none was given: pass its file");
         }
-        // Measured at E2B's shape: drafting at all costs about 0.1 of a round, one more row in the verify batch 0.08, on
-        // a CPU and on a GPU. A draft reads the head's weights once more.
-        const double step =
-            0.08 + (double) head_->bytes() / std::max<uint64_t>(1, llama_model_size(target_.get()));
+        // Measured at E2B's shape: drafting at all costs about 0.1 of a round, one more row in the verify batch 0.08,
+        // on a CPU and on a GPU. A draft reads the head's weights once more.
+        const double step = 0.08 + (double) head_->bytes() / std::max<uint64_t>(1, llama_model_size(target_.get()));
         engine_->set_drafter(
             std::make_unique<Gemma4Drafter>(*head_, engine_->target().context(), engine_->params().max_num_seqs),
             RoundCosts(0.1, step));

@@ -33,9 +33,10 @@ Place PrefixCache::take(const std::vector<int32_t> & prompt) {
         n = kv_.window_intact(slot, n) ? n : 0;
         const bool useful = 2 * n >= (int) entry.tokens.size();
         const int length = useful ? n : 0;
-        const bool better = best < 0 || length > best_length ||
-                            (length == best_length && std::pair(!entry.tokens.empty(), entry.used) <
-                                                          std::pair(!entries_[best].tokens.empty(), entries_[best].used));
+        const bool better =
+            best < 0 || length > best_length ||
+            (length == best_length && std::pair(!entry.tokens.empty(), entry.used) <
+                                          std::pair(!entries_[best].tokens.empty(), entries_[best].used));
         if (better) {
             best = slot;
             best_length = length;

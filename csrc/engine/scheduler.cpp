@@ -117,8 +117,8 @@ void Scheduler::learn(const Plan & plan, const std::vector<Burst> & bursts, cons
 
 std::vector<SharedSequence> Scheduler::take_waiting(const std::function<bool(const Sequence &)> & ends) {
     const std::lock_guard lock(mutex_);
-    const auto first = std::stable_partition(waiting_.begin(), waiting_.end(),
-                                             [&](const SharedSequence & s) { return !ends(*s); });
+    const auto first =
+        std::stable_partition(waiting_.begin(), waiting_.end(), [&](const SharedSequence & s) { return !ends(*s); });
     std::vector<SharedSequence> taken(std::make_move_iterator(first), std::make_move_iterator(waiting_.end()));
     waiting_.erase(first, waiting_.end());
     return taken;

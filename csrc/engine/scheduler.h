@@ -16,15 +16,15 @@ namespace pmtp {
 
 struct Plan {
     std::vector<Turn> turns;
-    int n_rows = 0;     // if every draft asked for is made
-    int longest = 0;    // drafts of a sequence
+    int n_rows = 0;      // if every draft asked for is made
+    int longest = 0;     // drafts of a sequence
     int n_decoding = 0;  // turns
 };
 
 class Scheduler {
   public:
-    // n_batch: rows of a step. shared_chunk: prompt tokens of a step in which others decode, who wait for them. most_drafts: of
-    // the drafter; 0 without one.
+    // n_batch: rows of a step. shared_chunk: prompt tokens of a step in which others decode, who wait for them.
+    // most_drafts: of the drafter; 0 without one.
     Scheduler(int max_running, int n_batch, int shared_chunk, int most_drafts);
 
     // To wait its turn. From any thread.

@@ -13,8 +13,8 @@ Sequence::Sequence(std::vector<int32_t> prompt, SequenceParams params, int n_voc
       seed_(params.seed),
       sampler_(std::move(params.sampling), n_vocab, prompt_.data(), (int) prompt_.size()),
       // Where the seed must give the text again, and where live timings choose k and so must not choose the text.
-      acceptance_(params.rule, sampler_.params().warp, params.seed,
-                  params.reproducible || params.drafts == kDraftAuto, finds_candidates, std::move(params.synthetic)),
+      acceptance_(params.rule, sampler_.params().warp, params.seed, params.reproducible || params.drafts == kDraftAuto,
+                  finds_candidates, std::move(params.synthetic)),
       drafts_wanted_(params.drafts) {
     stats_.prompt_tokens = (int) prompt_.size();
     stats_.rule = acceptance_.rule();
@@ -45,9 +45,18 @@ std::vector<int32_t> Sequence::cached_tokens() const {
 }
 
 DraftTurn Sequence::draft_turn(int k) {
-    return { slot_,  sampler_.generated().back(), n_cached_,          state_.data(),
-             k,      acceptance_.draw(),          sampler_.params().warp, seed_,
-             acceptance_.draft_counter(), &prompt_, &sampler_.generated(), &drafts_ };
+    return { slot_,
+             sampler_.generated().back(),
+             n_cached_,
+             state_.data(),
+             k,
+             acceptance_.draw(),
+             sampler_.params().warp,
+             seed_,
+             acceptance_.draft_counter(),
+             &prompt_,
+             &sampler_.generated(),
+             &drafts_ };
 }
 
 void Sequence::put(Batch & batch, Turn & turn) {

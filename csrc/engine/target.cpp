@@ -15,9 +15,7 @@ Target::Target(llama_model * model, const llama_context_params & params, std::fu
       context_(nullptr, llama_free),
       threads_(params.n_threads) {
     llama_context_params p = params;
-    p.abort_callback = [](void * user) {
-        return ending() || static_cast<Target *>(user)->given_up_();
-    };
+    p.abort_callback = [](void * user) { return ending() || static_cast<Target *>(user)->given_up_(); };
     p.abort_callback_data = this;
     const ErrorLines errors;
     context_.reset(llama_init_from_model(model, p));

@@ -62,9 +62,9 @@ class Sampler {
     // The next token's distribution, and what its logprobs need.
     struct Row {
         Distribution p;
-        float * logits = nullptr;              // nullptr where candidates were enough
-        double log_sum = 0;                    // logarithm of the sum of e^logit, unmodified
-        std::vector<Candidate> changed;        // unmodified logits of the tokens that bias or penalties changed
+        float * logits = nullptr;        // nullptr where candidates were enough
+        double log_sum = 0;              // logarithm of the sum of e^logit, unmodified
+        std::vector<Candidate> changed;  // unmodified logits of the tokens that bias or penalties changed
         std::vector<TokenLogprob> best;  // the n_logprobs largest
     };
 

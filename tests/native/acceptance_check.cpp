@@ -142,9 +142,9 @@ struct Run {
 int main(int, char ** argv) {
     const int samples = std::atoi(argv[1]);
     const std::map<std::string, Rule> rules = { { "coupled", Rule::coupled },
-                                                           { "rejection", Rule::rejection },
-                                                           { "rejection_greedy", Rule::rejection_greedy },
-                                                           { "block", Rule::block } };
+                                                { "rejection", Rule::rejection },
+                                                { "rejection_greedy", Rule::rejection_greedy },
+                                                { "block", Rule::block } };
     for (const auto & [name, rule] : rules) {
         for (const char * head : { "right", "wrong", "constant", "noisy", "partial" }) {
             for (const char * warp : { "temperature", "top_p", "penalties" }) {

@@ -315,7 +315,8 @@ ggml_tensor * Gemma4Drafter::Graph::attention(const HeadLayer & layer, ggml_tens
 
     ggml_tensor * q = ggml_reshape_3d(c, ggml_mul_mat(c, layer.attn_q, x), size, layer.n_head, columns);
     q = norm(q, layer.attn_q_norm);
-    q = ggml_rope_ext(c, q, ggml_reshape_1d(c, position, columns), layer.sliding ? nullptr : head.rope_factors, layer.n_rot, GGML_ROPE_TYPE_NEOX,
+    q = ggml_rope_ext(c, q, ggml_reshape_1d(c, position, columns), layer.sliding ? nullptr : head.rope_factors,
+                      layer.n_rot, GGML_ROPE_TYPE_NEOX,
                       /*n_ctx_orig*/ 0, layer.rope_base, /*freq_scale*/ 1, /*ext_factor*/ 0, /*attn_factor*/ 1, 0, 0);
     if (view.k_rot != nullptr) {
         q = llama_mul_mat_hadamard(c, q, view.k_rot);
@@ -457,8 +458,7 @@ void Gemma4Drafter::Graph::set_inputs(const std::vector<DraftTurn> & turns) {
                 continue;
             }
             if (choices != nullptr) {  // of a whole vocabulary, coupled draws see every token that can win
-                params_[step * columns + i] =
-                    turn.warp.choice(noise.key(), couples && !turn.warp.truncates());
+                params_[step * columns + i] = turn.warp.choice(noise.key(), couples && !turn.warp.truncates());
             } else {
                 StepDraw & draw = draws_[step * columns + i];
                 draw.warp = turn.warp;

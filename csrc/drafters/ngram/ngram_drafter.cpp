@@ -16,9 +16,7 @@ struct Text {
     const std::vector<int32_t> & generated;
 
     int size() const { return (int) (prompt.size() + generated.size()); }
-    int32_t operator[](int i) const {
-        return i < (int) prompt.size() ? prompt[i] : generated[i - (int) prompt.size()];
-    }
+    int32_t operator[](int i) const { return i < (int) prompt.size() ? prompt[i] : generated[i - (int) prompt.size()]; }
 };
 
 // Where the text goes on after the match, or its size if there is none.
