@@ -15,7 +15,8 @@ STRUCTS = (
     "pmtp_model_info",
     "pmtp_logit_bias",
     "pmtp_token_logprob",
-    "pmtp_generation_params",
+    "pmtp_sequence_params",
+    "pmtp_segment",
     "pmtp_burst",
     "pmtp_stats",
 )
