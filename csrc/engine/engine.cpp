@@ -32,8 +32,8 @@ Engine::Engine(llama_model * model, const EngineParams & params)
     : params_(params),
       n_vocab_(llama_vocab_n_tokens(llama_model_get_vocab(model))),
       target_(model, params.context, [this] { return given_up(); }),
-      kv_(*target_.context(), params.max_num_seqs),
-      prefixes_(kv_),
+      kv_(*target_.context(), (int) params.context.n_seq_max),
+      prefixes_(kv_, params.max_num_seqs, params.prefix_cache_bytes),
       batch_((int) params.context.n_batch) {
     set_drafter(nullptr, RoundCosts());
 }
@@ -159,6 +159,10 @@ void Engine::accept(Plan & plan, std::vector<Burst> & bursts) {
         }
         if (turn.n_outputs > 1 && !kv_.truncate(s.slot(), s.n_cached())) {
             s.forget_cached();
+        }
+        if (turn.n_prompt > 0 && s.n_cached() == s.next_stop()) {
+            prefixes_.save(s.slot(), s.n_cached());
+            s.pass_stop();
         }
     }
 }

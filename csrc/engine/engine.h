@@ -21,6 +21,7 @@ struct EngineParams {
     int max_num_seqs = 1;
     int n_batch = 0;       // most prompt tokens of a step
     int shared_chunk = 0;  // of them while others decode
+    size_t prefix_cache_bytes = 0;
 };
 
 class Engine {

@@ -8,6 +8,11 @@ namespace pmtp {
 
 namespace {
 
+llama_kv_cache * sliding_cache(const llama_context & context) {
+    const auto * iswa = dynamic_cast<const llama_kv_cache_iswa *>(llama_get_memory(&context));
+    return iswa != nullptr ? iswa->get_swa() : nullptr;
+}
+
 // The cells that every position takes, or nullptr.
 const llama_kv_cells * full_cells(llama_memory_t memory) {
     if (const auto * iswa = dynamic_cast<const llama_kv_cache_iswa *>(memory)) {
@@ -23,6 +28,7 @@ KvCache::KvCache(llama_context & context, int n_slots)
     : context_(context),
       n_slots_(n_slots),
       n_pages_((int) llama_n_ctx(&context) / kPageCells),
+      n_swa_(sliding_cache(context) != nullptr ? llama_model_n_swa(llama_get_model(&context)) : 0),
       can_truncate_(full_cells(llama_get_memory(&context)) != nullptr) {}
 
 bool KvCache::truncate(int slot, int n) {
@@ -34,19 +40,46 @@ bool KvCache::truncate(int slot, int n) {
     return n <= 0;
 }
 
-bool KvCache::window_intact(int slot, int n) const {
-    const auto * iswa = dynamic_cast<const llama_kv_cache_iswa *>(llama_get_memory(&context_));
-    const int window = llama_model_n_swa(llama_get_model(&context_));
-    if (iswa == nullptr || window <= 0) {
-        return true;
+void KvCache::share(int from, int to, int n) {
+    llama_memory_t memory = llama_get_memory(&context_);
+    if (auto * iswa = dynamic_cast<llama_kv_cache_iswa *>(memory)) {
+        iswa->get_base()->seq_cp(from, to, 0, n);
+    } else {
+        memory->seq_cp(from, to, 0, n);
     }
-    const llama_kv_cells & cells = iswa->get_swa()->get_cells(0);
-    const int first = std::max(0, n - window + 1);
-    int found = 0;
-    for (uint32_t i = 0; i < cells.used_max_p1(); i++) {
-        found += !cells.is_empty(i) && cells.seq_has(i, slot) && cells.pos_in(i, first, n);
+}
+
+// Every position between the first and the last is there.
+WindowRange KvCache::window(int slot) const {
+    const llama_kv_cache * cache = sliding_cache(context_);
+    if (cache == nullptr) {
+        return {};
     }
-    return found == n - first;
+    const llama_pos last = cache->get_cells(0).seq_pos_max(slot);
+    return last < 0 ? WindowRange{} : WindowRange{ cache->get_cells(0).seq_pos_min(slot), last + 1 };
+}
+
+std::vector<uint8_t> KvCache::save_window(int slot) const {
+    std::vector<uint8_t> saved(llama_state_seq_get_size_ext(&context_, slot, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY));
+    saved.resize(
+        llama_state_seq_get_data_ext(&context_, saved.data(), saved.size(), slot, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY));
+    return saved;
+}
+
+bool KvCache::restore_window(int slot, const std::vector<uint8_t> & saved, int n) {
+    const size_t read =
+        llama_state_seq_set_data_ext(&context_, saved.data(), saved.size(), slot, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+    if (read != saved.size()) {
+        return false;
+    }
+    sliding_cache(context_)->seq_rm(slot, n, -1);
+    return true;
+}
+
+void KvCache::drop_window(int slot) {
+    if (llama_kv_cache * cache = sliding_cache(context_)) {
+        cache->seq_rm(slot, -1, -1);
+    }
 }
 
 int KvCache::free_pages() const {

@@ -4,6 +4,9 @@
 // (llama/hooks/pages.h).
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 struct llama_context;
 
 namespace pmtp {
@@ -11,9 +14,14 @@ namespace pmtp {
 constexpr int kPageCells = 64;
 constexpr int pages_of(int n_tokens) { return (n_tokens + kPageCells - 1) / kPageCells; }
 
+// Positions low..high-1 that the sliding layers hold of a slot.
+struct WindowRange {
+    int low = 0, high = 0;
+};
+
 class KvCache {
   public:
-    // The context must outlive the cache.
+    // n_slots: ids. The context must outlive the cache.
     KvCache(llama_context & context, int n_slots);
 
     int n_slots() const { return n_slots_; }
@@ -22,9 +30,22 @@ class KvCache {
     // forgotten everything of the slot.
     bool truncate(int slot, int n);
 
-    // Whether a sliding-window cache still holds every position that a query at position n of the slot may see. Its
-    // cells are used again, so after going back far enough some are gone.
-    bool window_intact(int slot, int n) const;
+    // Gives an empty slot the first n positions of another, whole pages of them, in the layers that see all positions.
+    void share(int from, int to, int n);
+
+    // Sliding layers keep a window only: what a query behind position n needs, which may be gone after going back far.
+    bool has_windows() const { return n_swa_ > 0; }
+    WindowRange window(int slot) const;
+    // Whether a query at position n finds all that it may see.
+    bool serves(const WindowRange & range, int n) const {
+        return !has_windows() || (n <= range.high && (range.low == 0 || n - n_swa_ + 1 >= range.low));
+    }
+    // The range that save_window() of a slot would keep, if it holds positions up to `high`.
+    WindowRange saved_range(int high) const { return { high > n_swa_ ? high - n_swa_ : 0, high }; }
+    std::vector<uint8_t> save_window(int slot) const;
+    // Gives a slot, whose window is lost, the first n positions of a saved one. Returns false if there is no room.
+    bool restore_window(int slot, const std::vector<uint8_t> & saved, int n);
+    void drop_window(int slot);
 
     // Pages of the layers that see all positions, in all and those that are free. A memory that has no cells has as
     // many pages as it has positions.
@@ -38,6 +59,7 @@ class KvCache {
     llama_context & context_;
     int n_slots_;
     int n_pages_;
+    int n_swa_;  // 0: no sliding layers
     bool can_truncate_;
 };
 

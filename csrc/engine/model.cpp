@@ -57,14 +57,17 @@ CacheTypes cache_types(const ModelParams & p, const llama_model * model) {
 
 // Prompt tokens of a step in which other sequences decode, on a CPU: some ten rows' time.
 constexpr int kSharedChunk = 64;
+// Ended sequences that are kept beside those that run.
+constexpr int kKept = 16;
 
 int context_length(const ModelParams & p, const llama_model * model) {
     return p.n_ctx != 0 ? p.n_ctx : llama_model_n_ctx_train(model);
 }
 
-// Cells of the sliding layers of all sequences that run. llama.cpp's CUDA kernels are at their best with multiples of 256.
-uint32_t sliding_cells(const llama_context_params & c, const llama_model * model, bool on_gpu) {
-    const uint32_t needed = attention::sliding_cells(llama_model_n_swa(model), c.n_seq_max, c.n_ubatch);
+// Cells of the sliding layers of all sequences that run. llama.cpp's CUDA kernels are at their best with multiples of
+// 256.
+uint32_t sliding_cells(const llama_context_params & c, const llama_model * model, int max_num_seqs, bool on_gpu) {
+    const uint32_t needed = attention::sliding_cells(llama_model_n_swa(model), max_num_seqs, c.n_ubatch);
     return std::min(on_gpu ? GGML_PAD(needed, 256) : needed, GGML_PAD(c.n_ctx, 256));
 }
 
@@ -90,7 +93,8 @@ llama_context_params context_params(const ModelParams & p, const CacheTypes & ty
     c.n_outputs_max = p.max_num_seqs * (kMaxDraft + 1);
     c.n_outputs_max = std::max<uint32_t>(c.n_outputs_max, kLeastBatch);
     c.n_batch = c.n_ubatch = std::max<uint32_t>(p.n_batch, c.n_outputs_max);
-    c.n_seq_max = p.max_num_seqs;
+    // Ids for what is kept of ended sequences come on top, where they need no more than cells.
+    c.n_seq_max = p.max_num_seqs + (llama_model_is_recurrent(model) || llama_model_is_hybrid(model) ? 0 : kKept);
     c.kv_unified = true;  // else batches of unequal parts are evaluated one by one
     c.n_threads = c.n_threads_batch = p.n_threads;
     c.flash_attn_type = (llama_flash_attn_type) p.flash_attention;
@@ -191,11 +195,13 @@ Model::Model(const std::string & target_path, const char * head_path, const Mode
     engine.max_num_seqs = params.max_num_seqs;
     engine.n_batch = params.n_batch;
     engine.shared_chunk = kSharedChunk;
+    engine.prefix_cache_bytes = (size_t) params.prefix_cache_bytes;
     const Watch watch = params.watch;
     watch.report(Stage::context, 0);
     {
         const bool on_gpu = llama_supports_gpu_offload() && params.n_gpu_layers != 0;
-        const SlidingCache sliding(types.k_swa, types.v_swa, sliding_cells(engine.context, target_.get(), on_gpu));
+        const SlidingCache sliding(types.k_swa, types.v_swa,
+                                   sliding_cells(engine.context, target_.get(), params.max_num_seqs, on_gpu));
         engine_ = std::make_unique<Engine>(target_.get(), engine);
     }
     check_rotation(engine_->target().context(), types);

@@ -1,73 +1,239 @@
 #include "engine/prefix_cache.h"
 
 #include <algorithm>
+#include <new>
+#include <set>
 #include <utility>
 
 namespace pmtp {
 
 namespace {
 
+// Tokens of a long prompt between two windows that are saved although nobody said that others branch off there.
+constexpr int kSpacing = 2048;
+
 int common_prefix(const std::vector<int32_t> & a, const std::vector<int32_t> & b, int limit) {
     const auto end = a.begin() + std::min((int) a.size(), limit);
     return (int) (std::mismatch(a.begin(), end, b.begin(), b.end()).first - a.begin());
 }
 
+constexpr int whole_pages(int n) { return n / kPageCells * kPageCells; }
+
 }  // namespace
 
-PrefixCache::PrefixCache(KvCache & kv) : kv_(kv), entries_(kv.n_slots()) {}
+PrefixCache::PrefixCache(KvCache & kv, int max_running, size_t most_bytes)
+    : kv_(kv),
+      max_running_(max_running),
+      most_bytes_(most_bytes),
+      entries_(kv.n_slots()) {}
 
-bool PrefixCache::has_slot() const {
-    return std::any_of(entries_.begin(), entries_.end(), [](const Entry & e) { return !e.running; });
+PrefixCache::Match PrefixCache::match(int slot, const std::vector<int32_t> & prompt) const {
+    const Entry & entry = entries_[slot];
+    Match match;
+    match.slot = slot;
+    const int n = common_prefix(entry.tokens, prompt, std::min(entry.n_valid, (int) prompt.size() - 1));
+    match.lost = (int) entry.tokens.size() - n;
+    const WindowRange own = kv_.window(slot);
+    if (entry.use == Use::kept && kv_.serves(own, n) && (kv_.can_truncate() || match.lost == 0)) {
+        match.in_place = n;
+    }
+    if (!kv_.can_truncate()) {
+        return match;
+    }
+    const int most = whole_pages(n);
+    const WindowRange saved = kv_.saved_range(own.high);
+    const int length = kv_.has_windows() ? whole_pages(std::min(most, own.high)) : most;
+    if (own.low <= saved.low && kv_.serves(saved, length)) {
+        match.shared = length;
+    }
+    for (const SharedWindow & window : entry.windows) {
+        const int reached = whole_pages(std::min(most, window->range.high));
+        if (reached > match.shared && kv_.serves(window->range, reached)) {
+            match.shared = reached;
+            match.window = window.get();
+        }
+    }
+    return match;
 }
 
-// Where little of a slot would be used, an empty one is taken instead, or the one that was kept longest ago.
+// Going on in the slot loses the rest of its text, sharing loses what the last page has of the beginning: the smaller
+// loss is chosen, among the longest beginnings.
 Place PrefixCache::take(const std::vector<int32_t> & prompt) {
-    int best = -1, best_length = 0;
+    Match best;
     for (int slot = 0; slot < (int) entries_.size(); slot++) {
-        const Entry & entry = entries_[slot];
-        if (entry.running) {
-            continue;
-        }
-        int n = common_prefix(entry.tokens, prompt, (int) prompt.size() - 1);
-        // Also at the cached end: a completion may have been cut far back to it.
-        n = kv_.window_intact(slot, n) ? n : 0;
-        const bool useful = 2 * n >= (int) entry.tokens.size();
-        const int length = useful ? n : 0;
-        const bool better =
-            best < 0 || length > best_length ||
-            (length == best_length && std::pair(!entry.tokens.empty(), entry.used) <
-                                          std::pair(!entries_[best].tokens.empty(), entries_[best].used));
-        if (better) {
-            best = slot;
-            best_length = length;
+        const Match found = match(slot, prompt);
+        if (std::max(found.in_place, found.shared) > std::max(best.in_place, best.shared)) {
+            best = found;
         }
     }
-    Entry & entry = entries_[best];
-    if (entry.tokens.size() > (size_t) best_length && !kv_.truncate(best, best_length)) {
-        best_length = 0;
+    n_running_++;
+    make_room_for_window();
+    const bool in_place = best.in_place > 0 && best.lost <= best.in_place - best.shared;
+    int slot = best.slot < 0 || !in_place ? empty_slot(best.slot) : -1;
+    if (slot >= 0 && best.shared > 0) {
+        const std::vector<uint8_t> own =
+            best.window == nullptr && kv_.has_windows() ? kv_.save_window(best.slot) : std::vector<uint8_t>();
+        entries_[best.slot].used = ++clock_;
+        if (!kv_.has_windows() ||
+            kv_.restore_window(slot, best.window != nullptr ? best.window->bytes : own, best.shared)) {
+            kv_.share(best.slot, slot, best.shared);
+            for (const SharedWindow & window : entries_[best.slot].windows) {
+                if (window->range.high <= best.shared) {
+                    window->used = clock_;
+                    entries_[slot].windows.push_back(window);
+                }
+            }
+            return begin(slot, best.shared, prompt);
+        }
+        kv_.drop_window(slot);
     }
-    entry.running = true;
-    entry.tokens.clear();
-    return { best, best_length };
+    if (slot < 0 && best.in_place > 0) {
+        return begin(best.slot, kv_.truncate(best.slot, best.in_place) ? best.in_place : 0, prompt);
+    }
+    if (slot < 0) {  // the only slot left
+        slot = best.slot >= 0 && entries_[best.slot].use == Use::kept ? best.slot : oldest(false, -1);
+        clear(slot);
+    }
+    return begin(slot, 0, prompt);
+}
+
+Place PrefixCache::begin(int slot, int n_cached, const std::vector<int32_t> & prompt) {
+    Entry & entry = entries_[slot];
+    entry.use = Use::running;
+    entry.tokens = prompt;
+    entry.n_valid = n_cached;
+    entry.used = ++clock_;
+    entry.windows.erase(std::remove_if(entry.windows.begin(), entry.windows.end(),
+                                       [&](const SharedWindow & w) { return w->range.high > n_cached; }),
+                        entry.windows.end());
+    return { slot, n_cached };
+}
+
+// An empty slot, or one that is made so; -1: every one but `but` is running.
+int PrefixCache::empty_slot(int but) {
+    for (int slot = 0; slot < (int) entries_.size(); slot++) {
+        if (entries_[slot].use == Use::empty) {
+            return slot;
+        }
+    }
+    const int slot = oldest(false, but);
+    if (slot >= 0) {
+        clear(slot);
+    }
+    return slot;
+}
+
+// The sliding layers have room for the windows of max_running slots: kept ones give way.
+void PrefixCache::make_room_for_window() {
+    int n = n_running_;
+    for (int slot = 0; slot < (int) entries_.size(); slot++) {
+        n += entries_[slot].use == Use::kept && kv_.window(slot).high > 0;
+    }
+    for (; n > max_running_; n--) {
+        const int slot = oldest(true, -1);
+        if (slot < 0) {
+            return;
+        }
+        save(slot, kv_.window(slot).high);
+        kv_.drop_window(slot);
+    }
+}
+
+std::vector<int> PrefixCache::stops(int n_prompt, int n_cached, const std::vector<int> & branches) const {
+    std::set<int> stops;
+    if (kv_.has_windows() && most_bytes_ > 0) {
+        for (int branch : branches) {
+            stops.insert(whole_pages(std::min(branch, n_prompt - 1)));
+        }
+        for (int stop = kSpacing; stop < n_prompt; stop += kSpacing) {
+            stops.insert(stop);
+        }
+    }
+    return { stops.upper_bound(n_cached), stops.end() };
+}
+
+// Nothing is lost where there is no memory for it.
+void PrefixCache::save(int slot, int n) {
+    Entry & entry = entries_[slot];
+    entry.n_valid = std::max(entry.n_valid, n);
+    if (!kv_.has_windows() || most_bytes_ == 0) {
+        return;
+    }
+    try {
+        entry.windows.push_back(
+            std::make_shared<Window>(Window{ kv_.saved_range(n), kv_.save_window(slot), ++clock_ }));
+    } catch (const std::bad_alloc &) {
+        return;
+    }
+    trim();
 }
 
 void PrefixCache::keep(int slot, std::vector<int32_t> tokens) {
-    entries_[slot] = { false, std::move(tokens), ++clock_ };
+    Entry & entry = entries_[slot];
+    n_running_--;
+    entry.use = tokens.empty() ? Use::empty : Use::kept;
+    entry.n_valid = (int) tokens.size();
+    entry.tokens = std::move(tokens);
+    entry.used = ++clock_;
+    entry.windows.erase(std::remove_if(entry.windows.begin(), entry.windows.end(),
+                                       [&](const SharedWindow & w) { return w->range.high > entry.n_valid; }),
+                        entry.windows.end());
+    if (entry.use == Use::empty) {
+        clear(slot);
+    }
 }
 
 bool PrefixCache::evict() {
-    Entry * oldest = nullptr;
-    for (Entry & entry : entries_) {
-        if (!entry.running && !entry.tokens.empty() && (oldest == nullptr || entry.used < oldest->used)) {
-            oldest = &entry;
+    const int slot = oldest(false, -1);
+    if (slot >= 0) {
+        clear(slot);
+    }
+    return slot >= 0;
+}
+
+void PrefixCache::clear(int slot) {
+    kv_.truncate(slot, 0);
+    entries_[slot] = {};
+}
+
+// The kept slot that was used longest ago; -1: none.
+int PrefixCache::oldest(bool with_window, int but) const {
+    int oldest = -1;
+    for (int slot = 0; slot < (int) entries_.size(); slot++) {
+        if (entries_[slot].use == Use::kept && slot != but && (!with_window || kv_.window(slot).high > 0) &&
+            (oldest < 0 || entries_[slot].used < entries_[oldest].used)) {
+            oldest = slot;
         }
     }
-    if (oldest == nullptr) {
-        return false;
+    return oldest;
+}
+
+size_t PrefixCache::bytes() const {
+    std::set<const Window *> windows;
+    size_t total = 0;
+    for (const Entry & entry : entries_) {
+        for (const SharedWindow & window : entry.windows) {
+            total += windows.insert(window.get()).second ? window->bytes.size() : 0;
+        }
     }
-    kv_.truncate((int) (oldest - entries_.data()), 0);
-    oldest->tokens.clear();
-    return true;
+    return total;
+}
+
+// Gives up the windows that were used longest ago.
+void PrefixCache::trim() {
+    while (bytes() > most_bytes_) {
+        const Window * oldest = nullptr;
+        for (const Entry & entry : entries_) {
+            for (const SharedWindow & window : entry.windows) {
+                oldest = oldest == nullptr || window->used < oldest->used ? window.get() : oldest;
+            }
+        }
+        for (Entry & entry : entries_) {
+            entry.windows.erase(std::remove_if(entry.windows.begin(), entry.windows.end(),
+                                               [&](const SharedWindow & w) { return w.get() == oldest; }),
+                                entry.windows.end());
+        }
+    }
 }
 
 }  // namespace pmtp

@@ -41,6 +41,7 @@ void Scheduler::admit(KvCache & kv, PrefixCache & prefixes, DraftHistory * histo
         while (kv.free_pages() + cached < reserved - used + needed && prefixes.evict()) {
         }
         sequence->begin(place.slot, place.n_cached, needed, history);
+        sequence->set_stops(prefixes.stops((int) sequence->prompt().size(), place.n_cached, sequence->branches()));
         running_.push_back(std::move(sequence));
         waiting_.pop_front();
     }
@@ -58,7 +59,7 @@ Plan Scheduler::plan() {
     int left = std::max(1, std::min(n_batch_ - plan.n_rows, plan.n_decoding > 0 ? shared_chunk_ : n_batch_));
     for (const SharedSequence & s : running_) {
         if (s->in_prompt() && left > 0) {
-            const int n = std::min(left, s->prompt_left());
+            const int n = std::min({ left, s->prompt_left(), s->next_stop() - s->n_cached() });
             plan.turns.push_back({ s.get(), n });
             plan.n_rows += n;
             left -= n;

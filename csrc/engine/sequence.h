@@ -15,10 +15,12 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace pmtp {
@@ -97,6 +99,10 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
     const std::vector<int32_t> & prompt() const { return prompt_; }
     std::vector<int32_t> cached_tokens() const;
     const std::vector<int> & branches() const { return branches_; }
+    // Positions of the prompt where a step ends, so that what the cache holds then can be saved.
+    void set_stops(std::vector<int> stops) { stops_ = std::move(stops); }
+    int next_stop() const { return stops_.empty() ? INT_MAX : stops_.front(); }
+    void pass_stop() { stops_.erase(stops_.begin()); }
 
     bool in_prompt() const { return sampler_.generated().empty(); }
     int prompt_left() const { return (int) prompt_.size() - n_cached_; }
@@ -150,6 +156,7 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
 
     std::atomic<bool> cancelled_{ false }, left_{ false };
     int slot_ = -1, n_cached_ = 0, n_reserved_ = 0;
+    std::vector<int> stops_;
     std::vector<Draft> drafts_;
     std::vector<TargetRow> rows_;  // of the target, in a turn
     std::vector<float> state_;     // f32[n_embd] of the last accepted row
