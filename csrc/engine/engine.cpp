@@ -157,7 +157,8 @@ void Engine::accept(Plan & plan, std::vector<Burst> & bursts) {
         } catch (const std::bad_alloc &) {
             s.fail(Status::out_of_memory, "out of memory");
         }
-        if (turn.n_outputs > 1 && !kv_.truncate(s.slot(), s.n_cached())) {
+        const bool has_more = turn.n_outputs > 1 || s.finish() == Finish::failed;  // the cache, than was accepted
+        if (has_more && !kv_.truncate(s.slot(), s.n_cached())) {
             s.forget_cached();
         }
         if (turn.n_prompt > 0 && s.n_cached() == s.next_stop()) {
