@@ -80,7 +80,7 @@ void operator delete[](void * pointer, size_t) noexcept { free(pointer); }
 namespace {
 
 // A completion with K/V to evaluate, drafts, and a part taken back.
-pmtp_status run(pmtp_model * model, const int32_t * prompt, int32_t n_prompt, const pmtp_generation_params & params) {
+pmtp_status run(pmtp_model * model, const int32_t * prompt, int32_t n_prompt, const pmtp_sequence_params & params) {
     pmtp_generation * generation = nullptr;
     pmtp_status status = pmtp_generation_start(model, prompt, n_prompt, &params, &generation);
     CHECK((generation != nullptr) == (status == PMTP_OK));
@@ -97,8 +97,8 @@ pmtp_status run(pmtp_model * model, const int32_t * prompt, int32_t n_prompt, co
     return status;
 }
 
-pmtp_generation_params completion_params(int kind) {
-    pmtp_generation_params params = greedy(10, 2 + kind);  // other drafts than the completion before: another graph
+pmtp_sequence_params completion_params(int kind) {
+    pmtp_sequence_params params = greedy(10, 2 + kind);  // other drafts than the completion before: another graph
     params.ignore_eos = 1;
     if (kind > 0) {
         params.temperature = 0.9;
@@ -117,11 +117,11 @@ int main(int argc, char ** argv) {
     pmtp_model * model = load(argv[1], argv[2], 1);
     int32_t n_prompt = 0;
     int32_t * prompt = tokenize(model, PROMPT, &n_prompt);
-    const pmtp_generation_params other = greedy(2, 1), reference = greedy(16, 3);
+    const pmtp_sequence_params other = greedy(2, 1), reference = greedy(16, 3);
     const completion expected = complete(model, PROMPT, &reference);
     long n_failed = 0, n_done_without = 0;
     for (int kind = 0; kind < 3; kind++) {
-        const pmtp_generation_params params = completion_params(kind);
+        const pmtp_sequence_params params = completion_params(kind);
         complete(model, "x", &other);
         counted = true;
         n_allocations = failing = 0;

@@ -16,8 +16,9 @@ static void check_loading(const char * target, const char * head) {
     CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_model_load("/nowhere.gguf", NULL, &good, &model));
     CHECK_FAILS(PMTP_ERROR_INCOMPATIBLE_HEAD, pmtp_model_load(target, target, &good, &model));
     CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_model_load(target, "/nowhere.gguf", &good, &model));
-    pmtp_model_params bad[8];
-    for (int i = 0; i < 8; i++) {
+    enum { N = 16 };
+    pmtp_model_params bad[N];
+    for (int i = 0; i < N; i++) {
         bad[i] = good;
     }
     bad[0].n_ctx = -1;
@@ -28,9 +29,21 @@ static void check_loading(const char * target, const char * head) {
     bad[5].cache_type_k = "q99";
     bad[6].cache_type_v = NULL;
     bad[7].cache_type_k_swa = "f23";
-    for (int i = 0; i < 8; i++) {
+    bad[8].max_num_seqs = 0;
+    bad[9].max_num_seqs = PMTP_MAX_SEQS + 1;
+    bad[10].n_cells = -1;
+    bad[11].prefix_cache_bytes = -1;
+    bad[12].drafter = PMTP_DRAFTER_NGRAM + 1;
+    bad[13].drafter = -1;
+    bad[14].n_cells = INT32_MAX;
+    bad[15].n_ctx = INT32_MAX;
+    bad[15].max_num_seqs = PMTP_MAX_SEQS;
+    for (int i = 0; i < N; i++) {
         CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_load(target, head, &bad[i], &model));
     }
+    pmtp_model_params headless = good;
+    headless.drafter = PMTP_DRAFTER_MTP;
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_load(target, NULL, &headless, &model));
     CHECK(model == NULL);
     pmtp_model_free(NULL);
 }
@@ -67,6 +80,7 @@ static void check_info_and_text(const pmtp_model * model) {
     pmtp_model_info info;
     CHECK(pmtp_model_get_info(model, &info) == PMTP_OK && info.n_ctx == N_CTX && info.has_head == 1 &&
           info.n_vocab > 0);
+    CHECK(info.max_num_seqs == 1 && info.n_cells == N_CTX && info.drafter == PMTP_DRAFTER_MTP);
     CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_get_info(NULL, &info));
     CHECK(strcmp(pmtp_model_metadata(model, "general.architecture"), "gemma4") == 0);
     CHECK(pmtp_model_metadata(model, "no.such.key") == NULL && pmtp_model_metadata(NULL, "") == NULL);
@@ -112,7 +126,7 @@ static void check_rules(pmtp_model * model) {
         for (int hot = 0; hot < 2; hot++) {
             completion plain = { { 0 }, 0, PMTP_FINISH_NONE, { 0 } };
             for (size_t i = 0; i < sizeof drafts / sizeof *drafts; i++) {
-                pmtp_generation_params params = greedy(24, drafts[i]);
+                pmtp_sequence_params params = greedy(24, drafts[i]);
                 params.acceptance = rule;
                 params.temperature = hot ? 0.7 : 0;
                 params.top_p = 0.95;
@@ -148,10 +162,35 @@ static int allow_none_after_three(void * user, const int32_t * generated, int32_
     return n_generated < 3 ? allow_one_in_three(user, generated, n_generated, allowed) : 0;
 }
 
+static int fail_at_once(void * user, const int32_t * generated, int32_t n_generated, uint32_t * allowed) {
+    (void) user, (void) generated, (void) n_generated, (void) allowed;
+    return 1;
+}
+
+/* A sequence that fails after n tokens leaves a message of its own, and nothing in the cache that a later one meets: the
+ * rows of the failed step once stayed there, under positions that the next prompt fills. */
+static void check_failure(pmtp_model * model, const completion * plain, const pmtp_sequence_params * params,
+                          pmtp_status status, int32_t n, const char * word) {
+    pmtp_sequence * sequence = start(model, plain->tokens, plain->n, params);
+    completion done = { { 0 }, 0, PMTP_FINISH_NONE, { 0 } };
+    pmtp_burst burst;
+    CHECK(strlen(pmtp_sequence_error(sequence)) == 0);
+    while (done.finish == PMTP_FINISH_NONE) {
+        burst = step(model, sequence);
+        add(&done, &burst, params->n_logprobs);
+    }
+    CHECK(done.finish == PMTP_FINISH_FAILED && burst.status == (int32_t) status && done.n == n);
+    CHECK(strstr(pmtp_sequence_error(sequence), word) != NULL);
+    pmtp_sequence_free(sequence);
+    const pmtp_sequence_params reference = greedy(20, 3);
+    const completion again = complete(model, PROMPT, &reference);
+    CHECK(same(plain, &again));
+}
+
 static void check_masks_and_lists(pmtp_model * model) {
     pmtp_model_info info;
     CHECK(pmtp_model_get_info(model, &info) == PMTP_OK);
-    pmtp_generation_params params = greedy(20, 3);
+    pmtp_sequence_params params = greedy(20, 3);
     const completion plain = complete(model, PROMPT, &params);
     params.stop_tokens = &plain.tokens[7];
     params.n_stop_tokens = 1;
@@ -176,22 +215,15 @@ static void check_masks_and_lists(pmtp_model * model) {
     for (int32_t i = 0; i < masked.n; i++) {
         CHECK(masked.tokens[i] % 3 == i % 3);
     }
-    params.mask = fail_at_the_third;
-    pmtp_generation * generation = start(model, plain.tokens, plain.n, &params);
-    pmtp_burst burst;
-    pmtp_status status = PMTP_OK;
-    while (status == PMTP_OK) {
-        status = pmtp_generation_step(generation, &burst);
+    for (int32_t drafts = 0; drafts <= 3; drafts += 3) {
+        params.num_speculative_tokens = drafts;
+        params.mask = fail_at_the_third;
+        check_failure(model, &plain, &params, PMTP_ERROR_INTERNAL, 2, "mask");
+        params.mask = allow_none_after_three;
+        check_failure(model, &plain, &params, PMTP_ERROR_INVALID_ARGUMENT, 3, "forbidden");
+        params.mask = fail_at_once;
+        check_failure(model, &plain, &params, PMTP_ERROR_INTERNAL, 0, "mask");
     }
-    CHECK(status == PMTP_ERROR_INTERNAL && strstr(pmtp_last_error(), "mask") != NULL);
-    pmtp_generation_free(generation);
-    params.mask = allow_none_after_three;
-    generation = start(model, plain.tokens, plain.n, &params);
-    for (status = PMTP_OK; status == PMTP_OK;) {
-        status = pmtp_generation_step(generation, &burst);
-    }
-    CHECK(status == PMTP_ERROR_INVALID_ARGUMENT && strstr(pmtp_last_error(), "forbidden") != NULL);
-    pmtp_generation_free(generation);
     params = greedy(20, 3);
     const completion again = complete(model, PROMPT, &params);
     CHECK(same(&plain, &again));
@@ -206,9 +238,9 @@ static void check_bad_parameters(pmtp_model * model) {
     const int32_t token = 5, beyond = 1 << 30;
     const pmtp_logit_bias nan_bias = { 5, NAN }, no_token = { -1, 0 };
     const double rising[] = { 0.5, 0.6 };
-    pmtp_generation_params bad[N];
+    pmtp_sequence_params bad[N];
     for (int i = 0; i < N; i++) {
-        bad[i] = pmtp_default_generation_params();
+        bad[i] = pmtp_default_sequence_params();
         bad[i].n_stop_tokens = bad[i].n_logit_bias = i == 18 || i == 19;
     }
     bad[0].max_tokens = 0;
@@ -234,20 +266,54 @@ static void check_bad_parameters(pmtp_model * model) {
     bad[18].logit_bias = &no_token;
     bad[19].stop_tokens = &token;
     bad[19].logit_bias = &nan_bias;
-    pmtp_generation * generation = NULL;
+    pmtp_sequence * sequence = NULL;
     for (int i = 0; i < N; i++) {
-        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_start(model, &token, 1, &bad[i], &generation));
+        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, try_start(model, &token, 1, &bad[i], &sequence));
     }
-    const pmtp_generation_params good = pmtp_default_generation_params();
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_start(model, &token, 0, &good, &generation));
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_start(model, &beyond, 1, &good, &generation));
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_start(model, NULL, 1, &good, &generation));
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_step(NULL, NULL));
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_truncate(NULL, 0));
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_get_stats(NULL, NULL));
-    pmtp_generation_cancel(NULL);
-    pmtp_generation_free(NULL);
-    CHECK(generation == NULL);
+    const pmtp_sequence_params good = pmtp_default_sequence_params();
+    const pmtp_segment segment = { &token, 1, 0 };
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, try_start(model, &token, 0, &good, &sequence));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, try_start(model, &token, -1, &good, &sequence));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, try_start(model, &beyond, 1, &good, &sequence));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, try_start(model, NULL, 1, &good, &sequence));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_sequence_start(NULL, &segment, 1, &good, &sequence));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_sequence_start(model, NULL, 1, &good, &sequence));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_sequence_start(model, NULL, 0, &good, &sequence));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_sequence_start(model, &segment, -1, &good, &sequence));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_sequence_start(model, &segment, 1, NULL, &sequence));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_sequence_start(model, &segment, 1, &good, NULL));
+    pmtp_burst burst;
+    int32_t n = -7;
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_step(NULL, &burst, 1, &n));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_step(model, NULL, 1, &n));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_step(model, &burst, 1, NULL));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_step(model, &burst, 0, &n));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_step(model, &burst, -1, &n));
+    CHECK(n == -7 && pmtp_step(model, &burst, 1, &n) == PMTP_OK && n == 0);
+    pmtp_stats stats;
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_sequence_truncate(NULL, 0));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_sequence_get_stats(NULL, &stats));
+    sequence = start(model, &token, 1, &good);
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_sequence_get_stats(sequence, NULL));
+    pmtp_sequence_release(&sequence);
+    pmtp_sequence_cancel(NULL);
+    pmtp_sequence_free(NULL);
+    pmtp_sequence_release(NULL);
+    CHECK(sequence == NULL && strlen(pmtp_sequence_error(NULL)) == 0);
+}
+
+/* A prompt in pieces, empty ones among them, is the prompt. */
+static void check_segments(pmtp_model * model) {
+    const pmtp_sequence_params params = greedy(16, 3);
+    const completion whole = complete(model, PROMPT, &params);
+    int32_t n = 0;
+    int32_t * prompt = tokenize(model, PROMPT, &n);
+    const pmtp_segment segments[] = { { prompt, 3, 1 }, { NULL, 0, 1 }, { prompt + 3, n - 3, 0 } };
+    pmtp_sequence * sequence = NULL;
+    CHECK(pmtp_sequence_start(model, segments, 3, &params, &sequence) == PMTP_OK);
+    free(prompt);
+    const completion pieces = finish(model, sequence, -1);
+    CHECK(same(&whole, &pieces) && pieces.stats.prompt_tokens == n);
 }
 
 /* Prompts up to the context's end, far past the sliding window, and back to a common beginning. */
@@ -256,45 +322,48 @@ static void check_context(pmtp_model * model) {
     for (int32_t i = 0; i <= N_CTX; i++) {
         prompt[i] = 100 + i * 7 % 200;
     }
-    pmtp_generation_params params = greedy(MAX_TEXT, PMTP_MAX_DRAFT);
+    pmtp_sequence_params params = greedy(MAX_TEXT, PMTP_MAX_DRAFT);
     params.ignore_eos = 1;
-    pmtp_generation * generation = NULL;
-    CHECK_FAILS(PMTP_ERROR_CONTEXT_OVERFLOW, pmtp_generation_start(model, prompt, N_CTX, &params, &generation));
+    pmtp_sequence * sequence = NULL;
+    CHECK_FAILS(PMTP_ERROR_CONTEXT_OVERFLOW, try_start(model, prompt, N_CTX, &params, &sequence));
+    CHECK(sequence == NULL);
     const int32_t rooms[] = { 1, 2, 17, 40, MAX_TEXT };
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) {
-        const completion full = finish(start(model, prompt, N_CTX - rooms[i], &params), -1);
+        const completion full = finish(model, start(model, prompt, N_CTX - rooms[i], &params), -1);
         CHECK(full.finish == PMTP_FINISH_LENGTH && full.n == rooms[i]);
         CHECK(i == 0 || full.stats.cached_prompt_tokens < N_CTX - rooms[i]);
     }
     params.max_tokens = 30;
-    generation = start(model, prompt, 60, &params);
-    pmtp_burst burst;
-    CHECK(pmtp_generation_step(generation, &burst) == PMTP_OK);
-    pmtp_generation_free(generation); /* in the middle of the prefill */
+    sequence = start(model, prompt, 60, &params);
+    CHECK(step(model, sequence).n_emitted <= 1);
+    pmtp_sequence_free(sequence); /* in the middle of the prefill */
 }
 
+/* Between two steps, while it waits, when it has ended, and twice. */
 static void check_truncation(pmtp_model * model) {
-    const pmtp_generation_params params = greedy(40, 3);
+    const pmtp_sequence_params params = greedy(40, 3);
     const completion whole = complete(model, PROMPT, &params);
     int32_t n = 0;
     int32_t * prompt = tokenize(model, PROMPT, &n);
     for (int32_t keep = 0; keep <= 9; keep += 3) {
-        pmtp_generation *generation = start(model, prompt, n, &params), *other = NULL;
+        pmtp_sequence * sequence = start(model, prompt, n, &params);
         pmtp_stats stats = { 0 };
         pmtp_burst burst;
+        int32_t n_bursts = -1;
         while (stats.completion_tokens < 10) {
-            CHECK(pmtp_generation_step(generation, &burst) == PMTP_OK);
-            CHECK(pmtp_generation_get_stats(generation, &stats) == PMTP_OK);
+            step(model, sequence);
+            CHECK(pmtp_sequence_get_stats(sequence, &stats) == PMTP_OK);
         }
         float logits[1];
-        CHECK_FAILS(PMTP_ERROR_BUSY, pmtp_generation_start(model, prompt, n, &params, &other));
         CHECK_FAILS(PMTP_ERROR_BUSY, pmtp_logits(model, prompt, 1, 1, logits, NULL));
-        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_truncate(generation, -1));
-        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_truncate(generation, stats.completion_tokens + 1));
-        CHECK(pmtp_generation_truncate(generation, keep) == PMTP_OK);
-        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_step(generation, &burst));
-        CHECK(pmtp_generation_get_stats(generation, &stats) == PMTP_OK && stats.completion_tokens == keep);
-        pmtp_generation_free(generation);
+        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_sequence_truncate(sequence, -1));
+        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_sequence_truncate(sequence, stats.completion_tokens + 1));
+        CHECK(pmtp_sequence_truncate(sequence, keep) == PMTP_OK);
+        CHECK(pmtp_step(model, &burst, 1, &n_bursts) == PMTP_OK && n_bursts == 0);
+        CHECK(pmtp_sequence_get_stats(sequence, &stats) == PMTP_OK && stats.completion_tokens == keep);
+        CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_sequence_truncate(sequence, keep + 1));
+        CHECK(pmtp_sequence_truncate(sequence, keep / 2) == PMTP_OK);
+        pmtp_sequence_free(sequence);
         const completion again = complete(model, PROMPT, &params);
         CHECK(same(&whole, &again) && again.stats.cached_prompt_tokens > 0);
     }
@@ -354,9 +423,9 @@ static void check_cache_types(const char * target, const char * head) {
         pmtp_model * model = NULL;
         CHECK(pmtp_model_load(target, head, &params, &model) == PMTP_OK);
         for (int32_t drafts = 0; drafts <= 5; drafts += 5) {
-            pmtp_generation_params generation = greedy(140, drafts);
-            generation.ignore_eos = 1;
-            const completion done = complete(model, PROMPT, &generation);
+            pmtp_sequence_params sequence = greedy(140, drafts);
+            sequence.ignore_eos = 1;
+            const completion done = complete(model, PROMPT, &sequence);
             CHECK(done.n == 140 && (drafts == 0 || done.stats.accepted > 0));
         }
         pmtp_model_free(model);
@@ -374,6 +443,7 @@ int main(int argc, char ** argv) {
     check_rules(model);
     check_masks_and_lists(model);
     check_bad_parameters(model);
+    check_segments(model);
     check_truncation(model);
     check_logits(model);
     check_context(model);

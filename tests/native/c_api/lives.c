@@ -1,4 +1,4 @@
-/* How models and generations begin and end: stopped loads and calls, handles in slots, forked children, a log receiver
+/* How models and sequences begin and end: stopped loads and calls, handles in slots, forked children, a log receiver
  * that frees models, and the end of the process while threads are in the library. */
 #include "support.h"
 
@@ -77,27 +77,36 @@ static void check_stopped_calls(pmtp_model * model) {
     CHECK_FAILS(PMTP_ERROR_CANCELLED, pmtp_quantize(head, "/dev/null", "q4_k_m", 1, &stop));
 }
 
-/* Handles in slots; a model that is freed before its generation. */
+/* Handles in slots; a model that is freed before its sequences: running, ended and waiting ones. */
 static void check_slots(void) {
     pmtp_model * model = load(target, head, 1);
-    int32_t n = 0;
+    int32_t n = 0, n_bursts;
     int32_t * prompt = tokenize(model, PROMPT, &n);
-    const pmtp_generation_params params = greedy(8, 3);
-    pmtp_generation * generation = start(model, prompt, n, &params);
-    pmtp_generation * other = generation;
-    CHECK_FAILS(PMTP_ERROR_BUSY, pmtp_generation_start(model, prompt, n, &params, &other));
-    CHECK(other == NULL);
+    const pmtp_sequence_params params = greedy(8, 3), one = greedy(1, 0);
+    pmtp_sequence *running = NULL, *ended = start(model, prompt, n, &one), *waiting = NULL;
+    while (step(model, ended).finish == PMTP_FINISH_NONE) {
+    }
+    running = start(model, prompt, n, &params);
+    waiting = start(model, prompt, n, &params);
+    pmtp_burst burst;
+    CHECK(pmtp_step(model, &burst, 1, &n_bursts) == PMTP_OK && n_bursts == 1 && burst.sequence == running);
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, try_start(model, prompt, 0, &params, &burst.sequence));
+    CHECK(burst.sequence == NULL);
     pmtp_model_release(&model);
     pmtp_model_release(&model);
     pmtp_model_release(NULL);
     CHECK(model == NULL);
-    pmtp_burst burst;
-    do {
-        CHECK(pmtp_generation_step(generation, &burst) == PMTP_OK);
-    } while (burst.finish == PMTP_FINISH_NONE);
-    pmtp_generation_release(&generation);
-    pmtp_generation_release(&generation);
-    CHECK(generation == NULL);
+    pmtp_sequence * all[] = { running, ended, waiting };
+    for (int i = 0; i < 3; i++) {
+        pmtp_stats stats;
+        CHECK(pmtp_sequence_get_stats(all[i], &stats) == PMTP_OK && stats.prompt_tokens == n);
+        CHECK(stats.completion_tokens <= 1 && strlen(pmtp_sequence_error(all[i])) == 0);
+        pmtp_sequence_cancel(all[i]);
+        CHECK(pmtp_sequence_truncate(all[i], 0) == PMTP_OK);
+        pmtp_sequence_release(&all[i]);
+        pmtp_sequence_release(&all[i]);
+        CHECK(all[i] == NULL);
+    }
     free(prompt);
 }
 
@@ -107,29 +116,29 @@ static void check_fork(void) {
     pmtp_model * model = load(target, head, 2);
     int32_t n = 0;
     int32_t * prompt = tokenize(model, PROMPT, &n);
-    const pmtp_generation_params params = greedy(8, 3);
-    pmtp_generation * generation = start(model, prompt, n, &params);
-    pmtp_burst burst;
-    CHECK(pmtp_generation_step(generation, &burst) == PMTP_OK);
+    const pmtp_sequence_params params = greedy(8, 3);
+    pmtp_sequence * sequence = start(model, prompt, n, &params);
+    pmtp_burst burst = step(model, sequence);
     const pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
-        pmtp_generation * other = NULL;
+        pmtp_sequence * other = NULL;
         pmtp_stats stats;
         pmtp_model_info info;
         int32_t tokens[64];
         float logits[1];
-        CHECK_FAILS(PMTP_ERROR_OTHER_PROCESS, pmtp_generation_step(generation, &burst));
-        CHECK_FAILS(PMTP_ERROR_OTHER_PROCESS, pmtp_generation_truncate(generation, 0));
-        CHECK_FAILS(PMTP_ERROR_OTHER_PROCESS, pmtp_generation_get_stats(generation, &stats));
-        CHECK_FAILS(PMTP_ERROR_OTHER_PROCESS, pmtp_generation_start(model, prompt, n, &params, &other));
+        CHECK_FAILS(PMTP_ERROR_OTHER_PROCESS, pmtp_step(model, &burst, 1, &n));
+        CHECK_FAILS(PMTP_ERROR_OTHER_PROCESS, pmtp_sequence_truncate(sequence, 0));
+        CHECK_FAILS(PMTP_ERROR_OTHER_PROCESS, pmtp_sequence_get_stats(sequence, &stats));
+        CHECK_FAILS(PMTP_ERROR_OTHER_PROCESS, try_start(model, prompt, n, &params, &other));
         CHECK_FAILS(PMTP_ERROR_OTHER_PROCESS, pmtp_model_get_info(model, &info));
         CHECK_FAILS(PMTP_ERROR_OTHER_PROCESS, pmtp_logits(model, prompt, n, 1, logits, NULL));
         CHECK_FAILS(PMTP_ERROR_OTHER_PROCESS, pmtp_tokenize(model, "x", 1, 1, 1, tokens, 64, &n, NULL));
-        pmtp_generation_free(generation);
+        pmtp_sequence_cancel(sequence);
+        pmtp_sequence_free(sequence);
         pmtp_model_free(model);
         model = load(target, head, 2);
-        const pmtp_generation_params own = greedy(8, 3);
+        const pmtp_sequence_params own = greedy(8, 3);
         CHECK(complete(model, PROMPT, &own).n > 0);
         pmtp_model_free(model);
         pmtp_shutdown();
@@ -137,7 +146,7 @@ static void check_fork(void) {
     }
     int status = 1;
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
-    pmtp_generation_free(generation);
+    pmtp_sequence_free(sequence);
     CHECK(complete(model, PROMPT, &params).n > 0);
     pmtp_model_free(model);
     free(prompt);
@@ -174,8 +183,8 @@ static void check_log(void) {
 static pmtp_model * running[2];
 static atomic_int begun;
 
-static void * generate_for_ever(void * model) {
-    const pmtp_generation_params params = greedy(200, 3);
+static void * step_for_ever(void * model) {
+    const pmtp_sequence_params params = greedy(200, 3);
     for (;;) {
         atomic_fetch_add(&begun, 1);
         complete(model, PROMPT, &params);
@@ -196,7 +205,7 @@ static void end_while_threads_run(void) {
     pthread_t threads[3];
     for (int i = 0; i < 2; i++) {
         running[i] = load(target, head, 2);
-        CHECK(pthread_create(&threads[i], NULL, generate_for_ever, running[i]) == 0);
+        CHECK(pthread_create(&threads[i], NULL, step_for_ever, running[i]) == 0);
     }
     CHECK(pthread_create(&threads[2], NULL, load_for_ever, NULL) == 0);
     while (atomic_load(&begun) < 8) {

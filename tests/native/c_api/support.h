@@ -54,51 +54,73 @@ static inline int32_t * tokenize(const pmtp_model * model, const char * text, in
     return tokens;
 }
 
-static inline pmtp_generation_params greedy(int32_t max_tokens, int32_t drafts) {
-    pmtp_generation_params params = pmtp_default_generation_params();
+static inline pmtp_sequence_params greedy(int32_t max_tokens, int32_t drafts) {
+    pmtp_sequence_params params = pmtp_default_sequence_params();
     params.temperature = 0;
     params.max_tokens = max_tokens;
     params.num_speculative_tokens = drafts;
     return params;
 }
 
-static inline pmtp_generation * start(pmtp_model * model, const int32_t * prompt, int32_t n,
-                                      const pmtp_generation_params * params) {
-    pmtp_generation * generation = NULL;
-    CHECK(pmtp_generation_start(model, prompt, n, params, &generation) == PMTP_OK && generation != NULL);
-    return generation;
+static inline pmtp_status try_start(pmtp_model * model, const int32_t * prompt, int32_t n,
+                                    const pmtp_sequence_params * params, pmtp_sequence ** out) {
+    const pmtp_segment segment = { prompt, n, 0 };
+    return pmtp_sequence_start(model, &segment, 1, params, out);
 }
 
-/* Steps to the end, checks every burst, and frees the generation. */
-static inline completion finish(pmtp_generation * generation, int32_t n_logprobs) {
+static inline pmtp_sequence * start(pmtp_model * model, const int32_t * prompt, int32_t n,
+                                    const pmtp_sequence_params * params) {
+    pmtp_sequence * sequence = NULL;
+    CHECK(try_start(model, prompt, n, params, &sequence) == PMTP_OK && sequence != NULL);
+    return sequence;
+}
+
+/* A step of a model with one sequence. */
+static inline pmtp_burst step(pmtp_model * model, pmtp_sequence * sequence) {
+    pmtp_burst burst;
+    int32_t n = -1;
+    CHECK(pmtp_step(model, &burst, 1, &n) == PMTP_OK && n == 1 && burst.sequence == sequence);
+    return burst;
+}
+
+/* Adds what a burst brought to a completion, and checks the burst. */
+static inline void add(completion * done, const pmtp_burst * burst, int32_t n_logprobs) {
+    float sum = 0;
+    CHECK(done->finish == PMTP_FINISH_NONE);
+    CHECK(burst->n_drafted >= 0 && burst->n_drafted <= PMTP_MAX_DRAFT && burst->n_accepted <= burst->n_drafted);
+    CHECK(burst->n_emitted >= 0 && burst->n_emitted <= burst->n_accepted + 1 && done->n + burst->n_emitted <= MAX_TEXT);
+    CHECK((burst->status != PMTP_OK) == (burst->finish == PMTP_FINISH_FAILED));
+    CHECK((burst->logprobs != NULL) == (n_logprobs >= 0 && burst->n_emitted > 0));
+    memcpy(done->tokens + done->n, burst->emitted, (size_t) burst->n_emitted * sizeof *burst->emitted);
+    done->n += burst->n_emitted;
+    for (int32_t i = 0; burst->logprobs != NULL && i < burst->n_emitted * (1 + n_logprobs); i++) {
+        sum += burst->logprobs[i].logprob; /* every entry is there to be read */
+    }
+    CHECK(sum <= 0);
+    done->finish = (pmtp_finish) burst->finish;
+}
+
+/* Steps to the end, checks every burst, and frees the sequence, which is the only one. */
+static inline completion finish(pmtp_model * model, pmtp_sequence * sequence, int32_t n_logprobs) {
     completion done = { { 0 }, 0, PMTP_FINISH_NONE, { 0 } };
     pmtp_burst burst;
-    float sum = 0;
-    do {
-        CHECK(pmtp_generation_step(generation, &burst) == PMTP_OK);
-        CHECK(burst.n_drafted >= 0 && burst.n_drafted <= PMTP_MAX_DRAFT && burst.n_accepted <= burst.n_drafted);
-        CHECK(burst.n_emitted >= 0 && burst.n_emitted <= burst.n_accepted + 1 && done.n + burst.n_emitted <= MAX_TEXT);
-        CHECK((burst.logprobs != NULL) == (n_logprobs >= 0 && burst.n_emitted > 0));
-        memcpy(done.tokens + done.n, burst.emitted, (size_t) burst.n_emitted * sizeof *burst.emitted);
-        done.n += burst.n_emitted;
-        for (int32_t i = 0; burst.logprobs != NULL && i < burst.n_emitted * (1 + n_logprobs); i++) {
-            sum += burst.logprobs[i].logprob; /* every entry is there to be read */
-        }
-    } while (burst.finish == PMTP_FINISH_NONE);
-    CHECK(sum <= 0);
-    done.finish = (pmtp_finish) burst.finish;
-    CHECK(pmtp_generation_get_stats(generation, &done.stats) == PMTP_OK && done.stats.completion_tokens == done.n);
-    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_generation_step(generation, &burst));
-    pmtp_generation_free(generation);
+    int32_t n = -1;
+    while (done.finish == PMTP_FINISH_NONE) {
+        burst = step(model, sequence);
+        add(&done, &burst, n_logprobs);
+    }
+    CHECK(pmtp_sequence_get_stats(sequence, &done.stats) == PMTP_OK && done.stats.completion_tokens == done.n);
+    CHECK(pmtp_step(model, &burst, 1, &n) == PMTP_OK && n == 0); /* nothing follows */
+    pmtp_sequence_free(sequence);
     return done;
 }
 
-static inline completion complete(pmtp_model * model, const char * text, const pmtp_generation_params * params) {
+static inline completion complete(pmtp_model * model, const char * text, const pmtp_sequence_params * params) {
     int32_t n = 0;
     int32_t * prompt = tokenize(model, text, &n);
-    pmtp_generation * generation = start(model, prompt, n, params);
+    pmtp_sequence * sequence = start(model, prompt, n, params);
     free(prompt);
-    return finish(generation, params->n_logprobs);
+    return finish(model, sequence, params->n_logprobs);
 }
 
 static inline int same(const completion * a, const completion * b) {

@@ -29,21 +29,21 @@ static pthread_t begin(void * (*body)(void *), void * argument) {
 }
 
 static void check_unharmed(pmtp_model * model) {
-    const pmtp_generation_params params = greedy(32, 3);
+    const pmtp_sequence_params params = greedy(32, 3);
     const completion done = complete(model, PROMPT, &params);
     CHECK(same(&reference, &done));
 }
 
 typedef struct {
-    pmtp_generation * generation;
+    pmtp_sequence * sequence;
     long delay; /* microseconds */
 } cancellation;
 
 static void * cancel_later(void * argument) {
     const cancellation * c = argument;
     wait_microseconds(c->delay);
-    pmtp_generation_cancel(c->generation);
-    pmtp_generation_cancel(c->generation);
+    pmtp_sequence_cancel(c->sequence);
+    pmtp_sequence_cancel(c->sequence);
     return NULL;
 }
 
@@ -56,18 +56,18 @@ static void check_cancel(void) {
         for (int32_t t = 0; t < N_PROMPT; t++) {
             prompt[t] = 100 + (t * 7 + i) % 200; /* no common beginning: prefill again */
         }
-        pmtp_generation_params params = greedy(N_CTX - N_PROMPT, PMTP_MAX_DRAFT);
+        pmtp_sequence_params params = greedy(N_CTX - N_PROMPT, PMTP_MAX_DRAFT);
         params.ignore_eos = 1;
         cancellation c = { start(model, prompt, N_PROMPT, &params), i * 1500L };
         const pthread_t thread = begin(cancel_later, &c);
         pmtp_burst burst;
         do {
-            CHECK(pmtp_generation_step(c.generation, &burst) == PMTP_OK);
+            burst = step(model, c.sequence);
         } while (burst.finish == PMTP_FINISH_NONE);
         CHECK(burst.finish == PMTP_FINISH_CANCELLED || burst.finish == PMTP_FINISH_LENGTH);
         cancelled += burst.finish == PMTP_FINISH_CANCELLED;
         CHECK(pthread_join(thread, NULL) == 0);
-        pmtp_generation_free(c.generation);
+        pmtp_sequence_free(c.sequence);
         if (i % 6 == 5) {
             check_unharmed(model);
         }
@@ -77,13 +77,14 @@ static void check_cancel(void) {
 }
 
 typedef struct {
-    pmtp_generation * generation;
+    pmtp_model * model;
+    pmtp_sequence * sequence;
     pmtp_burst burst;
 } single_step;
 
 static void * step_once(void * argument) {
-    single_step * step = argument;
-    CHECK(pmtp_generation_step(step->generation, &step->burst) == PMTP_OK);
+    single_step * s = argument;
+    s->burst = step(s->model, s->sequence);
     return NULL;
 }
 
@@ -91,18 +92,16 @@ static void * step_once(void * argument) {
 static void * hand_over(void * model) {
     int32_t n = 0;
     int32_t * prompt = tokenize(model, PROMPT, &n);
-    const pmtp_generation_params params = greedy(32, 3);
-    single_step step = { .generation = start(model, prompt, n, &params) };
+    const pmtp_sequence_params params = greedy(32, 3);
+    single_step single = { .model = model, .sequence = start(model, prompt, n, &params) };
     free(prompt);
     completion done = { { 0 }, 0, PMTP_FINISH_NONE, { 0 } };
     while (done.finish == PMTP_FINISH_NONE) {
-        CHECK(pthread_join(begin(step_once, &step), NULL) == 0);
-        memcpy(done.tokens + done.n, step.burst.emitted, (size_t) step.burst.n_emitted * sizeof *step.burst.emitted);
-        done.n += step.burst.n_emitted;
-        done.finish = (pmtp_finish) step.burst.finish;
+        CHECK(pthread_join(begin(step_once, &single), NULL) == 0);
+        add(&done, &single.burst, -1);
     }
     CHECK(same(&reference, &done));
-    pmtp_generation_free(step.generation);
+    pmtp_sequence_free(single.sequence);
     pmtp_model_free(model);
     return NULL;
 }
@@ -152,7 +151,7 @@ int main(int argc, char ** argv) {
     target = argv[1];
     head = argv[2];
     pmtp_model * model = load(target, head, 1);
-    const pmtp_generation_params params = greedy(32, 3);
+    const pmtp_sequence_params params = greedy(32, 3);
     reference = complete(model, PROMPT, &params);
     hand_over(model);
     check_side_by_side();
