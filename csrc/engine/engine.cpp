@@ -44,8 +44,9 @@ void Engine::set_drafter(std::unique_ptr<Drafter> drafter, const RoundCosts & fi
     if (drafter_ != nullptr && drafter_->reads_states()) {
         target_.give_states();
     }
-    scheduler_ = std::make_unique<Scheduler>(params_.max_num_seqs, (int) params_.context.n_batch, params_.shared_chunk,
-                                             drafter_ != nullptr && kv_.can_truncate() ? kMaxDraft : 0);
+    scheduler_ =
+        std::make_unique<Scheduler>(params_.max_num_seqs, (int) params_.context.n_batch, params_.n_batch,
+                                    params_.shared_chunk, drafter_ != nullptr && kv_.can_truncate() ? kMaxDraft : 0);
 }
 
 SharedSequence Engine::start(std::vector<int32_t> prompt, SequenceParams params, void * owner) {

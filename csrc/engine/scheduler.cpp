@@ -5,10 +5,11 @@
 
 namespace pmtp {
 
-Scheduler::Scheduler(int max_running, int n_batch, int shared_chunk, int most_drafts)
+Scheduler::Scheduler(int max_running, int n_rows, int n_prompt, int shared_chunk, int most_drafts)
     : max_running_(max_running),
-      n_batch_(n_batch),
-      shared_chunk_(shared_chunk),
+      n_rows_(n_rows),
+      n_prompt_(n_prompt),
+      shared_chunk_(std::min(n_prompt, shared_chunk)),
       most_drafts_(most_drafts) {
     running_.reserve(max_running);
 }
@@ -56,7 +57,7 @@ Plan Scheduler::plan() {
     }
     plan.n_decoding = (int) plan.turns.size();
     plan_drafts(plan);
-    int left = std::max(1, std::min(n_batch_ - plan.n_rows, plan.n_decoding > 0 ? shared_chunk_ : n_batch_));
+    int left = std::max(1, std::min(n_rows_ - plan.n_rows, plan.n_decoding > 0 ? shared_chunk_ : n_prompt_));
     for (const SharedSequence & s : running_) {
         if (s->in_prompt() && left > 0) {
             const int n = std::min({ left, s->prompt_left(), s->next_stop() - s->n_cached() });
@@ -85,7 +86,7 @@ void Scheduler::plan_drafts(Plan & plan) {
     if (asks_.empty()) {
         return;
     }
-    planner_.plan(asks_, plan.n_rows, plan.longest, n_batch_ - 1);
+    planner_.plan(asks_, plan.n_rows, plan.longest, n_rows_ - 1);
     size_t ask = 0;
     for (Turn & turn : plan.turns) {
         if (turn.sequence->lets_clock_decide()) {
