@@ -17,6 +17,9 @@ int common_prefix(const std::vector<int32_t> & a, const std::vector<int32_t> & b
     return (int) (std::mismatch(a.begin(), end, b.begin(), b.end()).first - a.begin());
 }
 
+// Something is left to evaluate.
+int most_cached(const std::vector<int32_t> & prompt) { return std::max(0, (int) prompt.size() - 1); }
+
 constexpr int whole_pages(int n) { return n / kPageCells * kPageCells; }
 
 }  // namespace
@@ -31,7 +34,7 @@ PrefixCache::Match PrefixCache::match(int slot, const std::vector<int32_t> & pro
     const Entry & entry = entries_[slot];
     Match match;
     match.slot = slot;
-    const int n = common_prefix(entry.tokens, prompt, std::min(entry.n_valid, (int) prompt.size() - 1));
+    const int n = common_prefix(entry.tokens, prompt, std::min(entry.n_valid, most_cached(prompt)));
     match.lost = (int) entry.tokens.size() - n;
     const WindowRange own = kv_.window(slot);
     if (entry.use == Use::kept && kv_.serves(own, n) && (kv_.can_truncate() || match.lost == 0)) {
@@ -68,7 +71,8 @@ Place PrefixCache::take(const std::vector<int32_t> & prompt) {
     }
     n_running_++;
     make_room_for_window();
-    const bool in_place = best.in_place > 0 && best.lost <= best.in_place - best.shared;
+    const bool again = best.in_place == most_cached(prompt);  // what is lost is another answer to the same prompt
+    const bool in_place = best.in_place > 0 && (again || best.lost <= best.in_place - best.shared);
     int slot = best.slot < 0 || !in_place ? empty_slot(best.slot) : -1;
     if (slot >= 0 && best.shared > 0) {
         const std::vector<uint8_t> own =
