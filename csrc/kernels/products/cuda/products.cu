@@ -6,12 +6,12 @@
 
 namespace {
 
+// A block of 512 threads has 128 registers for each of them.
 constexpr int kMaxWarps = 16;
-// Of a block with a gate: 32 values, which it can quantise.
+// A block with a gate has 32 results of a row, the values that are quantised together.
 constexpr int kGateTiles = 4;
 
-// A block: n_tiles tiles of weight rows, and of the gate's; its warps take the stages of the rows in turn, each through
-// a buffer or two of its own.
+// A block multiplies n_tiles tiles of weight rows, and of the gate's, whose stages its warps take in turn.
 template <typename Format, int n_tiles, int n_matrices>
 __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p) {
     constexpr int kWeightWords = Layout<Format>::kWords;
@@ -25,6 +25,7 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p
     const int warp = threadIdx.x / 32;
     const int n_warps = blockDim.x / 32;
     const int n_stages = p.n_in / Format::kStage;
+    // With two buffers of its own a warp loads a stage while it multiplies another.
     const int n_buffers = n_stages > n_warps ? 2 : 1;
     const auto buffer = [&](int of_warp, int i) {
         return (uint32_t *) shared + (of_warp * n_buffers + i) * kBufferWords;
@@ -90,15 +91,16 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p
     }
     wait_for_group<0>();
     __syncwarp();
-    for (int tile = 0; tile < n_matrices * n_tiles;
-         tile++) {  // in place of the warp's first buffer: [matrix][batch row][weight row]
+    // A warp's sums take the place of its first buffer: [matrix][batch row][weight row].
+    for (int tile = 0; tile < n_matrices * n_tiles; tile++) {
         for (int i = 0; i < 2; i++) {
             const int row = lane / 4 * kOut + tile % n_tiles * kTile + 2 * (lane % 4) + i;
             ((float *) buffer(warp, 0))[tile / n_tiles * kBatch * kOut + row] = sum[tile][i];
         }
     }
     __syncthreads();
-    for (int at = threadIdx.x; at < p.n_rows * kOut; at += blockDim.x) {  // whole warps, with a gate
+    // With a gate the loop is left by whole warps, which quantise together.
+    for (int at = threadIdx.x; at < p.n_rows * kOut; at += blockDim.x) {
         float total[n_matrices] = {};
         for (int w = 0; w < n_warps; w++) {
             for (int m = 0; m < n_matrices; m++) {
@@ -134,11 +136,11 @@ struct Geometry {
     size_t shared_bytes;
 };
 
-// As many warps as there are stages and memory for: few warps with much to do each wait too long. Few rows of weights
-// are spread over all multiprocessors.
+// A block has as many warps as there are stages and memory for, as few with much to do each wait too long.
 template <typename Format> Geometry geometry_of(const WeightProduct & p) {
     const int n_matrices = p.gate != nullptr ? 2 : 1;
     const int n_stages = p.n_in / Format::kStage;
+    // Fewer rows of weights are spread over all multiprocessors, a tile a block.
     const int enough = n_stages <= kMaxWarps ? 1 << 10 : 1 << 12;
     const int n_tiles = n_matrices == 2                                    ? kGateTiles
                         : p.n_out >= 1 << 14 && p.n_out % (4 * kTile) == 0 ? 4

@@ -1,5 +1,5 @@
-// A warp's share of a product: a stage of a row of weights and of the activations in shared memory, multiplied by
-// tensor-core instructions. Part of products.cu.
+// A warp's share of a product, part of products.cu: tensor-core instructions multiply a stage of rows of weights and of
+// activations that lie in shared memory.
 #pragma once
 
 #include "kernels/products/cuda/formats.cuh"
@@ -8,19 +8,22 @@ namespace {
 
 namespace formats = pmtp::formats;
 
-constexpr int kTile = 8;   // rows of weights of a tensor-core instruction
-constexpr int kBatch = 8;  // columns
+// Rows of weights that a tensor-core instruction takes.
+constexpr int kTile = 8;
+// Rows of activations that it takes.
+constexpr int kBatch = 8;
 
-// How a stage, the values of a row that a warp takes at a time, lies in shared memory. Of weights: the chunks of 16
-// bytes that have a part of it. Of activations: blocks of 36 bytes, or floats.
+// How a stage, the values of a row that a warp takes at a time, lies in shared memory.
 template <typename Format> struct Layout {
     static constexpr bool kAligned = Format::kBytes % 16 == 0;
     // The furthest that a stage begins behind a chunk.
     static constexpr int kFurthest = kAligned ? 0 : Format::kBytes % 8 == 0 ? 8 : Format::kBytes % 4 == 0 ? 12 : 14;
+    // Chunks of 16 bytes that have a part of the weights.
     static constexpr int kChunks = (kFurthest + Format::kBytes + 15) / 16;
+    // Of activations, which are blocks of 36 bytes, or floats.
     static constexpr int kColumnWords = Format::kQuantised ? Format::kStage / 32 * 9 : Format::kStage;
-    // From one row to the next, so that a warp's reads are free of conflicts: an odd number of 4 banks apart, and of
-    // floats, which are read in twos and fours, 8 and 16 banks.
+    // A warp's reads are free of conflicts where rows begin an odd number of 4 banks apart, and floats, which are read
+    // in twos and fours, 8 and 16 banks.
     static constexpr int kWords = Format::kQuantised ? 4 * (kChunks | 1) : 4 * kChunks + 8;
     static constexpr int kColumnStride = kColumnWords + (Format::kQuantised ? 4 : 16);
 
@@ -29,7 +32,7 @@ template <typename Format> struct Layout {
     }
 };
 
-// 16 bytes to shared memory, in the background; from n_bytes on they are 0, and nothing is read.
+// Copies 16 bytes to shared memory in the background, of which those from n_bytes on are 0 and are not read.
 __device__ __forceinline__ void copy_16(uint32_t * to, const void * from, int n_bytes = 16) {
 #if __CUDA_ARCH__ >= 800
     const auto at = (uint32_t) __cvta_generic_to_shared(to);
@@ -49,11 +52,12 @@ template <int n_newer> __device__ __forceinline__ void wait_for_group() {
 #endif
 }
 
-// c[i] of a lane: the sum over 32 values for batch row lane / 4 and weight row 2 (lane % 4) + i of the tile.
+// c[i] of a lane becomes the sum over 32 values for batch row lane / 4 and weight row 2 (lane % 4) + i of the tile.
 // x: values 4 (lane % 4) ... and 16 more on of row lane / 4 of the batch; w: likewise of the tile.
 __device__ __forceinline__ void multiply_32(int (&c)[2], uint32_t x0, uint32_t x1, uint32_t w0, uint32_t w1) {
 #if __CUDA_ARCH__ >= 800
-    [[maybe_unused]] int unused[2];  // batch rows 8 to 15
+    // The instruction has sixteen rows of a batch, of which the last eight are 0 here.
+    [[maybe_unused]] int unused[2];
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %5}, {%7, %8}, {%9, %9, %9, "
         "%9};"
         : "=r"(c[0]), "=r"(c[1]), "=r"(unused[0]), "=r"(unused[1])
@@ -61,7 +65,7 @@ __device__ __forceinline__ void multiply_32(int (&c)[2], uint32_t x0, uint32_t x
 #endif
 }
 
-// Likewise the sum over 16 values.
+// c[i] becomes the sum over 16 values, laid out likewise.
 __device__ __forceinline__ void multiply_16(int (&c)[2], uint32_t x, uint32_t w) {
 #if __CUDA_ARCH__ >= 800
     [[maybe_unused]] int unused[2];
@@ -71,9 +75,9 @@ __device__ __forceinline__ void multiply_16(int (&c)[2], uint32_t x, uint32_t w)
 #endif
 }
 
-// c[i], of a lane: the sums over 8 values, of a batch whose rows 8 to 15 (c[2], c[3]) are what 0 to 7 lack. Numbers of
-// 8 bits of exponent and 10 of mantissa. x: rows of the batch and of what they lack, for two of the values; w: for
-// those.
+// To c[i] of a lane the sums over 8 values are added, of numbers of 8 bits of exponent and 10 of mantissa and of a
+// batch whose rows 8 to 15 (c[2], c[3]) are what 0 to 7 lack. x: rows of the batch and of what they lack, for two of
+// the values; w: the weights of those two.
 __device__ __forceinline__ void multiply_8(float (&c)[4], const uint32_t (&x)[4], uint32_t w0, uint32_t w1) {
 #if __CUDA_ARCH__ >= 800
     asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
@@ -92,8 +96,8 @@ __device__ __forceinline__ uint32_t round_to_tf32(float x) {
     return out;
 }
 
-// A stage of the product of one tile, whose first row begins at byte `begin` of its matrix and each other one row_bytes
-// further on.
+// Adds a stage of the product of one tile, whose first row begins at byte `begin` of its matrix and each other one
+// row_bytes further on.
 template <typename Format> __device__ __forceinline__ void add_stage(float (&sum)[2], const uint32_t * tile,
                                                                      uint32_t begin, uint32_t row_bytes,
                                                                      const uint32_t * columns) {
@@ -145,8 +149,9 @@ template <typename Format> __device__ __forceinline__ void add_stage(float (&sum
     }
 }
 
-// A stage of all tiles with weights that are floats: each activation is the sum of two numbers of 10 bits of mantissa,
-// and a lane takes four of each 16 values.
+// Adds a stage of all tiles whose weights are floats: each activation is split into two numbers of 10 bits of mantissa,
+// as one would drop half of its bits.
+// A lane takes four of each 16 values.
 template <typename Format, int n_tiles> __device__ __forceinline__ void add_float_stage(float (&sum)[n_tiles][2],
                                                                                         const uint32_t * tiles,
                                                                                         const uint32_t * columns) {
