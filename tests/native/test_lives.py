@@ -199,6 +199,12 @@ class Stop(Exception):
     pass
 
 
+def mappings(path: Path) -> int:
+    """Of a file, in this process: models that are loaded from it, those of other tests included."""
+    gc.collect()
+    return Path("/proc/self/maps").read_text().count(os.path.realpath(path))
+
+
 @pytest.mark.parametrize("kind", [Stop, SystemExit, KeyboardInterrupt])
 def test_a_signal_ends_a_load_at_once(demo, kind: type[BaseException]):
     """Exceptions of handlers were swallowed in the log callback, but for KeyboardInterrupt, which came at the end."""
@@ -206,6 +212,7 @@ def test_a_signal_ends_a_load_at_once(demo, kind: type[BaseException]):
     def handler(*_: object) -> None:
         raise kind
 
+    before = mappings(demo.target)
     previous = signal.signal(signal.SIGALRM, handler)
     try:
         for i in range(30):
@@ -220,13 +227,10 @@ def test_a_signal_ends_a_load_at_once(demo, kind: type[BaseException]):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    gc.collect()
     deadline = time.monotonic() + 5
-    while (mapped := Path("/proc/self/maps").read_text().count(os.path.realpath(demo.target))) and (
-        time.monotonic() < deadline
-    ):
+    while (after := mappings(demo.target)) != before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert mapped == 0
+    assert after == before
 
 
 def test_progress_is_told_where_the_model_is_loaded(demo):
