@@ -148,6 +148,23 @@ def _text(chars: Any) -> str:
     return bytes(_ffi.string(chars)).decode("utf-8", "replace")
 
 
+_level = _ffi.new("int32_t *")
+_nothing = _ffi.new("char[1]")
+
+
+def logged(call: Callable[[], T]) -> T:
+    """call(), and then what the library has kept for the log.
+
+    For the thread that asked for the work, where it holds no lock of this package: a handler may load a model, wait for
+    a thread that closes one, and whatever else. Costs a microsecond if there is nothing to log.
+    """
+    try:
+        return call()
+    finally:
+        if _lib.pmtp_log_take(_nothing, 0, _level) >= 0:  # there is a line; an empty one is taken
+            _hand_out_log()
+
+
 def _hand_out_log() -> None:
     level = _ffi.new("int32_t *")
     capacity = 1 << 12
@@ -168,7 +185,6 @@ def _check(status: int, out_of_memory: type[PyllamaMtpError] = OutOfMemoryError)
     """out_of_memory: the exception that this call raises then."""
     if status != _lib.PMTP_OK:
         message = one_line(_text(_lib.pmtp_last_error()))[:_MAX_ERROR_CHARS]
-        _hand_out_log()
         kind = out_of_memory if status == _lib.PMTP_ERROR_OUT_OF_MEMORY else _ERRORS.get(status, InternalError)
         raise kind(message)
 
@@ -257,7 +273,6 @@ class NativeModel:
             try:
                 _check(_lib.pmtp_model_load(path, head_path, params, self._slot), ModelLoadError)
             finally:
-                _hand_out_log()
                 if self._closed:  # nobody waits for it any more
                     _lib.pmtp_model_release(self._slot)
 
@@ -267,7 +282,7 @@ class NativeModel:
 
         try:
             poll()
-            run(load, stop=lambda: setattr(watch, "stop", 1), poll=poll)
+            logged(lambda: run(load, stop=lambda: setattr(watch, "stop", 1), poll=poll))
             if progress is not None:
                 progress(_lib.PMTP_STAGE_CONTEXT if head is None else _lib.PMTP_STAGE_HEAD, 1.0)
         except OutOfMemoryError as error:
@@ -365,9 +380,9 @@ class NativeModel:
                 return int(n[0])
 
             if len(text) <= _SHORT_TEXT:
-                needed = split()
+                needed = logged(split)
             else:
-                needed = run(split, stop=lambda: setattr(watch, "stop", 1))
+                needed = logged(lambda split=split: run(split, stop=lambda: setattr(watch, "stop", 1)))
             if needed <= capacity:
                 return list(tokens[0:needed])
             if limit is not None and needed > limit:
@@ -397,14 +412,17 @@ class NativeModel:
         def evaluate() -> None:
             _check(self.call(_lib.pmtp_logits, ids, len(ids), n_batch, rows, watch, watch=watch))
 
-        with self.lock:
-            run(evaluate, stop=lambda: setattr(watch, "stop", 1), patience=None)
+        def locked() -> None:
+            with self.lock:
+                run(evaluate, stop=lambda: setattr(watch, "stop", 1), patience=None)
+
+        logged(locked)
         return out
 
     def start(self, prompt: Sequence[int], options: "SamplingOptions") -> "NativeGeneration":
         """Begins a generation. Raises ModelBusyError (another one lives), ContextOverflowError, InvalidRequestError."""
         self.check_process()
-        return NativeGeneration(self, prompt, options)
+        return logged(lambda: NativeGeneration(self, prompt, options))
 
     def adopt(self, generation: "NativeGeneration") -> None:
         """The generation that close() closes first."""
@@ -419,7 +437,7 @@ def quantize(path: Path, out: Path, mixture: str, n_threads: int) -> None:
     def write() -> None:
         _check(_lib.pmtp_quantize(*arguments), ModelLoadError)
 
-    run(write, stop=lambda: setattr(watch, "stop", 1), patience=None)
+    logged(lambda: run(write, stop=lambda: setattr(watch, "stop", 1), patience=None))
 
 
 class NativeGeneration:

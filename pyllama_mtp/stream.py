@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
-from pyllama_mtp._native import ACCEPTANCE_RULES, Burst, NativeStats
+from pyllama_mtp._native import ACCEPTANCE_RULES, Burst, NativeStats, logged
 from pyllama_mtp.errors import InvalidRequestError, ModelClosedError, PyllamaMtpError, StreamError
 from pyllama_mtp.names import AcceptanceRule, FinishReason
 from pyllama_mtp.text import TextAssembler
@@ -177,7 +177,7 @@ class Stream:
     def _chunks(self) -> Generator[Chunk, None, None]:
         while self._finish_reason is None:
             try:
-                chunk = self._advance()
+                chunk = logged(self._advance)
                 if self._finish_reason is not None or self._closing:
                     self.close()  # before the last chunk: who reads it may start the next completion
             except BaseException:
