@@ -64,6 +64,13 @@ void pmtp_reserve_free(void * pointer) {
     }
 }
 
+void pmtp_reserve_need(const void * made, void * otherwise) {
+    if (made == nullptr) {
+        pmtp_reserve_free(otherwise);
+        pmtp_reserve_empty();
+    }
+}
+
 void pmtp_reserve_empty(void) { throw std::bad_alloc(); }
 
 uint64_t pmtp_reserve_used(void) { return used; }

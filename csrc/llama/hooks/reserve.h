@@ -16,6 +16,9 @@ void * pmtp_reserve_take(size_t size);
 void * pmtp_reserve_malloc(size_t size);
 void pmtp_reserve_free(void * pointer);
 
+/* Throws std::bad_alloc unless something was made; `otherwise`, or NULL, is given back before. */
+void pmtp_reserve_need(const void * made, void * otherwise);
+
 /* Where neither has room: throws std::bad_alloc. */
 #if defined(__GNUC__)
 __attribute__((noreturn))

@@ -1,8 +1,9 @@
-// Allocations that fail, one after the other, in the course of a completion: each ends in PMTP_ERROR_OUT_OF_MEMORY or
-// is done without, and the model is as good as before.
+// Allocations that fail, one after the other, in the course of a completion and of a load: each ends in an error or is
+// done without, the model is as good as before, and another one can be loaded.
 //
-//     allocations TARGET HEAD [STRIDE [FIRST]]      every STRIDE-th one, up to FIRST of each completion
+//     allocations TARGET HEAD [STRIDE [FIRST [LOADS]]]
 //
+// lets every STRIDE-th one fail, up to FIRST of each completion, and one in each of LOADS loads.
 // The library's allocations come here because the program defines malloc and its kin, or, in a sanitised build, because
 // they are wrapped by the linker and operator new is defined here.
 #include "support.h"
@@ -19,9 +20,19 @@ thread_local bool counted = false;
 thread_local long n_allocations = 0, failing = 0;
 thread_local bool lasting = false;
 
+// Of a load: the allocations that were counted before each of its stages.
+enum { STAGES = 3 };
+thread_local const pmtp_watch * watched = nullptr;
+thread_local long before_stage[STAGES + 1];
+
 bool fails() {
     if (!counted) {
         return false;
+    }
+    if (watched != nullptr) {
+        for (int stage = watched->stage + 1; stage <= STAGES; stage++) {
+            before_stage[stage] = n_allocations + 1;
+        }
     }
     n_allocations++;
     const bool is_one = failing > 0 && (lasting ? n_allocations >= failing : n_allocations == failing);
@@ -109,11 +120,59 @@ pmtp_sequence_params completion_params(int kind) {
     return params;
 }
 
+pmtp_status try_to_load(const char * target, const char * head) {
+    pmtp_watch watch = {};
+    pmtp_model_params params = pmtp_default_model_params();
+    params.n_ctx = N_CTX;
+    params.n_batch = 32;
+    params.n_threads = 2;
+    params.watch = &watch;
+    pmtp_model * model = nullptr;
+    watched = &watch;
+    n_allocations = 0;
+    counted = true;
+    const pmtp_status status = pmtp_model_load(target, head, &params, &model);
+    counted = false;
+    watched = nullptr;
+    CHECK((model != nullptr) == (status == PMTP_OK));
+    pmtp_model_free(model);
+    return status;
+}
+
+// As many points in every stage: nearly all allocations of a load are those of the vocabulary.
+void check_loads(const char * target, const char * head, long n, const completion & expected) {
+    failing = 0;
+    CHECK(try_to_load(target, head) == PMTP_OK);
+    long bounds[STAGES + 1];
+    std::copy_n(before_stage, STAGES + 1, bounds);
+    const pmtp_generation_params reference = greedy(16, 3);
+    long n_failed = 0;
+    for (long i = 0; i < n; i++) {
+        const int stage = (int) (i % STAGES);
+        const long size = bounds[stage + 1] - bounds[stage];
+        CHECK(size > 0);
+        failing = bounds[stage] + 1 + size * (i / STAGES) / ((n + STAGES - 1) / STAGES);
+        lasting = i / STAGES % 3 == 0;
+        const pmtp_status status = try_to_load(target, head);
+        CHECK(status == PMTP_OK || status == PMTP_ERROR_OUT_OF_MEMORY || status == PMTP_ERROR_MODEL_LOAD);
+        n_failed += status != PMTP_OK;
+        if (i % 100 == 99 || i == n - 1) {
+            pmtp_model * model = load(target, head, 1);
+            const completion done = complete(model, PROMPT, &reference);
+            CHECK(same(&expected, &done));
+            pmtp_model_free(model);
+        }
+    }
+    printf("loads: %ld of %ld failed; of %ld, %ld and %ld allocations\n", n_failed, n, bounds[1], bounds[2] - bounds[1],
+           bounds[3] - bounds[2]);
+}
+
 }  // namespace
 
 int main(int argc, char ** argv) {
     CHECK(argc >= 3);
     const long stride = argc > 3 ? atol(argv[3]) : 1, first = argc > 4 ? atol(argv[4]) : 1000;
+    const long n_loads = argc > 5 ? atol(argv[5]) : 1400;
     pmtp_model * model = load(argv[1], argv[2], 1);
     int32_t n_prompt = 0;
     int32_t * prompt = tokenize(model, PROMPT, &n_prompt);
@@ -149,5 +208,6 @@ int main(int argc, char ** argv) {
     pmtp_model_free(model);
     CHECK(n_failed > n_done_without);
     printf("every failure was survived: %ld, and %ld done without\n", n_failed, n_done_without);
+    check_loads(argv[1], argv[2], n_loads, expected);
     return 0;
 }
