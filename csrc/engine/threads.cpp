@@ -64,7 +64,9 @@ std::vector<int> thread_ids(ggml_threadpool * pool, int n) {
 
 // How long a thread has been ready to run and had no CPU, by the kernel's account.
 struct Threads::Waiting {
-    Waiting(int id) : id(id) { file = open(format("/proc/self/task/%d/schedstat", id).c_str(), O_RDONLY | O_CLOEXEC); }
+    explicit Waiting(int id) : id(id) {
+        file = open(format("/proc/self/task/%d/schedstat", id).c_str(), O_RDONLY | O_CLOEXEC);
+    }
     Waiting(Waiting && other) noexcept : id(other.id), file(std::exchange(other.file, -1)) {}
     Waiting & operator=(Waiting && other) noexcept {
         std::swap(id, other.id);
@@ -106,7 +108,9 @@ Threads::Threads(int n) : pool_(start(n), ggml_threadpool_free), n_(n), active_(
                            "and memory",
                            started, n));
     }
-    waiting_.assign(ids.begin(), ids.end());
+    for (int id : ids) {
+        waiting_.emplace_back(id);
+    }
     since_ = Clock::now();
     total_ = seconds_without_cpu();
 }

@@ -33,7 +33,7 @@ class Threads {
     void decide(double delayed, Clock::time_point now);
 
     std::unique_ptr<ggml_threadpool, void (*)(ggml_threadpool *)> pool_;
-    std::vector<Waiting> waiting_;  // of each thread; empty if the kernel does not tell
+    std::vector<Waiting> waiting_;  // of each thread, the caller's first; empty where it is the only one
     int n_;
     int active_;
     int step_ = 1;                // threads that the next try adds
