@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pyllama_mtp.convert.checkpoint import FLOATS, INTEGERS, StoredTensor, as_path, open_checkpoint, read_json
+from pyllama_mtp.convert.checkpoint import (
+    FLOATS,
+    INTEGERS,
+    StoredTensor,
+    as_path,
+    open_checkpoint,
+    read_json,
+    require_folder,
+)
 from pyllama_mtp.convert.config import CENTROIDS, EMBEDDING, LM_HEAD, NOT_NEEDED, TOKEN_ORDERING, read_config
 from pyllama_mtp.convert.output import check_destination, write_gguf, write_mixture
 from pyllama_mtp.convert.quants import encode
@@ -54,8 +62,7 @@ def convert_assistant(
 
 
 def _convert(folder: Path, out: Path, outtype: str, progress: bool) -> None:
-    if not os.path.isdir(folder):
-        raise ConversionError(f"{folder} is {'not a folder' if os.path.exists(folder) else 'missing'}")
+    require_folder(folder)
     config = read_config(read_json(folder / "config.json"))
     stored = open_checkpoint(folder)
     inputs = [folder / name for name in os.listdir(folder) if name.endswith((".json", ".jinja", ".safetensors"))]

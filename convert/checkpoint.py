@@ -40,11 +40,27 @@ def _reason(error: Exception) -> str:
     return shown(getattr(error, "strerror", None) or error)
 
 
+def _missing(path: Path) -> ConversionError:
+    return ConversionError(f"{path} is {'a link that leads nowhere' if is_there(path) else 'missing'}")
+
+
 def as_path(value: object, what: str) -> Path:
     """Raises ConversionError if it is no path."""
     if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
         raise ConversionError(f"the path of {what} is {shown(repr(value))}, expected str or os.PathLike[str]")
     return Path(value)
+
+
+def require_folder(path: Path) -> None:
+    """Raises ConversionError, with the cause, unless it is a folder or a link to one."""
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"cannot read {path}: {_reason(error)}") from error
+    if not is_folder:
+        raise ConversionError(f"{path} is not a folder")
 
 
 def is_there(path: Path) -> bool:
@@ -59,7 +75,7 @@ def read_file(path: Path, most: int) -> bytes:
         with open(path, "rb") as file:
             data = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
     except FileNotFoundError as error:
-        raise ConversionError(f"{path} is missing") from error
+        raise _missing(path) from error
     except (OSError, ValueError) as error:
         raise ConversionError(f"cannot read {path}: {_reason(error)}") from error
     if len(data) > most:
@@ -194,6 +210,6 @@ def _open(path: Path) -> dict[str, StoredTensor]:
             tensors[name] = StoredTensor(path, name, tensor.get_dtype(), tuple(tensor.get_shape()) or (1,), file)
         return tensors
     except FileNotFoundError as error:
-        raise ConversionError(f"{path} is missing") from error
+        raise _missing(path) from error
     except (OSError, ValueError, SafetensorError) as error:
         raise ConversionError(f"{path} is not a valid safetensors file: {_reason(error)}") from error

@@ -3,6 +3,8 @@ and lists of any length, with control sequences of a terminal in them.
 """
 
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +210,36 @@ def test_a_vocabulary_that_only_config_json_has_costs_nothing(checkpoint: Path, 
         file.truncate(8 + len(text) + end)
     message = refused(lambda: convert_assistant(checkpoint, tmp_path / "out.gguf"))
     assert f"has 512 tokens, the embedding {n_vocab} rows: id 512 has no token" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("loop", "cannot read .*symbolic links"),
+        ("far", "is a link that leads nowhere"),
+        ("none", "is missing"),
+        ("pipe", "is not a folder"),
+        ("file", "is not a folder"),
+        ("file/below", "cannot read .*Not a directory"),
+        ("x" * 300, "cannot read .*File name too long"),
+        ("a\0b", "cannot read .*null"),
+    ],
+    ids=ascii,
+)
+def test_sources_that_are_no_folder(tmp_path: Path, name: str, cause: str):
+    """All but pipes and files were called missing."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "far").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    assert re.search(cause, refused(lambda: convert_assistant(tmp_path / name, tmp_path / "out.gguf")))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize(("to", "cause"), [("nowhere", "is a link that leads nowhere"), (None, "symbolic links")])
+def test_links_in_a_checkpoint(checkpoint: Path, tmp_path: Path, name: str, to: str | None, cause: str):
+    """A file whose link had lost its target, as in a cache that was cleaned, was called missing."""
+    (checkpoint / name).unlink()
+    (checkpoint / name).symlink_to(to or name)
+    message = refused(lambda: convert_assistant(checkpoint, tmp_path / "out.gguf"))
+    assert name in message and cause in message
