@@ -6,6 +6,7 @@
 #include "kernels/cpu/simd.h"
 
 #include <cstdlib>
+#include <vector>
 
 using namespace pmtp::attention;
 using namespace pmtp::cpu;
@@ -50,12 +51,17 @@ extern "C" int attention_lanes() { return kLanes; }
 
 extern "C" void exp_vector(const float * x, float * y) { store(y, exp_nonpositive(load_floats(x))); }
 
+// Of layers that see `window` positions.
+extern "C" int64_t attention_chunk_width(int64_t window) { return chunk_width(window); }
+
 // q [batches][heads][rows][k_size], mask [mask_batches][mask_heads][rows][cells] f16 or null, sinks [heads] or null,
-// result [batches][rows][heads][v_size].
+// result [batches][rows][heads][v_size]. With runs, [n_runs][first_row, n_rows, first_page, n_pages, cells], the cells
+// are taken in pages.
 extern "C" int attention(int k_bits, int v_bits, const char * k, const char * v, int k_size, int v_size, size_t padding,
                          const float * q, const uint16_t * mask, int mask_heads, int mask_batches, const float * sinks,
                          float * result, int64_t n_cells, int n_rows, int n_heads, int n_kv_heads, int n_batches,
-                         int kv_batches, float scale, float softcap, int n_threads) {
+                         int kv_batches, float scale, float softcap, int n_threads, const int64_t (*runs)[5],
+                         int n_runs, const int32_t * first_cells, int64_t n_first_cells, int64_t chunk) {
     Task task{};
     task.k = cells(k_bits, k, k_size, n_cells, n_kv_heads, padding);
     task.v = cells(v_bits, v, v_size, n_cells, n_kv_heads, padding);
@@ -79,6 +85,12 @@ extern "C" int attention(int k_bits, int v_bits, const char * k, const char * v,
     task.kv_batches = kv_batches;
     task.scale = scale;
     task.softcap = softcap;
+    Pages pages{ {}, std::vector<int32_t>(first_cells, first_cells + n_first_cells), chunk };
+    for (int i = 0; i < n_runs; i++) {
+        const int64_t * run = runs[i];
+        pages.runs.push_back({ (int) run[0], (int) run[1], run[2], run[3], run[4] });
+    }
+    task.pages = n_runs > 0 ? &pages : nullptr;
     const Plan plan(task, n_threads);
     const size_t size = plan.work_size(n_threads);
     char * work = (char *) std::malloc(size + 64);

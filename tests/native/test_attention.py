@@ -1,8 +1,10 @@
 """The CPU attention kernel: right, and the same bits for one row and several, whatever the threads."""
 
+import copy
 import ctypes
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +49,9 @@ def kernel(request, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     lib.attention.argtypes = [
         *(integer, integer, POINTER, POINTER, integer, integer, ctypes.c_size_t, POINTER),
         *(POINTER, integer, integer, POINTER, POINTER, ctypes.c_int64, integer, integer, integer, integer, integer),
-        *(real, real, integer),
+        *(real, real, integer, POINTER, integer, POINTER, ctypes.c_int64, ctypes.c_int64),
     ]
+    lib.attention_chunk_width.restype = ctypes.c_int64
     lib.exp_vector.argtypes = [POINTER, POINTER]
     return lib
 
@@ -116,7 +119,9 @@ class Case:
         p = np.divide(p, total, out=np.zeros_like(p), where=total > 0)
         return (p[..., : self.cells] @ v).swapaxes(1, 2)
 
-    def run(self, rows: slice = slice(None), threads: int = 1, cells: int | None = None) -> np.ndarray:
+    def run(
+        self, rows: slice = slice(None), threads: int = 1, cells: int | None = None, pages: "Pages | None" = None
+    ) -> np.ndarray:
         """float32 [batches][rows][heads][v_size]; `cells`: of a shorter cache, for one head and batch of K and V."""
         cells = cells or self.cells
         q = np.ascontiguousarray(self.q[:, :, rows])
@@ -130,6 +135,7 @@ class Case:
             *(q.ctypes.data, None if mask is None else mask.ctypes.data, mask_heads, mask_batches),
             *(None if self.sinks is None else self.sinks.ctypes.data, result.ctypes.data, cells, q.shape[2]),
             *(self.heads, self.kv_heads, self.batches, self.kv_batches, self.scale, self.softcap, threads),
+            *((None, 0, None, 0, 0) if pages is None else pages.arguments()),
         )
         assert intact, "written behind the work buffer"
         return result
@@ -137,6 +143,18 @@ class Case:
     def check(self, **options) -> None:
         expected = self.expected()
         assert np.abs(self.run(**options) - expected).max() <= 3e-6 * max(np.abs(expected).max(), 0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """The table of a batch: runs [n][5] int64 and first_cells int32, see csrc/kernels/attention/pages.h."""
+
+    runs: np.ndarray
+    first_cells: np.ndarray
+    chunk: int
+
+    def arguments(self) -> tuple:
+        return self.runs.ctypes.data, len(self.runs), self.first_cells.ctypes.data, len(self.first_cells), self.chunk
 
 
 def causal(rows: int, cells: int, window: int | None = None) -> np.ndarray:
@@ -237,3 +255,81 @@ def test_bits_do_not_depend_on_rows_threads_or_what_follows(kernel, heads, kv_he
     if kv_heads == 1:
         shorter = case.run(slice(0, 1), cells=cells - rows + 1)  # all that the first row sees
         assert np.array_equal(shorter, together[:, :1])
+
+
+class PagedCase:
+    """Sequences whose pages lie anywhere in one cache, and the same sequences each in a cache of its own."""
+
+    def __init__(self, lib, lengths: list[int], counts: list[int], window: int = 0, **options):
+        """The last `counts` positions of each sequence are the rows; between its pages lie pages of nobody."""
+        self.lib, self.window, self.rows = lib, window, sum(counts)
+        rng = np.random.default_rng(7)
+        n_pages = [(length + 63) // 64 for length in lengths]
+        places = rng.permutation(sum(n_pages) + 3).astype(np.int32)
+        self.case = Case(lib, cells=64 * len(places), rows=self.rows, **options)
+        self.case.mask = np.full((1, 1, self.rows, self.case.cells), -np.inf)
+        self.sequences, row = [], 0
+        for length, n, pages in zip(lengths, counts, np.split(places, np.cumsum(n_pages))[:-1], strict=True):
+            at = (64 * pages[:, None] + np.arange(64)).ravel()[:length]  # the cell of every position
+            for position in range(length - n, length):
+                self.case.mask[0, 0, row, at[max(position + 1 - window, 0) if window else 0 : position + 1]] = 0
+                row += 1
+            self.sequences.append((at, 64 * pages, slice(row - n, row)))
+
+    def table(self, whole: bool = False) -> Pages:
+        """`whole`: windows too begin at position 0."""
+        runs, cells = [], []
+        for at, first_cells, rows in self.sequences:
+            first = (
+                max(len(at) - (rows.stop - rows.start) + 1 - self.window, 0) // 64 if self.window and not whole else 0
+            )
+            runs.append([rows.start, rows.stop - rows.start, first, len(first_cells) - first, len(cells)])
+            cells += first_cells[first:].tolist()
+        return Pages(np.array(runs, np.int64), np.array(cells, np.int32), self.lib.attention_chunk_width(self.window))
+
+    def run(self, threads: int, whole: bool = False) -> np.ndarray:
+        return self.case.run(threads=threads, pages=self.table(whole))
+
+    def alone(self) -> np.ndarray:
+        """Every row for itself, the cells in the order of positions."""
+        results = []
+        for at, _, rows in self.sequences:
+            alone = copy.copy(self.case)
+            alone.cells = len(at)
+            alone.k, alone.v = (np.ascontiguousarray(x[:, :, at]) for x in (self.case.k, self.case.v))
+            alone.mask = self.case.mask[..., at]
+            n_pages = (len(at) + 63) // 64
+            table = Pages(
+                np.array([[0, 1, 0, n_pages, 0]]), np.arange(n_pages, dtype=np.int32) * 64, self.table().chunk
+            )
+            pages = table if self.window else None
+            results += [alone.run(slice(row, row + 1), pages=pages) for row in range(rows.start, rows.stop)]
+        return np.concatenate(results, axis=1)
+
+
+@pytest.mark.parametrize("k_bits, v_bits, window", [(4, 3, 0), (8, 8, 0), (16, 17, 100), (32, 80, 512), (8, 4, 1024)])
+@pytest.mark.parametrize(
+    "lengths, counts",
+    [
+        ([700, 64, 1, 5300, 129], [4, 4, 1, 2, 3]),
+        ([2000, 70], [70, 1]),
+        ([900, 100, 1100, 20, 300, 400, 64, 600], [4] * 8),
+    ],
+)
+def test_bits_do_not_depend_on_where_pages_lie_or_on_other_sequences(kernel, lengths, counts, k_bits, v_bits, window):
+    case = PagedCase(kernel, lengths, counts, window, k_bits=k_bits, v_bits=v_bits)
+    alone = case.alone()
+    expected = case.case.expected()
+    assert np.abs(alone - expected).max() <= 3e-6 * np.abs(expected).max()
+    for threads in (1, 2, 7):
+        assert np.array_equal(case.run(threads), alone), threads
+    assert np.array_equal(case.run(2, whole=True), alone)
+
+
+@pytest.mark.parametrize("window", [0, 512])
+@pytest.mark.parametrize("n", [17, 65, 512])
+def test_bits_do_not_depend_on_the_size_of_a_chunk_of_a_prompt(kernel, n: int, window: int):
+    case = PagedCase(kernel, [1100, 300, 200], [n, 1, 4], window, k_bits=8, v_bits=4)
+    alone = case.alone()
+    for threads in (1, 2, 5):
+        assert np.array_equal(case.run(threads), alone), threads

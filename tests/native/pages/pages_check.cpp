@@ -39,9 +39,7 @@ EXPORT llama_model * pages_load(const char * path) {
 
 EXPORT void pages_unload(llama_model * model) { llama_model_free(model); }
 
-EXPORT int pages_vocabulary(const llama_model * model) {
-    return llama_vocab_n_tokens(llama_model_get_vocab(model));
-}
+EXPORT int pages_vocabulary(const llama_model * model) { return llama_vocab_n_tokens(llama_model_get_vocab(model)); }
 
 EXPORT uint32_t pages_sliding_cells(uint32_t n_swa, uint32_t n_running, uint32_t n_batch) {
     return pmtp::attention::sliding_cells(n_swa, n_running, n_batch);
