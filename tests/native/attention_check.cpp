@@ -51,6 +51,11 @@ extern "C" int attention_lanes() { return kLanes; }
 
 extern "C" void exp_vector(const float * x, float * y) { store(y, exp_nonpositive(load_floats(x))); }
 
+static int64_t n_items;
+
+// Pieces of work of the last call.
+extern "C" int64_t attention_items() { return n_items; }
+
 // Of layers that see `window` positions.
 extern "C" int64_t attention_chunk_width(int64_t window) { return chunk_width(window); }
 
@@ -92,6 +97,7 @@ extern "C" int attention(int k_bits, int v_bits, const char * k, const char * v,
     }
     task.pages = n_runs > 0 ? &pages : nullptr;
     const Plan plan(task, n_threads);
+    n_items = plan.n_items();
     const size_t size = plan.work_size(n_threads);
     char * work = (char *) std::malloc(size + 64);
     std::memset(work, 0xff, size + 64);  // NaN: nothing may be read before it is written

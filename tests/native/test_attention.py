@@ -51,7 +51,7 @@ def kernel(request, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         *(POINTER, integer, integer, POINTER, POINTER, ctypes.c_int64, integer, integer, integer, integer, integer),
         *(real, real, integer, POINTER, integer, POINTER, ctypes.c_int64, ctypes.c_int64),
     ]
-    lib.attention_chunk_width.restype = ctypes.c_int64
+    lib.attention_chunk_width.restype = lib.attention_items.restype = ctypes.c_int64
     lib.exp_vector.argtypes = [POINTER, POINTER]
     return lib
 
@@ -333,3 +333,13 @@ def test_bits_do_not_depend_on_the_size_of_a_chunk_of_a_prompt(kernel, n: int, w
     alone = case.alone()
     for threads in (1, 2, 5):
         assert np.array_equal(case.run(threads), alone), threads
+
+
+@pytest.mark.parametrize("threads", [2, 4, 8, 16])
+def test_all_threads_have_work_with_several_sequences(kernel, threads: int):
+    """One KV head: a sequence an item would leave threads idle, and others with the longest sequence."""
+    for lengths in ([300] * 8, [40, 80, 500, 600], [2000] * 2):
+        case = PagedCase(kernel, lengths, [4] * len(lengths))
+        assert np.array_equal(case.run(threads), case.run(1))
+        case.run(threads)
+        assert kernel.attention_items() >= threads

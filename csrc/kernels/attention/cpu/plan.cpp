@@ -14,7 +14,7 @@ using namespace cpu;
 
 namespace {
 
-// Up to as many chunks threads rather take columns than chunks: no thread then reads what another wrote.
+// Of one sequence with up to as many chunks threads rather take columns: no thread then reads what another wrote.
 constexpr int64_t kShortChunks = 8;
 // Columns that are worth a pass over the cells.
 constexpr int kWorthwhile = 4;
@@ -47,8 +47,9 @@ Plan::Plan(const Task & task, int n_threads)
     tile_rows_ = std::min(tile_rows_, kMaxColumns / group_);
     const bool few_rows = task.n_rows <= kMaxSplitRows;
     const int64_t n_groups = (int64_t) task.n_kv_heads * task.n_batches;
+    const bool by_columns = !few_rows || (n_chunks_ <= kShortChunks && n_runs() == 1);
     // Tiles smaller than they could be, where threads would get none.
-    if (!few_rows || n_chunks_ <= kShortChunks) {
+    if (by_columns) {
         const int64_t wanted = divided(n_threads, n_groups);
         tile_rows_ = (int) std::min<int64_t>(tile_rows_, divided(task.n_rows, wanted));
         while (tile_heads_ % 2 == 0 && tile_rows_ * tile_heads_ > kWorthwhile &&
@@ -59,7 +60,7 @@ Plan::Plan(const Task & task, int n_threads)
     tile_columns_ = padded(tile_rows_ * tile_heads_);
     n_row_tiles_ = count_row_tiles();
     n_units_ = n_row_tiles_ * (group_ / tile_heads_) * n_groups;
-    split_ = few_rows && n_units_ < (n_chunks_ <= kShortChunks ? n_threads : 4 * n_threads) && n_threads > 1;
+    split_ = few_rows && n_units_ < (by_columns ? n_threads : 4 * n_threads) && n_threads > 1;
     partial_size_ = State::size(tile_columns_, task.v.head_size);
     scratch_size_ = Scratch::size(tile_columns_, task.k.head_size);
 }
@@ -134,15 +135,14 @@ const float * gather_queries(const Task & task, const char * first, int n_rows, 
 
 void Plan::run_item(int64_t item, int thread, void * work) const {
     // The last chunks are the longest, so they are taken first.
-    const int64_t unit = item % n_units_;
+    const int64_t unit = item % n_units_, own_chunk = n_chunks_ - 1 - item / n_units_;
     const Tile t = tile(unit);
+    if (split_ && own_chunk >= std::max<int64_t>(t.chunks.n, 1)) {
+        return;  // of a run with fewer
+    }
     const size_t n_partials = split_ ? (size_t) (n_units_ * n_chunks_) : 0;
     float * own =
         (float *) work + n_partials * partial_size_ + thread * (scratch_size_ + (split_ ? 0 : 2 * partial_size_));
-    const int64_t part = n_chunks_ - 1 - item / n_units_;
-    if (split_ && part >= std::max<int64_t>(t.chunks.n, 1)) {
-        return;
-    }
     const Scratch scratch(own, tile_columns_, task_.k.head_size);
     const char * q = task_.q + t.batch * task_.q_batch_stride + t.first_head * task_.q_head_stride +
                      t.first_row * task_.q_row_stride;
@@ -166,7 +166,7 @@ void Plan::run_item(int64_t item, int thread, void * work) const {
         return partial;
     };
     if (split_) {
-        const State state = attend(part, partial(unit, part, work));
+        const State state = attend(own_chunk, partial(unit, own_chunk, work));
         for (int c = 0; n_chunks_ == 1 && c < t.columns; c++) {
             finish(t, c, state.max[c], state.sum[c], state.values + (size_t) c * task_.v.head_size);
         }
