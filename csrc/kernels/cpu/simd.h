@@ -19,6 +19,8 @@
 #include <cstring>
 
 #define PMTP_INLINE inline __attribute__((always_inline))
+// Before a loop over what shall stay in registers.
+#define PMTP_UNROLL _Pragma("GCC unroll 16")
 
 namespace pmtp::cpu {
 

@@ -17,7 +17,7 @@ namespace {
 using namespace pmtp;
 using namespace pmtp::products;
 
-// About what a thread reads again and again while passes follow one another: less than a second-level cache.
+// Of the weights that a thread reads again in every pass: a part of a second-level cache.
 constexpr int64_t kChunkBytes = 256 << 10;
 
 struct Product {
@@ -103,7 +103,7 @@ bool pmtp_multiply(const ggml_compute_params * params, ggml_tensor * op, int col
     // and smaller ones where each is read by several passes.
     const int64_t n_out = weights->ne[1];
     const int64_t n_groups = (n_out + p.columns - 1) / p.columns;
-    const int64_t n_small = activations.n_tiles() > kTiles ? (int64_t) ggml_nbytes(weights) / kChunkBytes : 0;
+    const int64_t n_small = count_passes(activations) > 1 ? (int64_t) ggml_nbytes(weights) / kChunkBytes : 0;
     const int64_t n_chunks = std::min(n_groups, std::max<int64_t>(8 * params->nth, n_small));
     for (int64_t chunk = params->ith; chunk < n_chunks; chunk = ggml_threadpool_chunk_add(params->threadpool, 1)) {
         const int64_t first = n_groups * chunk / n_chunks * p.columns;

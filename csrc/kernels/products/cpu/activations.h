@@ -39,6 +39,7 @@ class Activations {
     static size_t bytes(Coding coding, int64_t n_in, int64_t n_rows);
 
     int64_t n_in() const { return n_in_; }
+    size_t size() const { return bytes(coding_, n_in_, n_rows_); }
 
     // Writes share `i` of `n` of all rows' records; row r begins r * stride bytes after x.
     void encode(const float * x, size_t stride, int i, int n) const;

@@ -52,9 +52,12 @@ template <class Type, int C> struct StripFloats {
     }
 
     template <int N> PMTP_INLINE static void add(const Decoded & d, const Tile & tile, int64_t r, Float (&sums)[C][N]) {
+        PMTP_UNROLL
         for (int n = 0; n < N; n++) {
+            PMTP_UNROLL
             for (int v = 0; v < kVectorsOfRecord; v++) {
                 const Float x = load_floats((const float *) tile.values + (r * N + n) * 32 + v * kLanes);
+                PMTP_UNROLL
                 for (int c = 0; c < C; c++) {
                     sums[c][n] = fma(d.w[c][v], x, sums[c][n]);
                 }
@@ -63,7 +66,9 @@ template <class Type, int C> struct StripFloats {
     }
 
     template <int N> PMTP_INLINE void finish(const Float (&sums)[C][N], const Tile & tile) const {
+        PMTP_UNROLL
         for (int c = 0; c < C; c++) {
+            PMTP_UNROLL
             for (int n = 0; n < N; n++) {
                 tile.result[n * tile.stride + column + c] = total(sums[c][n]);
             }

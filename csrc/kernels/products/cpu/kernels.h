@@ -1,4 +1,4 @@
-// The products themselves: one pass over the weights, each block decoded once and multiplied with all rows.
+// The products themselves: passes over the weights, each for some tiles of rows.
 #pragma once
 
 #include "kernels/products/cpu/activations.h"
@@ -7,15 +7,15 @@
 
 namespace pmtp::products {
 
-// Most tiles of a pass.
-constexpr int kTiles = 8;
-
 // Column c of a tile's result = weight row c . activation row, for c in first..last. `weights` is the start of the
 // matrix. What is added, and in which order, depends on neither the tiles nor their widths.
 using Kernel = void (*)(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first,
                         int64_t last);
 
-// Column c of row r at result + r * stride + c, for c in first..last and all rows, in as few passes as there must be.
+// How often multiply() passes over the weights.
+int64_t count_passes(const Activations & activations);
+
+// Column c of row r at result + r * stride + c, for c in first..last and all rows.
 void multiply(Kernel kernel, const void * weights, const Activations & activations, float * result, int64_t stride,
               int64_t first, int64_t last);
 

@@ -21,13 +21,48 @@ struct BlockQ4_0x8 {
 };
 static_assert(sizeof(BlockQ4_0x8) == 144, "ggml's block_q4_0x8");
 
+// The scales of V vectors' rows, and their products with the scale of an activation block, each in the two lanes of its
+// row.
+template <int V> struct Scales {
+    Float of_vector[V];
+};
+template <int V> PMTP_INLINE Scales<V> load_scales(const uint16_t * (&halves)[V]) {
+    Scales<V> s;
+    for (int v = 0; v < V; v++) {
+        s.of_vector[v] = pair_scales(halves[v]);
+    }
+    return s;
+}
+template <int V> PMTP_INLINE void multiply_scales(const Scales<V> & s, Float x, Float (&products)[V]) {
+    PMTP_UNROLL
+    for (int v = 0; v < V; v++) {
+        products[v] = s.of_vector[v] * x;
+    }
+}
+
+#if PMTP_SIMD == 64
+// Both vectors' scales in one, as the two halves of each quarter: one multiplication less, which counts.
+template <> struct Scales<2> {
+    Float of_both;
+};
+template <> PMTP_INLINE Scales<2> load_scales<2>(const uint16_t * (&halves)[2]) {
+    const __m128i a = load_as<__m128i>(halves[0]), b = load_as<__m128i>(halves[1]);
+    return { _mm512_cvtph_ps(_mm256_set_m128i(_mm_unpackhi_epi32(a, b), _mm_unpacklo_epi32(a, b))) };
+}
+template <> PMTP_INLINE void multiply_scales<2>(const Scales<2> & s, Float x, Float (&products)[2]) {
+    const Float both = s.of_both * x;
+    products[0] = _mm512_unpacklo_ps(both, both);
+    products[1] = _mm512_unpackhi_ps(both, both);
+}
+#endif
+
 template <int V> struct StripQ4_0 {
     static constexpr int kColumns = V * kLaneRows;
     static constexpr int kVectors = V;
 
     struct Decoded {
         Int w[V][4];  // values + 8
-        Float scale[V];
+        Scales<V> scales;
     };
 
     StripQ4_0(const void * weights, int64_t n_in, int64_t column)
@@ -40,6 +75,7 @@ template <int V> struct StripQ4_0 {
         const Int nibble = broadcast8(0x0f);
         const Int offset = broadcast8(0x08);
         Decoded d;
+        const uint16_t * halves[V];
         for (int v = 0; v < V; v++) {
             const int at = part + v;  // parts of a group follow one another
             const BlockQ4_0x8 & block = blocks[at * kLaneRows / kGroup * n_records + r];
@@ -51,8 +87,9 @@ template <int V> struct StripQ4_0 {
             d.w[v][1] = xor_bits(and_bits(p1, nibble), offset);
             d.w[v][2] = xor_bits(high_nibbles(p0), offset);
             d.w[v][3] = xor_bits(high_nibbles(p1), offset);
-            d.scale[v] = pair_scales(block.scales + p * kLaneRows);
+            halves[v] = block.scales + p * kLaneRows;
         }
+        d.scales = load_scales<V>(halves);
         return d;
     }
 
@@ -60,26 +97,35 @@ template <int V> struct StripQ4_0 {
         const int8_t * values = (const int8_t *) tile.values + r * N * 32;
         const float * scales = tile.scales + r * N;
         const int32_t * corrections = tile.corrections + r * N;
+        PMTP_UNROLL
         for (int n = 0; n < N; n++) {
             const Float x_scale = broadcast(scales[n]);
             NibbleDots dots[V];
+            PMTP_UNROLL
             for (NibbleDots & of_vector : dots) {
                 of_vector.begin(broadcast32(corrections[n]));
             }
+            PMTP_UNROLL
             for (int i = 0; i < 4; i++) {
                 const Int x = broadcast64(values + n * 32 + 8 * i);
+                PMTP_UNROLL
                 for (int v = 0; v < V; v++) {
                     dots[v].add(d.w[v][i], x);
                 }
             }
+            Float scales[V];
+            multiply_scales<V>(d.scales, x_scale, scales);
+            PMTP_UNROLL
             for (int v = 0; v < V; v++) {
-                sums[v][n] = fma(to_float(dots[v].total()), d.scale[v] * x_scale, sums[v][n]);
+                sums[v][n] = fma(to_float(dots[v].total()), scales[v], sums[v][n]);
             }
         }
     }
 
     template <int N> PMTP_INLINE void finish(const Float (&sums)[V][N], const Tile & tile) const {
+        PMTP_UNROLL
         for (int v = 0; v < V; v++) {
+            PMTP_UNROLL
             for (int n = 0; n < N; n++) {
                 store_pairs(tile.result + n * tile.stride + column + v * kLaneRows, sums[v][n]);
             }

@@ -113,23 +113,6 @@ template <int V> struct StripQ4_K {
         uint64_t scales_[8];
     };
 
-    struct Decoded {
-        Decoded() = default;
-        PMTP_INLINE explicit Decoded(const Packed & packed) {
-            for (int v = 0; v < V; v++) {
-                factors[v] = packed.factors[v];
-                for (int i = 0; i < 4; i++) {
-                    twos[v][i] = packed.two(v, i);
-                }
-            }
-        }
-
-        const Two & two(int v, int i) const { return twos[v][i]; }
-
-        Factors factors[V];
-        Two twos[V][4];
-    };
-
     StripQ4_K(const void * weights, int64_t n_in, int64_t column)
         : n_records(n_in / 256),
           blocks((const BlockQ4_Kx8 *) weights + column / kGroup * n_records),
@@ -141,25 +124,32 @@ template <int V> struct StripQ4_K {
         return { blocks[r], part };
     }
 
-    template <int N, class Source>
-    PMTP_INLINE static void add(const Source & block, const Tile & tile, int64_t r, Float (&sums)[V][N]) {
+    template <int N>
+    PMTP_INLINE static void add(const Packed & block, const Tile & tile, int64_t r, Float (&sums)[V][N]) {
         const int8_t * values = (const int8_t *) tile.values + r * N * 256;
         Int dots[V][N];
+        PMTP_UNROLL
         for (auto & of_vector : dots) {
+            PMTP_UNROLL
             for (Int & sum : of_vector) {
                 sum = zero();
             }
         }
+        PMTP_UNROLL
         for (int i = 0; i < 4; i++) {
+            PMTP_UNROLL
             for (int v = 0; v < V; v++) {
                 const Two two = block.two(v, i);
+                PMTP_UNROLL
                 for (int n = 0; n < N; n++) {
                     dots[v][n] = add_two(dots[v][n], two, values + n * 256 + i * 64);
                 }
             }
         }
+        PMTP_UNROLL
         for (int v = 0; v < V; v++) {
             const Factors & f = block.factors[v];
+            PMTP_UNROLL
             for (int n = 0; n < N; n++) {
                 const int16_t * sums32 = tile.sums32 + (r * N + n) * 8;
                 const Int min =
@@ -172,7 +162,9 @@ template <int V> struct StripQ4_K {
     }
 
     template <int N> PMTP_INLINE void finish(const Float (&sums)[V][N], const Tile & tile) const {
+        PMTP_UNROLL
         for (int v = 0; v < V; v++) {
+            PMTP_UNROLL
             for (int n = 0; n < N; n++) {
                 store_pairs(tile.result + n * tile.stride + column + v * kLaneRows, sums[v][n]);
             }

@@ -20,9 +20,9 @@ static_assert(sizeof(BlockQ6_K) == 210, "ggml's block_q6_K");
 
 constexpr int kVectorsOfBlock = 256 / kBytes;
 
-// Values kBytes * v .. of a block as unsigned bytes, and the scale of each lane. Of a half block (128 values), byte l
+// Values kBytes * v .. of a block as unsigned bytes. Of a half block (128 values), byte l
 // of `low` holds the low bits of value l and of value l + 64, and byte l % 32 of `high` the high bits of values l, l +
-// 32, l + 64 and l + 96.
+// 32, l + 64 and l + 96. And the scales of each lane of vectors a and b, in its lower and upper half.
 #if PMTP_SIMD == 64
 PMTP_INLINE Int decode_q6_K(const BlockQ6_K & block, int v) {
     const Int low = load(block.low[v / 2]);
@@ -32,10 +32,11 @@ PMTP_INLINE Int decode_q6_K(const BlockQ6_K & block, int v) {
     return or_bits(v % 2 == 0 ? and_bits(low, broadcast8(0x0f)) : high_nibbles(low),
                    and_bits(shifted, broadcast8(0x30)));
 }
-PMTP_INLINE Int lane_scales(const BlockQ6_K & block, int v) {
-    const __m512i scales = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) block.scales));
-    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    return _mm512_permutexvar_epi32(_mm512_add_epi32(lanes, _mm512_set1_epi32(4 * v)), scales);
+PMTP_INLINE Int lane_scales(__m256i scales, int a, int b) {
+    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 0x10001, 0x10001, 0x10001, 0x10001, 0x20002, 0x20002, 0x20002,
+                                            0x20002, 0x30003, 0x30003, 0x30003, 0x30003);
+    return _mm512_permutexvar_epi16(_mm512_add_epi32(lanes, _mm512_set1_epi32(4 * b << 16 | 4 * a)),
+                                    _mm512_castsi256_si512(scales));
 }
 PMTP_INLINE Int zero_point(__m256i scales, __m256i sums) {
     return _mm512_zextsi256_si512(_mm256_madd_epi16(scales, sums));
@@ -51,8 +52,11 @@ PMTP_INLINE Int decode_q6_K(const BlockQ6_K & block, int v) {
     return or_bits(v % 4 < 2 ? and_bits(low, broadcast8(0x0f)) : high_nibbles(low),
                    and_bits(shifted, broadcast8(0x30)));
 }
-PMTP_INLINE Int lane_scales(const BlockQ6_K & block, int v) {
-    return _mm256_set_m128i(_mm_set1_epi32(block.scales[2 * v + 1]), _mm_set1_epi32(block.scales[2 * v]));
+PMTP_INLINE Int lane_scales(__m256i scales, int a, int b) {
+    int16_t s[16];
+    _mm256_storeu_si256((__m256i *) s, scales);
+    const auto pair = [&](int i) { return _mm_set1_epi32((uint16_t) s[2 * a + i] | (uint32_t) s[2 * b + i] << 16); };
+    return _mm256_set_m128i(pair(1), pair(0));
 }
 PMTP_INLINE Int zero_point(__m256i scales, __m256i sums) { return _mm256_madd_epi16(scales, sums); }
 #endif
@@ -82,37 +86,41 @@ template <int C> struct StripQ6_K {
         for (int c = 0; c < C; c++) {
             const BlockQ6_K & block = blocks[c * n_records + r];
             fetch_ahead<sizeof(block), 2048>(&block);
+            const __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *) block.scales));
             for (int v = 0; v < kVectorsOfBlock; v++) {
                 d.w[c][v] = decode_q6_K(block, v);
 #ifdef PMTP_SIMD_VNNI
                 if (v % 2 == 0) {
-                    d.scales[c][v / 2] = low_halves(lane_scales(block, v), lane_scales(block, v + 1));
+                    d.scales[c][v / 2] = lane_scales(scales, v, v + 1);
                 }
 #else
-                d.scales[c][v] = low_halves(lane_scales(block, v), lane_scales(block, v));
+                d.scales[c][v] = lane_scales(scales, v, v);
 #endif
             }
-            const __m256i scales16 = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *) block.scales));
-            d.offset[c] = _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(scales16, 5));
+            d.offset[c] = _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(scales, 5));
             d.d[c] = half_to_float(block.d);
         }
         return d;
     }
 
     template <int N> PMTP_INLINE static void add(const Decoded & d, const Tile & tile, int64_t r, Float (&sums)[C][N]) {
+        PMTP_UNROLL
         for (int n = 0; n < N; n++) {
             const char * x = (const char *) tile.values + (r * N + n) * 256;
             const __m256i sums16 = _mm256_loadu_si256((const __m256i *) (tile.sums16 + (r * N + n) * 16));
             const float scale = tile.scales[r * N + n];
+            PMTP_UNROLL
             for (int c = 0; c < C; c++) {
                 Int dots = zero_point(d.offset[c], sums16);
 #ifdef PMTP_SIMD_VNNI  // a lane's 4 products of 63 and 127 fit 16 bits
+                PMTP_UNROLL
                 for (int v = 0; v < kVectorsOfBlock; v += 2) {
                     const Int a = dot(zero(), d.w[c][v], load(x + v * kBytes));
                     const Int b = dot(zero(), d.w[c][v + 1], load(x + (v + 1) * kBytes));
                     dots = dot16(dots, low_halves(a, b), d.scales[c][v / 2]);
                 }
 #else
+                PMTP_UNROLL
                 for (int v = 0; v < kVectorsOfBlock; v++) {
                     dots = dot16(dots, pairs16(d.w[c][v], load(x + v * kBytes)), d.scales[c][v]);
                 }
@@ -123,7 +131,9 @@ template <int C> struct StripQ6_K {
     }
 
     template <int N> PMTP_INLINE void finish(const Float (&sums)[C][N], const Tile & tile) const {
+        PMTP_UNROLL
         for (int c = 0; c < C; c++) {
+            PMTP_UNROLL
             for (int n = 0; n < N; n++) {
                 tile.result[n * tile.stride + column + c] = total(sums[c][n]);
             }

@@ -81,9 +81,11 @@ template <int C> struct StripQ8_0 {
     }
 
     template <int N> PMTP_INLINE static void add(const Decoded & d, const Tile & tile, int64_t r, Float (&sums)[C][N]) {
+        PMTP_UNROLL
         for (int n = 0; n < N; n++) {
             const Int x = load((const char *) tile.values + (r * N + n) * kBytes);
             const Float scale = spread_scales(tile.scales + (r * N + n) * kSpan);
+            PMTP_UNROLL
             for (int c = 0; c < C; c++) {
                 sums[c][n] = fma(to_float(signed_dot(d.w[c], x)), d.scale[c] * scale, sums[c][n]);
             }
@@ -91,7 +93,9 @@ template <int C> struct StripQ8_0 {
     }
 
     template <int N> PMTP_INLINE void finish(const Float (&sums)[C][N], const Tile & tile) const {
+        PMTP_UNROLL
         for (int c = 0; c < C; c++) {
+            PMTP_UNROLL
             for (int n = 0; n < N; n++) {
                 tile.result[n * tile.stride + column + c] = total(sums[c][n]);
             }
