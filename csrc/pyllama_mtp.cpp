@@ -456,6 +456,22 @@ pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_to
     });
 }
 
+pmtp_status pmtp_model_save_state(pmtp_model * model, const char * path) {
+    return computing([&] {
+        require(model != nullptr && path != nullptr, "pmtp_model_save_state: NULL argument");
+        require_own(*model);
+        model->engine().save_state(path);
+    });
+}
+
+pmtp_status pmtp_model_load_state(pmtp_model * model, const char * path, int32_t * n_texts) {
+    return computing([&] {
+        require(model != nullptr && path != nullptr && n_texts != nullptr, "pmtp_model_load_state: NULL argument");
+        require_own(*model);
+        *n_texts = model->engine().load_state(path);
+    });
+}
+
 pmtp_status pmtp_sequence_start(pmtp_model * model, const pmtp_segment * segments, int32_t n_segments,
                                 const pmtp_sequence_params * params, pmtp_sequence ** out) {
     return computing([&] {

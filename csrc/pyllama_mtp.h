@@ -333,6 +333,15 @@ int32_t pmtp_token_is_end(const pmtp_model * model, int32_t token);
 pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_tokens, int32_t n_batch, float * logits,
                         const pmtp_watch * watch);
 
+/* Writes what the KV cache keeps of ended sequences to a file, which is overwritten; after a failure its content is
+ * unspecified. Fails with MODEL_LOAD (it cannot be written) or INVALID_ARGUMENT (an architecture with recurrent states). */
+pmtp_status pmtp_model_save_state(pmtp_model * model, const char * path);
+
+/* Takes what pmtp_model_save_state() wrote into the KV cache, beside what it holds: the latest texts first, as far as
+ * there is room beside running sequences; *n_texts: how many. Every byte is checked before it is used. Fails with
+ * MODEL_LOAD for a file that is none, truncated, altered, or of another model, other cache types or another version. */
+pmtp_status pmtp_model_load_state(pmtp_model * model, const char * path, int32_t * n_texts);
+
 /* Begins a completion of the prompt that the segments make together; it waits its turn, and later steps compute it.
  * *out is the caller's, to be freed with pmtp_sequence_free(); a failure makes it NULL (but for a NULL argument), so
  * pass no handle that is in use. Prompt and parameters are copied, but for `mask`. What the KV cache holds of the

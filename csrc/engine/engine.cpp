@@ -297,4 +297,28 @@ void Engine::logits(const int32_t * tokens, int n_tokens, int n_batch, float * o
     }
 }
 
+void Engine::save_state(const std::string & path) {
+    const std::lock_guard lock(mutex_);
+    sweep(nullptr);
+    require_cells();
+    write_state_file(path, kv_.fingerprint(), prefixes_.saved());
+}
+
+int Engine::load_state(const std::string & path) {
+    const std::lock_guard lock(mutex_);
+    sweep(nullptr);
+    require_cells();
+    int reserved = 0;
+    for (const SharedSequence & s : scheduler_->running()) {
+        reserved += s->n_reserved() - pages_of(s->n_cached());
+    }
+    return prefixes_.restore(read_state_file(path, kv_.fingerprint(), n_cells(), n_vocab_), reserved);
+}
+
+void Engine::require_cells() const {
+    if (!kv_.can_truncate()) {
+        throw Error(Status::invalid_argument, "the state of this architecture cannot be saved: it is recurrent");
+    }
+}
+
 }  // namespace pmtp

@@ -52,6 +52,11 @@ class Engine {
     // sequences leave no room.
     void logits(const int32_t * tokens, int n_tokens, int n_batch, float * out, const std::function<bool()> & stop);
 
+    // Writes what is kept of ended sequences to a file; reads it back beside what is kept, and returns how many texts.
+    // Throw Error(model_load), Error(invalid_argument).
+    void save_state(const std::string & path);
+    int load_state(const std::string & path);
+
     Target & target() { return target_; }
     const Target & target() const { return target_; }
     const Drafter * drafter() const { return drafter_.get(); }
@@ -60,6 +65,7 @@ class Engine {
 
   private:
     bool given_up() const;
+    void require_cells() const;
     void sweep(std::vector<Burst> * bursts);
     void compute(Plan & plan, std::vector<Burst> & bursts);
     bool draft(Plan & plan);

@@ -47,6 +47,17 @@ class KvCache {
     bool restore_window(int slot, const std::vector<uint8_t> & saved, int n);
     void drop_window(int slot);
 
+    // What all the other layers hold of a slot. restore_full() is for an empty slot, and returns false, with the slot
+    // empty, where the bytes do not fit this cache or there is no room.
+    std::vector<uint8_t> save_full(int slot) const;
+    bool restore_full(int slot, const std::vector<uint8_t> & saved, int n);
+
+    // Whether the bytes begin like a window of these positions, each of them once: llama.cpp takes that for granted.
+    bool is_window(const std::vector<uint8_t> & saved, const WindowRange & range) const;
+
+    // Of the model's weights, and of what the cache looks like.
+    uint64_t fingerprint() const;
+
     // Pages of the layers that see all positions, in all and those that are free. A memory that has no cells has as
     // many pages as it has positions.
     int n_pages() const { return n_pages_; }

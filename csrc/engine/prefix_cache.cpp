@@ -1,5 +1,7 @@
 #include "engine/prefix_cache.h"
 
+#include "base/error.h"
+
 #include <algorithm>
 #include <new>
 #include <set>
@@ -238,6 +240,71 @@ void PrefixCache::trim() {
                                 entry.windows.end());
         }
     }
+}
+
+std::vector<SavedPrefix> PrefixCache::saved() const {
+    std::vector<int> slots;
+    for (int slot = 0; slot < (int) entries_.size(); slot++) {
+        if (entries_[slot].use == Use::kept) {
+            slots.push_back(slot);
+        }
+    }
+    std::sort(slots.begin(), slots.end(), [&](int a, int b) { return entries_[a].used > entries_[b].used; });
+    std::vector<SavedPrefix> prefixes;
+    for (int slot : slots) {
+        SavedPrefix & prefix = prefixes.emplace_back();
+        prefix.tokens = entries_[slot].tokens;
+        prefix.full = kv_.save_full(slot);
+        for (const SharedWindow & window : entries_[slot].windows) {
+            prefix.windows.push_back({ window->range.low, window->range.high, window->bytes });
+        }
+        const WindowRange own = kv_.window(slot);
+        const WindowRange range = kv_.saved_range(own.high);
+        if (own.high > 0 && own.low <= range.low) {
+            prefix.windows.push_back({ range.low, range.high, kv_.save_window(slot) });
+        }
+    }
+    return prefixes;
+}
+
+int PrefixCache::restore(const std::vector<SavedPrefix> & prefixes, int reserved) {
+    for (const SavedPrefix & prefix : prefixes) {
+        for (const SavedWindow & window : prefix.windows) {
+            if (!kv_.is_window(window.bytes, { window.low, window.high })) {
+                throw Error(Status::model_load, "the saved state does not describe a window of this cache");
+            }
+        }
+    }
+    int n = 0;
+    const uint64_t before = clock_;
+    for (const SavedPrefix & prefix : prefixes) {
+        const int needed = pages_of((int) prefix.tokens.size());
+        for (int kept = oldest(false, -1);
+             kept >= 0 && entries_[kept].used <= before && kv_.free_pages() < reserved + needed;
+             kept = oldest(false, -1)) {
+            clear(kept);
+        }
+        const int slot =
+            kv_.free_pages() < reserved + needed || n + n_running_ == (int) entries_.size() ? -1 : empty_slot(-1);
+        if (slot < 0) {
+            break;
+        }
+        if (!kv_.restore_full(slot, prefix.full, (int) prefix.tokens.size())) {
+            throw Error(Status::model_load, "the saved state does not fit this cache");
+        }
+        Entry & entry = entries_[slot];
+        entry.use = Use::kept;
+        entry.tokens = prefix.tokens;
+        entry.n_valid = (int) prefix.tokens.size();
+        entry.used = ++clock_;
+        for (const SavedWindow & window : prefix.windows) {
+            entry.windows.push_back(
+                std::make_shared<Window>(Window{ { window.low, window.high }, window.bytes, clock_ }));
+        }
+        n++;
+    }
+    trim();
+    return n;
 }
 
 }  // namespace pmtp

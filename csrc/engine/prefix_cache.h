@@ -6,6 +6,7 @@
 #pragma once
 
 #include "engine/kv_cache.h"
+#include "engine/state_file.h"
 
 #include <cstdint>
 #include <memory>
@@ -45,6 +46,13 @@ class PrefixCache {
     bool evict();
 
     size_t bytes() const;  // of saved windows
+
+    // What is kept, the latest used first.
+    std::vector<SavedPrefix> saved() const;
+
+    // Keeps saved prefixes besides, or the first of them for which there is room beside running sequences, which may
+    // come to need `reserved` pages. Returns how many. Throws Error(invalid_argument) if one does not fit this cache.
+    int restore(const std::vector<SavedPrefix> & prefixes, int reserved);
 
   private:
     struct Window {

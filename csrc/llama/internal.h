@@ -5,6 +5,7 @@
 //                         LLAMA_LOG_WARN
 //  llama-context.h        the backends that the context computes on, and whether it uses flash attention
 //  llama-kv-cache*.h      views of the target's K/V, which the head attends to, and the cells' positions
+//  llama-io.h             what the cache writes of a sequence to be saved
 //  llama-model.h          the target's token embedding, which the head reads in its graph, and its hyper-parameters
 #pragma once
 
@@ -13,4 +14,5 @@
 #include "llama-context.h"
 #include "llama-kv-cache-iswa.h"
 #include "llama-kv-cache.h"
+#include "llama-io.h"
 #include "llama-model.h"
