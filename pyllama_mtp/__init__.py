@@ -12,36 +12,39 @@ from pyllama_mtp.errors import (
     IncompatibleHeadError,
     InternalError,
     InvalidRequestError,
-    ModelBusyError,
     ModelClosedError,
     ModelLoadError,
     NativeLibraryError,
     OutOfMemoryError,
     PyllamaMtpError,
+    QueueFullError,
     StreamError,
 )
 from pyllama_mtp.generate import clear_cache, generate
 from pyllama_mtp.model import Model, ModelInfo
 from pyllama_mtp.paths import get_cmake_dir, get_include, get_library, get_pkgconfig_dir
-from pyllama_mtp.stream import Chunk, Round, Stats, Stream, TokenLogprob
+from pyllama_mtp.results import Chunk, Completion, Round, Stats, TokenLogprob
+from pyllama_mtp.stream import AsyncStream, Stream
 
 __all__ = [
+    "AsyncStream",
     "BenchmarkError",
     "ChatTemplateError",
     "Chunk",
+    "Completion",
     "ContextOverflowError",
     "ConversionError",
     "IncompatibleHeadError",
     "InternalError",
     "InvalidRequestError",
     "Model",
-    "ModelBusyError",
     "ModelClosedError",
     "ModelInfo",
     "ModelLoadError",
     "NativeLibraryError",
     "OutOfMemoryError",
     "PyllamaMtpError",
+    "QueueFullError",
     "Round",
     "Stats",
     "Stream",

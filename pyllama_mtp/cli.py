@@ -13,7 +13,8 @@ from pyllama_mtp.bench.cli import add_parser as add_bench_parser
 from pyllama_mtp.chat import Message
 from pyllama_mtp.errors import PyllamaMtpError, one_line, shown
 from pyllama_mtp.model import Model
-from pyllama_mtp.stream import Stats, Stream
+from pyllama_mtp.results import Stats
+from pyllama_mtp.stream import Stream
 
 DEMO_PROMPT = '''def read_config(path):
     """Return the settings in the file as a dictionary."""

@@ -54,11 +54,13 @@ class ModelClosedError(PyllamaMtpError):
 
 
 class StreamError(PyllamaMtpError, RuntimeError):
-    """A stream was read a second time, or asked for rounds that it did not record."""
+    """A stream was read a second time, by a signal handler amid a step of its own thread, or asked for rounds that it
+    did not record.
+    """
 
 
-class ModelBusyError(PyllamaMtpError):
-    """A second generation was started on a model while one is running."""
+class QueueFullError(PyllamaMtpError):
+    """A completion was started while as many as `max_queue` allows wait for their turn already."""
 
 
 class OutOfMemoryError(PyllamaMtpError, MemoryError):

@@ -1,16 +1,18 @@
 """A target model with its MTP head: loading, tokens, completions, logits."""
 
 import os
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from pyllama_mtp import chat
+from pyllama_mtp._library import DRAFTERS
 from pyllama_mtp._native import NativeModel
+from pyllama_mtp._sequence import NativeSequence, Segment
+from pyllama_mtp.completion import Producer
 from pyllama_mtp.cpus import default_threads
 from pyllama_mtp.errors import (
     ContextOverflowError,
@@ -22,23 +24,28 @@ from pyllama_mtp.errors import (
 )
 from pyllama_mtp.gguf.checks import check_head, check_target
 from pyllama_mtp.gguf.format import GGUFFile
-from pyllama_mtp.names import CacheType, DraftLength
+from pyllama_mtp.loop import EngineLoop
+from pyllama_mtp.names import CacheType, DrafterName, DraftLength
 from pyllama_mtp.options import ModelOptions, Prompt, Request, method_takes
 from pyllama_mtp.progress import Progress, load_meter
 from pyllama_mtp.ranges import Flag, Integer, as_integer
-from pyllama_mtp.stream import Stream
+from pyllama_mtp.stream import AsyncStream, Stream
 
 DEFAULT_N_CTX = 4096
+
+AnyStream = TypeVar("AnyStream", Stream, AsyncStream)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What was loaded. Counts are in tokens, layers or values; sizes in bytes.
 
-    n_ctx: most tokens of prompt and completion together. n_swa: sliding window, 0 if there is none. head_n_centroids:
-    clusters of the head's centroid LM head, of which head_top_k are scored for a token; 0 for a dense LM head or no
-    head. batch_invariant: a row of logits has the same bits alone and among the drafts of a round, so greedy text and
-    the text of a seed are the same bytes with drafting on and off; else batch_dependence says why not.
+    n_ctx: most tokens of prompt and completion together. max_num_seqs: completions that are decoded together. n_cells:
+    tokens that the KV cache holds for all of them together. drafter: the one in use, never "auto". n_swa: sliding
+    window, 0 if there is none. head_n_centroids: clusters of the head's centroid LM head, of which head_top_k are
+    scored for a token; 0 for a dense LM head or no head. batch_invariant: a row of logits has the same bits alone and
+    among the drafts of a round, so greedy text and the text of a seed are the same bytes with drafting on and off; else
+    batch_dependence says why not.
     """
 
     name: str
@@ -46,6 +53,9 @@ class ModelInfo:
     placement: str
     n_vocab: int
     n_ctx: int
+    max_num_seqs: int
+    n_cells: int
+    drafter: DrafterName
     n_ctx_train: int
     n_embd: int
     n_layer: int
@@ -94,6 +104,10 @@ class Model:
         *,
         mtp_head: str | os.PathLike[str] | None = None,
         n_ctx: int | None = None,
+        max_num_seqs: int = 4,
+        max_queue: int = 128,
+        drafter: DrafterName = "auto",
+        prefix_cache_bytes: int = 256 << 20,
         num_speculative_tokens: DraftLength = "auto",
         cache_type_k: CacheType = "f16",
         cache_type_v: CacheType = "f16",
@@ -105,10 +119,13 @@ class Model:
         flash_attention: bool | None = None,
         progress: bool | Progress | None = None,
     ):
-        self._native: NativeModel | None = None
-        self._stream: weakref.ref[Stream] | None = None
+        self._loop: EngineLoop | None = None
         self.options = ModelOptions(
             n_ctx=n_ctx,
+            max_num_seqs=max_num_seqs,
+            max_queue=max_queue,
+            drafter=drafter,
+            prefix_cache_bytes=prefix_cache_bytes,
             num_speculative_tokens=num_speculative_tokens,
             cache_type_k=cache_type_k,
             cache_type_v=cache_type_v,
@@ -130,9 +147,10 @@ class Model:
             n_threads=self.options.n_threads or default_threads(),
         )
         meter = load_meter(progress, header.path, head_path)
-        native = self._native = NativeModel(str(header.path), head_path, sizes, meter)
+        native = NativeModel(str(header.path), head_path, sizes, progress=meter)
         try:
             self._describe(native, header.path.stem)
+            self._loop = EngineLoop(native, self._info.max_num_seqs, sizes.max_queue)
         except BaseException:
             native.close()
             raise
@@ -141,6 +159,7 @@ class Model:
         fields: dict[str, Any] = dict(native.info())
         self._bos, self._eos = fields.pop("token_bos"), fields.pop("token_eos")
         self._add_bos = bool(fields.pop("add_bos"))
+        fields["drafter"] = DRAFTERS[fields["drafter"]]
         fields["has_head"] = bool(fields["has_head"])
         fields["flash_attention"] = bool(fields["flash_attention"])
         fields["batch_invariant"] = bool(fields["batch_invariant"])
@@ -175,36 +194,43 @@ class Model:
         synthetic_acceptance: for benchmarks: the share of rounds that accept the first draft, the first two ...,
         whatever was drafted; all work is done, the text is senseless. trace: record Stream.rounds.
 
-        Raises InvalidRequestError, ContextOverflowError, ChatTemplateError, ModelClosedError, and ModelBusyError while
-        another completion of this model is neither read to its end nor closed.
+        Raises InvalidRequestError, ContextOverflowError, ChatTemplateError, ModelClosedError, and QueueFullError where
+        max_queue completions wait for their turn.
         """
-        native = self._open()
+        return self._begin(request, Stream)
+
+    @method_takes(Request)
+    def agenerate(self, request: Request) -> AsyncStream:
+        """generate() for asyncio: `async for chunk in model.agenerate(...)`, in any event loop, or in several.
+
+        Tokens and the prompt of messages are made at once, which takes about a tenth of a second for messages:
+        `await asyncio.to_thread(model.agenerate, messages)` where the event loop must not wait so long.
+        """
+        return self._begin(request, AsyncStream)
+
+    def _begin(self, request: Request, kind: type[AnyStream]) -> AnyStream:
+        loop = self._open()
+        native = loop.native
         k = request.num_speculative_tokens
         options = replace(request, num_speculative_tokens=self.options.num_speculative_tokens if k is None else k)
         ids = self.prompt_ids(request.prompt)
-        self._settle()
-        generation = native.start(ids, options)
+        sequence = NativeSequence(options)
+        producer = Producer(
+            sequence,
+            token_bytes=lambda token: native.token_bytes(token, special=False),
+            stop=options.stop or (),
+            min_tokens=options.min_tokens,
+            trace=options.trace,
+            logprobs=options.logprobs is not None,
+        )
+        stream = kind(producer, loop, sequence.seed, options.trace, model=self)
         try:
-            stream = Stream(
-                generation,
-                token_bytes=lambda token: native.token_bytes(token, special=False),
-                stop=options.stop or (),
-                min_tokens=options.min_tokens,
-                seed=generation.seed,
-                trace=options.trace,
-                model=self,
-            )
-            self._stream = weakref.ref(stream)
+            loop.begin(sequence, producer, stream, [Segment(ids, branches=True)], options)
+            producer.began()
             return stream
         except BaseException:
-            generation.close()
-            raise
-
-    def _settle(self) -> None:
-        """Closes a completion whose reader left it."""
-        stream = self._stream() if self._stream is not None else None
-        if stream is not None and stream.left:
             stream.close()
+            raise
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The token ids that generate() completes for this prompt. Raises InvalidRequestError, ChatTemplateError, and
@@ -261,7 +287,7 @@ class Model:
 
     def render_chat(self, messages: Sequence[chat.Message]) -> str:
         """The prompt text that the model's own chat template makes of messages. Raises ChatTemplateError."""
-        native = self._open()
+        native = self._open().native
 
         def special(token: int) -> str:
             return native.token_bytes(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
@@ -287,23 +313,24 @@ class Model:
             raise InvalidRequestError(f"text is no valid Unicode: {error}") from error
         flag = Flag()
         special = flag.check("add_special", add_special), flag.check("parse_special", parse_special)
-        return self._open().tokenize(data, *special, limit)
+        return self._open().native.tokenize(data, *special, limit)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids, control tokens left out. Bytes that are no UTF-8 become U+FFFD."""
-        native = self._open()
+        native = self._open().native
         data = b"".join(native.token_bytes(token, special=False) for token in self._checked_ids(ids))
         return data.decode("utf-8", "replace")
 
     def logits(self, ids: Sequence[int], *, n_batch: int = 32) -> npt.NDArray[np.float32]:
         """The target's logits at every position, float32 [len(ids), n_vocab], evaluated in batches of n_batch (1..32)
-        rows. Overwrites the KV cache. Raises InvalidRequestError, ContextOverflowError, ModelBusyError.
+        rows, when the completions that run leave room for it. Forgets kept prefixes. Raises InvalidRequestError,
+        ContextOverflowError.
         """
         n_batch = Integer(1, 32).check("n_batch", n_batch)
         tokens = self._checked_ids(ids, self._info.n_ctx)
-        self._settle()
+        loop = self._open()
         try:
-            return self._open().logits(tokens, self._info.n_vocab, n_batch)
+            return loop.alone(lambda: loop.native.logits(tokens, self._info.n_vocab, n_batch))
         except OutOfMemoryError:
             raise
         except MemoryError as error:
@@ -316,17 +343,13 @@ class Model:
         """Ends a running completion and frees everything. Idempotent; any thread may call it. In a signal handler that
         interrupts a call on the model it only asks for that: the call frees the model when it has ended.
         """
-        native = self._native
-        stream = self._stream() if self._stream is not None else None
-        if native is not None and stream is not None:
-            stream.close_and_then(native.close)
-        elif native is not None:
-            native.close()
+        if self._loop is not None:
+            self._loop.close()
 
-    def _open(self) -> NativeModel:
-        if self._native is None or self._native.closed:
+    def _open(self) -> EngineLoop:
+        if self._loop is None or self._loop.closed:
             raise ModelClosedError("the model was closed: load it again")
-        return self._native
+        return self._loop
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise InvalidRequestError("a Model cannot be copied or pickled: load its file again where another is needed")

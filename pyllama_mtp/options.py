@@ -12,9 +12,9 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
-from pyllama_mtp._native import ACCEPTANCE_RULES, MAX_DRAFT, MAX_LOGPROBS
+from pyllama_mtp._library import ACCEPTANCE_RULES, DRAFTERS, MAX_DRAFT, MAX_LOGPROBS, MAX_SEQS
 from pyllama_mtp.chat import Message
-from pyllama_mtp.names import AcceptanceRule, CacheType, DraftLength
+from pyllama_mtp.names import AcceptanceRule, CacheType, DrafterName, DraftLength
 from pyllama_mtp.ranges import Biases, Drafts, Falling, Flag, Integer, Listed, Name, Number, OneOf, Texts, check_fields
 
 _INT32_MAX = 2**31 - 1
@@ -39,6 +39,10 @@ class LoadOptions:
     """What the engine is told when it loads a model."""
 
     n_ctx: Annotated[int | None, Integer(1, 1 << 24)] = None
+    max_num_seqs: Annotated[int, Integer(1, MAX_SEQS)] = 4
+    max_queue: Annotated[int, Integer(0, 1 << 20)] = 128
+    drafter: Annotated[DrafterName, OneOf(DRAFTERS)] = "auto"
+    prefix_cache_bytes: Annotated[int, Integer(0, 1 << 48)] = 256 << 20
     cache_type_k: Annotated[CacheType, _CACHE_TYPE] = "f16"
     cache_type_v: Annotated[CacheType, _CACHE_TYPE] = "f16"
     cache_type_k_swa: Annotated[CacheType | None, _CACHE_TYPE] = None

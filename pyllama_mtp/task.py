@@ -48,7 +48,7 @@ def run(
             ended.release()
 
     try:
-        _start(work)
+        start_thread(work)
         while not ended.acquire(timeout=POLL_SECONDS):
             if poll is not None:
                 poll()
@@ -62,7 +62,8 @@ def run(
     return results.pop()
 
 
-def _start(work: Callable[[], None]) -> None:
+def start_thread(work: Callable[[], None]) -> None:
+    """Raises OutOfMemoryError if no thread can be started."""
     try:
         # Not a threading.Thread, whose end runs Python here: what a signal handler raises within is lost.
         _thread.start_new_thread(work, ())

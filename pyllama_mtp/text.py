@@ -3,6 +3,17 @@
 import bisect
 import codecs
 from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Saved(NamedTuple):
+    """A state of a TextAssembler."""
+
+    decoder: tuple[bytes, int]
+    held: str
+    delivered: int
+    n_decoded: int
+    stopped: bool
 
 
 class TextAssembler:
@@ -46,6 +57,17 @@ class TextAssembler:
             return ""
         self._held += self._decoder.decode(b"", final=True)
         return self._give(len(self._held))
+
+    def save(self) -> "Saved":
+        """What restore() returns to, at any time later. Cheap: nothing that grows is copied."""
+        return Saved(self._decoder.getstate(), self._held, self._delivered, len(self._decoded), self.stopped)
+
+    def restore(self, saved: "Saved") -> None:
+        """Takes back all that was fed since save()."""
+        self._decoder.setstate(saved.decoder)
+        self._held, self._delivered, self.stopped = saved.held, saved.delivered, saved.stopped
+        del self._decoded[saved.n_decoded :]
+        del self._complete[saved.n_decoded :]
 
     @property
     def delivered_tokens(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from pyllama_mtp._native import MAX_DRAFT
+from pyllama_mtp._library import MAX_DRAFT
 from pyllama_mtp.bench.measure import Run, Task, measure, wait_until_idle
 from pyllama_mtp.bench.peer import Peer, PeerSetting, check_installed
 from pyllama_mtp.bench.peer_sweep import Trial, find_fastest, given_setting

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pyllama_mtp._native import MAX_DRAFT
+from pyllama_mtp._library import MAX_DRAFT
 from pyllama_mtp.bench.peer import PACKAGE, VERSION
 from pyllama_mtp.bench.plan import Results
 from pyllama_mtp.bench.settings import Settings, extended_rates

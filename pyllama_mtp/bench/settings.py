@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pyllama_mtp._native import MAX_DRAFT
+from pyllama_mtp._library import MAX_DRAFT
 from pyllama_mtp.cpus import default_threads
 from pyllama_mtp.errors import InvalidRequestError
 from pyllama_mtp.names import DraftLength

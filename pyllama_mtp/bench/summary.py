@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pyllama_mtp._native import MAX_DRAFT
+from pyllama_mtp._library import MAX_DRAFT
 from pyllama_mtp.bench.measure import Run
 from pyllama_mtp.bench.plan import Comparison
 from pyllama_mtp.bench.settings import extended_rates

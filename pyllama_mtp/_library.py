@@ -1,0 +1,176 @@
+"""libpyllama_mtp.so, loaded: its constants, its errors as exceptions, its log as Python's.
+
+This module, _native.py and _sequence.py are the only ones that touch cffi.
+"""
+
+import atexit
+import json
+import logging
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import cffi
+
+from pyllama_mtp.errors import (
+    ContextOverflowError,
+    IncompatibleHeadError,
+    InternalError,
+    InvalidRequestError,
+    ModelClosedError,
+    ModelLoadError,
+    NativeLibraryError,
+    OutOfMemoryError,
+    PyllamaMtpError,
+    one_line,
+    shown,
+)
+from pyllama_mtp.names import AcceptanceRule, DrafterName, FinishReason
+from pyllama_mtp.paths import get_include, get_library
+
+_LOG_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+_MAX_ERROR_CHARS = 600  # what a file or a caller says may be long
+_PACKAGE = Path(__file__).parent
+
+logger = logging.getLogger("pyllama_mtp")
+logger.addHandler(logging.NullHandler())
+
+
+def declarations() -> str:
+    """The marked, preprocessor-free region of pyllama_mtp.h."""
+    header = (get_include() / "pyllama_mtp.h").read_text(encoding="utf-8")
+    return header.split("/* cffi: begin */")[1].split("/* cffi: end */")[0]
+
+
+def cpu_features(cpuinfo: str) -> set[str]:
+    """Instruction sets that a /proc/cpuinfo names for its first CPU."""
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return set(value.split())
+    return set()
+
+
+def check_cpu(build_info: dict[str, Any], machine: str, features: set[str]) -> None:
+    """Raises NativeLibraryError if this CPU lacks an instruction set that the library was built with."""
+    fix = (
+        "Rebuild on this machine (pip install --force-reinstall --no-cache-dir .) or for any machine "
+        "(pip install . -C cmake.define.PYLLAMA_MTP_PORTABLE=ON)."
+    )
+    if build_info["machine"] != machine:
+        raise NativeLibraryError(f"libpyllama_mtp.so was built for {build_info['machine']}, this is {machine}. {fix}")
+    missing = sorted(set(build_info["cpu_features"]) - features)
+    if missing:
+        raise NativeLibraryError(
+            f"libpyllama_mtp.so was built for a CPU with {', '.join(missing)}, which this CPU lacks. {fix}"
+        )
+
+
+def _load() -> tuple[cffi.FFI, Any]:
+    path = get_library()
+    if not path.is_file():
+        raise NativeLibraryError(
+            f"{path.name} is missing from {path.parent}, as in a checkout: install the package (pip install .)"
+        )
+    build_info = json.loads((_PACKAGE / "_build_info.json").read_text(encoding="utf-8"))
+    check_cpu(build_info, platform.machine(), cpu_features(Path("/proc/cpuinfo").read_text(encoding="utf-8")))
+    ffi = cffi.FFI()
+    ffi.cdef(declarations())
+    try:
+        lib = ffi.dlopen(str(path))
+    except OSError as error:
+        raise NativeLibraryError(f"cannot load {path}: {error}") from error
+    if lib.pmtp_abi_version() != lib.PMTP_ABI_VERSION:
+        raise NativeLibraryError(
+            f"{path.name} has ABI version {lib.pmtp_abi_version()}, this package needs {lib.PMTP_ABI_VERSION}: install "
+            "the package again."
+        )
+    return ffi, lib
+
+
+ffi, lib = _load()
+
+# What the header says, as cffi has parsed it.
+ABI_VERSION: int = lib.PMTP_ABI_VERSION
+MAX_DRAFT: int = lib.PMTP_MAX_DRAFT
+MAX_LOGPROBS: int = lib.PMTP_MAX_LOGPROBS
+MAX_SEQS: int = lib.PMTP_MAX_SEQS
+
+
+def _names(enum: str, prefix: str) -> list[str]:
+    """The constants of an enum by value, in lower case and without their prefix."""
+    constants: Mapping[int, str] = ffi.typeof(enum).elements
+    return [constants[value].removeprefix(prefix).lower() for value in range(len(constants))]
+
+
+# Of those that end without an error.
+FINISH_REASONS = cast(list[FinishReason | None], [None, *_names("pmtp_finish", "PMTP_FINISH_")[1:-1]])
+ACCEPTANCE_RULES = cast(list[AcceptanceRule], _names("pmtp_acceptance", "PMTP_ACCEPTANCE_"))
+DRAFTERS = cast(list[DrafterName], _names("pmtp_drafter", "PMTP_DRAFTER_"))
+
+
+class NoRoomError(PyllamaMtpError):
+    """There is no room beside the sequences that run. Never seen by callers of this package, who wait instead."""
+
+
+_ERRORS: dict[int, type[PyllamaMtpError]] = {
+    lib.PMTP_ERROR_INVALID_ARGUMENT: InvalidRequestError,
+    lib.PMTP_ERROR_MODEL_LOAD: ModelLoadError,
+    lib.PMTP_ERROR_INCOMPATIBLE_HEAD: IncompatibleHeadError,
+    lib.PMTP_ERROR_CONTEXT_OVERFLOW: ContextOverflowError,
+    lib.PMTP_ERROR_BUSY: NoRoomError,
+    lib.PMTP_ERROR_INTERNAL: InternalError,
+    lib.PMTP_ERROR_CANCELLED: ModelClosedError,
+    lib.PMTP_ERROR_OTHER_PROCESS: ModelClosedError,
+}
+
+
+# Native code never calls back: a callback may run in the middle of anything, and what a signal handler raises within
+# one is lost. The library keeps its log until a call that may log has ended.
+lib.pmtp_set_log(lib.pmtp_log_keep, ffi.NULL)
+
+# Daemon threads may be in the library when Python ends.
+atexit.register(lib.pmtp_shutdown)
+
+
+def text_of(chars: Any) -> str:
+    return bytes(ffi.string(chars)).decode("utf-8", "replace")
+
+
+def hand_out_log() -> None:
+    level = ffi.new("int32_t *")
+    capacity = 1 << 12
+    while True:
+        line = ffi.new("char[]", capacity)
+        size = lib.pmtp_log_take(line, capacity, level)
+        if size < 0:
+            return
+        if size > capacity:
+            capacity = size
+            continue
+        text = bytes(ffi.buffer(line, size)).decode("utf-8", "replace").strip()
+        if text:
+            logger.log(_LOG_LEVELS.get(level[0], logging.INFO), "%s", shown(text))
+
+
+def error_of(status: int, message: str, out_of_memory: type[PyllamaMtpError] = OutOfMemoryError) -> PyllamaMtpError:
+    """What a status that is not OK is in Python. out_of_memory: the exception that stands for that."""
+    kind = out_of_memory if status == lib.PMTP_ERROR_OUT_OF_MEMORY else _ERRORS.get(status, InternalError)
+    return kind(one_line(message)[:_MAX_ERROR_CHARS])
+
+
+def check(status: int, out_of_memory: type[PyllamaMtpError] = OutOfMemoryError) -> None:
+    """Raises the last error of this thread unless the status is OK; see error_of()."""
+    if status != lib.PMTP_OK:
+        error = error_of(status, text_of(lib.pmtp_last_error()), out_of_memory)
+        hand_out_log()
+        raise error
+
+
+def set_numbers(params: Any, options: object) -> None:
+    """Gives the fields of a C struct the numbers of the options that are named like them."""
+    for name, _ in ffi.typeof(params).item.fields:
+        value = getattr(options, name, None)
+        if isinstance(value, int | float):
+            setattr(params, name, value)

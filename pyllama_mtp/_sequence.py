@@ -1,0 +1,166 @@
+"""A pmtp_sequence, and what it says of itself, as Python objects."""
+
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyllama_mtp._library import ACCEPTANCE_RULES, FINISH_REASONS, check, error_of, ffi, lib, set_numbers, text_of
+from pyllama_mtp.errors import ModelClosedError, PyllamaMtpError
+from pyllama_mtp.names import FinishReason
+
+if TYPE_CHECKING:  # options take their limits from the library
+    from pyllama_mtp.options import SamplingOptions
+
+
+class Segment(NamedTuple):
+    """A part of a prompt. branches: another prompt may go on differently from its end."""
+
+    tokens: Sequence[int]
+    branches: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """What one step brought one sequence; see pmtp_burst. `logprobs` has per emitted token a list of (token, logprob).
+
+    number: of the step, larger than of those before. error: why the sequence failed.
+    """
+
+    sequence: "NativeSequence"
+    number: int
+    n_prompt: int
+    is_round: bool
+    drafted: list[int]
+    accepted: int
+    emitted: list[int]
+    finish_reason: FinishReason | None
+    error: PyllamaMtpError | None
+    logprobs: list[list[tuple[int, float]]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class NativeStats:
+    """The fields of pmtp_stats."""
+
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    completion_tokens: int = 0
+    acceptance: int = 0
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    drafting_rounds: int = 0
+    drafting_rounds_emitted: int = 0
+    drafted_per_position: list[int] = field(default_factory=list)
+    accepted_per_position: list[int] = field(default_factory=list)
+    queue_seconds: float = 0.0
+    prompt_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+    sample_seconds: float = 0.0
+
+
+class NativeSequence:
+    """Owns a pmtp_sequence, as NativeModel owns a model: waiting, running or ended.
+
+    seed: the one given, or the one drawn.
+    """
+
+    def __init__(self, options: "SamplingOptions") -> None:
+        """It begins with NativeModel.start()."""
+        self.seed = secrets.randbits(63) if options.seed is None else options.seed
+        self._n_logprobs = -1 if options.logprobs is None else options.logprobs
+        self._process = os.getpid()
+        self._lock = threading.RLock()  # orders calls, from any thread or signal handler, before free
+        self._slot = ffi.gc(ffi.new("pmtp_sequence **"), lib.pmtp_sequence_release)
+
+    @property
+    def handle(self) -> int:
+        """0: it has not begun, or was freed."""
+        return int(ffi.cast("intptr_t", self._slot[0]))
+
+    def begin(self, model: Any, prompt: Sequence[Segment], options: "SamplingOptions") -> None:
+        """model: a pmtp_model. See NativeModel.start()."""
+        stop_tokens = ffi.new("int32_t[]", list(options.stop_token_ids or ()))
+        logit_bias = ffi.new("pmtp_logit_bias[]", list((options.logit_bias or {}).items()))
+        synthetic = ffi.new("double[]", list(options.synthetic_acceptance))
+        native = ffi.new("pmtp_sequence_params *", lib.pmtp_default_sequence_params())
+        set_numbers(native, options)  # what is None or "auto" stays as it is by default
+        native.top_k = max(0, options.top_k)
+        native.seed = self.seed
+        native.reproducible = options.seed is not None
+        native.acceptance = ACCEPTANCE_RULES.index(options.acceptance)
+        native.n_logprobs = self._n_logprobs
+        native.stop_tokens = stop_tokens
+        native.n_stop_tokens = len(stop_tokens)
+        native.logit_bias = logit_bias
+        native.n_logit_bias = len(logit_bias)
+        native.synthetic_acceptance = synthetic
+        native.n_synthetic_acceptance = len(synthetic)
+        ids = [ffi.new("int32_t[]", list(segment.tokens)) for segment in prompt]
+        segments = ffi.new(
+            "pmtp_segment[]", [(i, len(i), segment.branches) for i, segment in zip(ids, prompt, strict=True)]
+        )
+        check(lib.pmtp_sequence_start(model, segments, len(segments), native, self._slot))
+
+    def read(self, burst: Any, number: int) -> Burst:
+        """A pmtp_burst of this sequence."""
+        error = None if burst.status == lib.PMTP_OK else error_of(burst.status, self.error())
+        return Burst(
+            sequence=self,
+            number=number,
+            n_prompt=burst.n_prompt,
+            is_round=bool(burst.is_round),
+            drafted=list(burst.drafted[0 : burst.n_drafted]),
+            accepted=burst.n_accepted,
+            emitted=list(burst.emitted[0 : burst.n_emitted]),
+            finish_reason=None if error is not None else FINISH_REASONS[burst.finish],
+            error=error,
+            logprobs=list(self._logprobs(burst)) if self._n_logprobs >= 0 else None,
+        )
+
+    def _logprobs(self, burst: Any) -> Iterator[list[tuple[int, float]]]:
+        width = 1 + self._n_logprobs
+        for row in range(burst.n_emitted):
+            entries = burst.logprobs[row * width : (row + 1) * width]
+            yield [(entry.token, entry.logprob) for entry in entries]
+
+    def error(self) -> str:
+        """Why it failed; empty if it did not."""
+        return text_of(lib.pmtp_sequence_error(self._slot[0]))
+
+    def cancel(self) -> None:
+        """Makes the running or next step end it. From any thread; does not wait."""
+        if not self._foreign:
+            with self._lock:
+                lib.pmtp_sequence_cancel(self._slot[0])
+
+    def truncate(self, n_completion: int) -> None:
+        """Ends it with its first n_completion tokens. By the thread that steps."""
+        check(lib.pmtp_sequence_truncate(self._slot[0], n_completion))
+
+    def stats(self) -> NativeStats:
+        """What happened up to the last step. From any thread; does not wait. Raises ModelClosedError after close()."""
+        if self._foreign:
+            raise ModelClosedError("the completion was started before this process was forked: start one in the child")
+        out = ffi.new("pmtp_stats *")
+        with self._lock:
+            if not self._slot[0]:
+                raise ModelClosedError("the completion was closed: start another one")
+            check(lib.pmtp_sequence_get_stats(self._slot[0], out))
+        values: dict[str, Any] = {f.name: getattr(out, f.name) for f in fields(NativeStats)}
+        values |= {name: list(value) for name, value in values.items() if isinstance(value, ffi.CData)}
+        return NativeStats(**values)
+
+    @property
+    def _foreign(self) -> bool:
+        return os.getpid() != self._process
+
+    def close(self) -> None:
+        """Frees it, ended or not. See NativeModel.free()."""
+        with self._lock:
+            lib.pmtp_sequence_release(self._slot)

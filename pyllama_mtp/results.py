@@ -1,0 +1,123 @@
+"""What a completion tells: chunks of text, rounds, statistics, and all of it once it has ended."""
+
+from dataclasses import dataclass
+
+from pyllama_mtp._library import ACCEPTANCE_RULES
+from pyllama_mtp._sequence import NativeStats
+from pyllama_mtp.errors import PyllamaMtpError
+from pyllama_mtp.names import AcceptanceRule, FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and the natural logarithm of its probability under the target, before any sampling option is applied."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What became certain since the last chunk.
+
+    text: whole characters; maybe empty, as control tokens have none. token_ids: the tokens whose text is out.
+    finish_reason: None until the last chunk, then "stop", "length" or "cancelled". logprobs: for each of token_ids its
+    own TokenLogprob followed by the n best, or None if none were asked for.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    logprobs: list[list[TokenLogprob]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One draft/verify round. emitted is drafted[:accepted] + [bonus token], or a prefix of it (maybe empty) where the
+    completion ended.
+    """
+
+    drafted: list[int]
+    accepted: int
+    emitted: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Figures of a completion, also while it runs. Seconds are wall time, counts are tokens unless said otherwise.
+
+    cached_prompt_tokens: prompt tokens that were in the KV cache already. seed: the one given, or the one drawn.
+    queue_seconds: from the start until it ran. prompt_seconds: prefill and the first token. decode_seconds: all rounds
+    = draft + verify + sample + a rest. These are the times of the steps that the completion took part in, as a whole:
+    beside others its steps take longer, and the seconds of all completions together are more than those of the clock.
+    tokens_per_second: tokens after the first one over decode_seconds; None before the first round.
+    acceptance: the acceptance rule in use, never "auto"; greedy text has no other than "coupled". The same request with
+    this seed and this rule gives the same text.
+    rounds: draft/verify rounds, also those that drafted nothing; the first token belongs to none.
+    acceptance_rate: accepted over drafted. mean_acceptance_length: tokens that a round gives: accepted drafts and the
+    bonus token, which is missing only where an accepted draft ends the completion. acceptance_per_position: for each
+    draft position, the share of the rounds that drafted it in which it was accepted. These three use only rounds that
+    drafted and are None if none did.
+    """
+
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    completion_tokens: int
+    seed: int
+    queue_seconds: float
+    prompt_seconds: float
+    decode_seconds: float
+    draft_seconds: float
+    verify_seconds: float
+    sample_seconds: float
+    tokens_per_second: float | None
+    acceptance: AcceptanceRule
+    rounds: int
+    drafted: int
+    accepted: int
+    acceptance_rate: float | None
+    mean_acceptance_length: float | None
+    acceptance_per_position: list[float] | None
+
+    @classmethod
+    def from_native(cls, native: NativeStats, seed: int) -> "Stats":
+        """native: the engine's counters."""
+        positions = zip(native.accepted_per_position, native.drafted_per_position, strict=True)
+        decoded = max(0, native.completion_tokens - 1)
+        drafting = native.drafting_rounds
+        return cls(
+            prompt_tokens=native.prompt_tokens,
+            cached_prompt_tokens=native.cached_prompt_tokens,
+            completion_tokens=native.completion_tokens,
+            seed=seed,
+            queue_seconds=native.queue_seconds,
+            prompt_seconds=native.prompt_seconds,
+            decode_seconds=native.decode_seconds,
+            draft_seconds=native.draft_seconds,
+            verify_seconds=native.verify_seconds,
+            sample_seconds=native.sample_seconds,
+            tokens_per_second=decoded / native.decode_seconds if native.decode_seconds > 0 else None,
+            acceptance=ACCEPTANCE_RULES[native.acceptance],
+            rounds=native.rounds,
+            drafted=native.drafted,
+            accepted=native.accepted,
+            acceptance_rate=native.accepted / native.drafted if native.drafted else None,
+            mean_acceptance_length=native.drafting_rounds_emitted / drafting if drafting else None,
+            acceptance_per_position=[a / d for a, d in positions if d] if drafting else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A completion of Model.generate_all that has ended.
+
+    error: why there is none, or why it ended early; text and the rest are what there was before. finish_reason: "stop",
+    "length" or "cancelled"; None where error is not. stats: None if it never began. logprobs: as in Chunk.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    stats: Stats | None = None
+    logprobs: list[list[TokenLogprob]] | None = None
+    error: PyllamaMtpError | None = None
