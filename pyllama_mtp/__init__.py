@@ -18,6 +18,7 @@ from pyllama_mtp.errors import (
     OutOfMemoryError,
     PyllamaMtpError,
     QueueFullError,
+    StateFileError,
     StreamError,
 )
 from pyllama_mtp.generate import clear_cache, generate
@@ -48,6 +49,7 @@ __all__ = [
     "Round",
     "Stats",
     "Stream",
+    "StateFileError",
     "StreamError",
     "TokenLogprob",
     "clear_cache",

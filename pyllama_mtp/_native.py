@@ -17,7 +17,13 @@ import numpy.typing as npt
 
 from pyllama_mtp._library import DRAFTERS, MAX_SEQS, check, ffi, hand_out_log, lib, set_numbers, text_of
 from pyllama_mtp._sequence import Burst, NativeSequence, Segment
-from pyllama_mtp.errors import ContextOverflowError, ModelClosedError, ModelLoadError, OutOfMemoryError
+from pyllama_mtp.errors import (
+    ContextOverflowError,
+    ModelClosedError,
+    ModelLoadError,
+    OutOfMemoryError,
+    StateFileError,
+)
 from pyllama_mtp.task import run
 
 if TYPE_CHECKING:  # options take their limits from the library
@@ -216,6 +222,33 @@ class NativeModel:
 
         run(evaluate, stop=lambda: setattr(watch, "stop", 1), patience=None)
         return out
+
+    def save_state(self, path: str) -> None:
+        """Overwrites the file. Raises StateFileError."""
+        name = os.fsencode(path)
+
+        def write() -> None:
+            check(self.call(lib.pmtp_model_save_state, name))
+
+        self._with_state_file(write)
+
+    def load_state(self, path: str) -> int:
+        """Returns the number of texts. Raises StateFileError."""
+        name = os.fsencode(path)
+        n = ffi.new("int32_t *")
+
+        def read() -> None:
+            check(self.call(lib.pmtp_model_load_state, name, n))
+
+        self._with_state_file(read)
+        return int(n[0])
+
+    @staticmethod
+    def _with_state_file(call: Callable[[], None]) -> None:
+        try:
+            run(call, stop=lambda: None, patience=None)
+        except ModelLoadError as error:
+            raise StateFileError(str(error)) from error
 
     def start(self, sequence: NativeSequence, prompt: Sequence[Segment], options: "SamplingOptions") -> None:
         """Begins a sequence; it is this model's until it is closed. Raises ContextOverflowError, InvalidRequestError.

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyllama_mtp.errors import ChatTemplateError, seen
 
@@ -41,7 +41,14 @@ def check_messages(messages: Sequence[Message]) -> None:
             raise ChatTemplateError(f"message {index} has the keys {keys}, expected 'content' among them")
 
 
-def render(template: str | None, messages: Sequence[Message], *, bos_token: str, eos_token: str) -> str:
+class Rendered(NamedTuple):
+    """A prompt text. branches: lengths of its beginnings after which other conversations may go on differently."""
+
+    text: str
+    branches: list[int]
+
+
+def render(template: str | None, messages: Sequence[Message], *, bos_token: str, eos_token: str) -> Rendered:
     """The prompt text for `messages`, with the turn of the model opened.
 
     Raises ChatTemplateError if the model has no template, the messages hold something that JSON cannot, or the template
@@ -71,7 +78,7 @@ def render(template: str | None, messages: Sequence[Message], *, bos_token: str,
     return _run(request.encode())
 
 
-def _run(request: bytes) -> str:
+def _run(request: bytes) -> Rendered:
     if not sys.executable or getattr(sys, "frozen", False):
         raise ChatTemplateError("there is no Python interpreter to run the chat template: pass the prompt as text")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -96,7 +103,8 @@ def _run(request: bytes) -> str:
             f"the chat template failed: its process ended with the status {done.returncode}, which happens where it "
             f"exceeds {MAX_MEMORY_BYTES >> 20} MiB of memory or recurses too deeply"
         )
-    text = done.stdout[1:].decode()
+    answer = done.stdout[1:].decode()
     if done.stdout[:1] != _RENDERED:
-        raise ChatTemplateError(f"the chat template failed: {text}")
-    return text
+        raise ChatTemplateError(f"the chat template failed: {answer}")
+    branches, _, text = answer.partition("\n")
+    return Rendered(text, json.loads(branches))

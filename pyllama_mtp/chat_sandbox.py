@@ -6,11 +6,13 @@ one operation of it costs ('a' * 10**9, the text of a list that holds itself in 
 limited too: CPU time, memory, and no file can grow. It ends after one template.
 
 stdin: a JSON object with template, messages, bos_token, eos_token, cpu_seconds, memory_bytes, rendered_chars. stdout:
-RENDERED and the text, or FAILED and why, in UTF-8. It imports nothing of the package, which would load the library.
+RENDERED, a line with a JSON list, where in the text other conversations may branch off, and the text, or FAILED and
+why, in UTF-8. It imports nothing of the package, which would load the library.
 """
 
 import datetime
 import json
+import os.path
 import resource
 import sys
 from typing import Any, NoReturn
@@ -21,6 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 RENDERED, FAILED = b"+", b"-"
 MAX_ERROR_CHARS = 1000
+MAX_BRANCHES = 4  # at ends of messages
 
 
 def _limit(cpu_seconds: int, memory_bytes: int) -> None:
@@ -64,28 +67,49 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _render(request: dict[str, Any]) -> bytes:
-    template = _environment().from_string(request["template"])
+def _render(template: jinja2.Template, request: dict[str, Any], n_messages: int, opens_turn: bool) -> str:
+    """The first n_messages. opens_turn: with the beginning of the model's turn."""
     pieces: list[str] = []
     size = 0
     for piece in template.generate(
-        messages=request["messages"],
+        messages=request["messages"][:n_messages],
         bos_token=request["bos_token"],
         eos_token=request["eos_token"],
-        add_generation_prompt=True,
+        add_generation_prompt=opens_turn,
     ):
         size += len(piece)
         if size > request["rendered_chars"]:
             raise jinja2.TemplateRuntimeError(f"it wrote more than {request['rendered_chars']} characters")
         pieces.append(piece)
-    return "".join(pieces).encode()
+    return "".join(pieces)
+
+
+def _branches(template: jinja2.Template, request: dict[str, Any], text: str) -> list[int]:
+    """Lengths of the text's beginnings that other conversations may share: up to the model's turn, which later stands
+    there as history does, and up to the last messages and the first. A template may refuse a part of a conversation.
+    """
+    n = len(request["messages"])
+    lengths = set()
+    for n_messages in {n, 1, *range(max(1, n - MAX_BRANCHES), n)}:
+        try:
+            beginning = _render(template, request, n_messages, opens_turn=False)
+        except Exception:
+            continue
+        lengths.add(len(os.path.commonprefix([beginning, text])))
+    return sorted(lengths - {0, len(text)})
+
+
+def _answer(request: dict[str, Any]) -> bytes:
+    template = _environment().from_string(request["template"])
+    text = _render(template, request, len(request["messages"]), opens_turn=True)
+    return f"{json.dumps(_branches(template, request, text))}\n{text}".encode()
 
 
 def main() -> None:
     request = json.load(sys.stdin.buffer)
     _limit(request["cpu_seconds"], request["memory_bytes"])
     try:
-        kind, answer = RENDERED, _render(request)
+        kind, answer = RENDERED, _answer(request)
     except MemoryError:
         kind, answer = FAILED, f"it needs more than {request['memory_bytes'] >> 20} MiB of memory".encode()
     except Exception as error:  # templates can raise anything: type errors, overflows, undefined names

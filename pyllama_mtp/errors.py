@@ -59,6 +59,10 @@ class StreamError(PyllamaMtpError, RuntimeError):
     """
 
 
+class StateFileError(PyllamaMtpError):
+    """A saved state cannot be written, or is none, damaged, or of another model or other cache types."""
+
+
 class QueueFullError(PyllamaMtpError):
     """A completion was started while as many as `max_queue` allows wait for their turn already."""
 

@@ -1,8 +1,10 @@
 """A target model with its MTP head: loading, tokens, completions, logits."""
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
@@ -20,6 +22,7 @@ from pyllama_mtp.errors import (
     ModelClosedError,
     ModelLoadError,
     OutOfMemoryError,
+    StateFileError,
     seen,
 )
 from pyllama_mtp.gguf.checks import check_head, check_target
@@ -27,6 +30,7 @@ from pyllama_mtp.gguf.format import GGUFFile
 from pyllama_mtp.loop import EngineLoop
 from pyllama_mtp.names import CacheType, DrafterName, DraftLength
 from pyllama_mtp.options import ModelOptions, Prompt, Request, method_takes
+from pyllama_mtp.part_files import replacing
 from pyllama_mtp.progress import Progress, load_meter
 from pyllama_mtp.ranges import Flag, Integer, as_integer
 from pyllama_mtp.stream import AsyncStream, Stream
@@ -76,6 +80,11 @@ class ModelInfo:
     head_bytes: int
     cache_bytes: int
     compute_bytes: int
+
+
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Tokens at the beginning of both."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _default_context(target: GGUFFile) -> int:
@@ -213,7 +222,7 @@ class Model:
         native = loop.native
         k = request.num_speculative_tokens
         options = replace(request, num_speculative_tokens=self.options.num_speculative_tokens if k is None else k)
-        ids = self.prompt_ids(request.prompt)
+        prompt = self._segments(request.prompt)
         sequence = NativeSequence(options)
         producer = Producer(
             sequence,
@@ -225,7 +234,7 @@ class Model:
         )
         stream = kind(producer, loop, sequence.seed, options.trace, model=self)
         try:
-            loop.begin(sequence, producer, stream, [Segment(ids, branches=True)], options)
+            loop.begin(sequence, producer, stream, prompt, options)
             producer.began()
             return stream
         except BaseException:
@@ -236,16 +245,19 @@ class Model:
         """The token ids that generate() completes for this prompt. Raises InvalidRequestError, ChatTemplateError, and
         ContextOverflowError for a prompt that the context cannot hold.
         """
+        return [token for segment in self._segments(prompt) for token in segment.tokens]
+
+    def _segments(self, prompt: Prompt) -> list[Segment]:
         limit = self._info.n_ctx - 1  # and one to generate
+        branches: list[int] = []
         if isinstance(prompt, str):
             ids = self._tokenize(prompt, limit=limit)
         elif isinstance(prompt, np.ndarray):
             ids = self._checked_ids(prompt, limit)
         elif isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
-            text = self.render_chat(cast(Sequence[chat.Message], prompt))
-            ids = self._tokenize(text, add_special=False, limit=limit)
-            if self._add_bos and ids[:1] != [self._bos]:
-                ids.insert(0, self._bos)
+            rendered = self._render(cast(Sequence[chat.Message], prompt))
+            ids = self._chat_ids(rendered.text, limit)
+            branches = [common_length(ids, self._chat_ids(rendered.text[:n], limit)) for n in rendered.branches]
         elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):
             ids = self._checked_ids(cast(Sequence[int], prompt), limit)
         else:
@@ -254,6 +266,14 @@ class Model:
             )
         if not ids:
             raise InvalidRequestError("the prompt is empty, expected at least one token")
+        ends = sorted({*branches, len(ids)} - {0})
+        return [Segment(ids[begin:end], branches=True) for begin, end in zip([0, *ends], ends, strict=False)]
+
+    def _chat_ids(self, text: str, limit: int) -> list[int]:
+        """A template writes the tokens that begin a text itself, or leaves them out."""
+        ids = self._tokenize(text, add_special=False, limit=limit)
+        if self._add_bos and ids[:1] != [self._bos]:
+            ids.insert(0, self._bos)
         return ids
 
     def _checked_ids(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]], limit: int | None = None) -> list[int]:
@@ -287,6 +307,9 @@ class Model:
 
     def render_chat(self, messages: Sequence[chat.Message]) -> str:
         """The prompt text that the model's own chat template makes of messages. Raises ChatTemplateError."""
+        return self._render(messages).text
+
+    def _render(self, messages: Sequence[chat.Message]) -> chat.Rendered:
         native = self._open().native
 
         def special(token: int) -> str:
@@ -338,6 +361,31 @@ class Model:
             raise InvalidRequestError(
                 f"the logits of {len(tokens)} tokens take {n_bytes} bytes, more than there is memory: pass fewer"
             ) from error
+
+    def save_state(self, path: str | os.PathLike[str]) -> None:
+        """Writes what the KV cache keeps of ended completions to a file, for load_state() of a model that is loaded from
+        the same files with the same cache types; the file appears when it is complete. Raises StateFileError.
+        """
+        loop = self._open()
+        try:
+            with replacing(Path(path)) as part:
+                loop.alone(lambda: loop.native.save_state(part.name))
+        except (OSError, TypeError, ValueError) as error:
+            raise StateFileError(f"cannot write {seen(path)}: {error}") from error
+
+    def load_state(self, path: str | os.PathLike[str]) -> int:
+        """Takes what save_state() wrote into the KV cache, the latest texts first, as far as there is room; returns how
+        many. Raises StateFileError for a file that is none, truncated, altered, or of another model or other cache types.
+        """
+        loop = self._open()
+        try:
+            with open(path, "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise StateFileError(f"{seen(path)} is no file")
+                name = os.path.realpath(path)
+        except (OSError, TypeError, ValueError) as error:
+            raise StateFileError(f"cannot read {seen(path)}: {error}") from error
+        return loop.alone(lambda: loop.native.load_state(name))
 
     def close(self) -> None:
         """Ends a running completion and frees everything. Idempotent; any thread may call it. In a signal handler that

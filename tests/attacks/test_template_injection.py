@@ -14,7 +14,7 @@ NESTED = "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.
 
 
 def rendered(template: str, messages=MESSAGES) -> str:
-    return render(template, messages, bos_token="<bos>", eos_token="<eos>")
+    return render(template, messages, bos_token="<bos>", eos_token="<eos>").text
 
 
 @pytest.mark.parametrize(
