@@ -5,6 +5,7 @@
 #include "ggml.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace pmtp::attention {
 namespace {
@@ -119,14 +120,19 @@ bool find_cells(const llama_kv_cells & cells, const llama_ubatch & batch, uint32
 }
 
 void PageTable::add(llama_seq_id sequence, llama_pos position) {
+    if (std::exchange(attached_, true)) {  // until the row is there: if memory runs out no row is left
+        rows_.clear();
+    }
     if (rows_.empty() || rows_.back().sequence != sequence) {
         rows_.push_back({ sequence, position, 0 });
     }
     rows_.back().first_position = std::min(rows_.back().first_position, position);
     rows_.back().n_rows++;
+    attached_ = false;
 }
 
 void PageTable::attach(ggml_tensor * mask, const llama_kv_cells & cells, int64_t window) {
+    attached_ = true;
     pages_.chunk = chunk_width(window);
     pages_.runs.clear();
     pages_.first_cells.clear();
@@ -139,7 +145,6 @@ void PageTable::attach(ggml_tensor * mask, const llama_kv_cells & cells, int64_t
         pages_.runs.push_back(run);
         row += rows.n_rows;
     }
-    rows_.clear();
     mask->extra = paged ? &pages_ : nullptr;
 }
 

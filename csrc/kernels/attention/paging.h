@@ -60,6 +60,7 @@ class PageTable {
         int n_rows;
     };
     std::vector<Rows> rows_;
+    bool attached_ = true;  // the next row is the first of another mask
 };
 
 }  // namespace pmtp::attention
