@@ -270,9 +270,10 @@ class EngineLoop:
         self._hand_out()  # before anything is freed that a burst names
         for sequence, (producer, reference) in list(self._producers.items()):
             reader = reference()
-            if reader is not None and (self._closed or reader.left):
+            gone = self._closed or reader is None or reader.left
+            if gone and reader is not None and sequence.handle:  # it may tell of itself
                 producer.end("cancelled")
-            if reader is None or producer.state.ended:
+            if gone or producer.state.ended:
                 self.native.free(sequence)
                 self._producers.pop(sequence, None)
 
