@@ -55,7 +55,7 @@ PrefixCache::Match PrefixCache::match(int slot, const std::vector<int32_t> & pro
         const int reached = whole_pages(std::min(most, window->range.high));
         if (reached > match.shared && kv_.serves(window->range, reached)) {
             match.shared = reached;
-            match.window = window.get();
+            match.window = window;
         }
     }
     return match;
@@ -64,6 +64,7 @@ PrefixCache::Match PrefixCache::match(int slot, const std::vector<int32_t> & pro
 // Going on in the slot loses the rest of its text, sharing loses what the last page has of the beginning: the smaller
 // loss is chosen, among the longest beginnings.
 Place PrefixCache::take(const std::vector<int32_t> & prompt) {
+    std::vector<int32_t> tokens(prompt);
     Match best;
     for (int slot = 0; slot < (int) entries_.size(); slot++) {
         const Match found = match(slot, prompt);
@@ -71,42 +72,53 @@ Place PrefixCache::take(const std::vector<int32_t> & prompt) {
             best = found;
         }
     }
-    n_running_++;
-    make_room_for_window();
     const bool again = best.in_place == most_cached(prompt);  // what is lost is another answer to the same prompt
     const bool in_place = best.in_place > 0 && (again || best.lost <= best.in_place - best.shared);
     int slot = best.slot < 0 || !in_place ? empty_slot(best.slot) : -1;
-    if (slot >= 0 && best.shared > 0) {
-        const std::vector<uint8_t> own =
-            best.window == nullptr && kv_.has_windows() ? kv_.save_window(best.slot) : std::vector<uint8_t>();
-        entries_[best.slot].used = ++clock_;
-        if (!kv_.has_windows() ||
-            kv_.restore_window(slot, best.window != nullptr ? best.window->bytes : own, best.shared)) {
-            kv_.share(best.slot, slot, best.shared);
-            for (const SharedWindow & window : entries_[best.slot].windows) {
-                if (window->range.high <= best.shared) {
-                    window->used = clock_;
-                    entries_[slot].windows.push_back(window);
-                }
-            }
-            return begin(slot, best.shared, prompt);
-        }
-        kv_.drop_window(slot);
-    }
     if (slot < 0 && best.in_place > 0) {
-        return begin(best.slot, kv_.truncate(best.slot, best.in_place) ? best.in_place : 0, prompt);
+        make_room_for_window(best.slot);
+        const int n = kv_.truncate(best.slot, best.in_place) ? best.in_place : 0;
+        return begin(best.slot, n, std::move(tokens));
     }
     if (slot < 0) {  // the only slot left
         slot = best.slot >= 0 && entries_[best.slot].use == Use::kept ? best.slot : oldest(false, -1);
         clear(slot);
+        best.shared = 0;
     }
-    return begin(slot, 0, prompt);
+    if (best.shared == 0) {
+        make_room_for_window(-1);
+        return begin(slot, 0, std::move(tokens));
+    }
+    const int n = share(best, slot) ? best.shared : 0;
+    return begin(slot, n, std::move(tokens));
 }
 
-Place PrefixCache::begin(int slot, int n_cached, const std::vector<int32_t> & prompt) {
+// Gives an empty slot what is shared with another. Returns false, and leaves the slot empty, if there is no room.
+bool PrefixCache::share(const Match & with, int slot) {
+    const bool own = with.window == nullptr && kv_.has_windows();
+    const std::vector<uint8_t> saved = own ? kv_.save_window(with.slot) : std::vector<uint8_t>();  // it may give way
+    make_room_for_window(-1);
+    if (kv_.has_windows() && !kv_.restore_window(slot, own ? saved : with.window->bytes, with.shared)) {
+        clear(slot);
+        return false;
+    }
+    kv_.share(with.slot, slot, with.shared);
+    entries_[with.slot].used = ++clock_;
+    for (const SharedWindow & window : entries_[with.slot].windows) {
+        if (window->range.high <= with.shared) {
+            window->used = clock_;
+            entries_[slot].windows.push_back(window);
+        }
+    }
+    return true;
+}
+
+// A slot that holds the first n_cached of the tokens.
+Place PrefixCache::begin(int slot, int n_cached, std::vector<int32_t> tokens) {
+    n_running_++;
     Entry & entry = entries_[slot];
     entry.use = Use::running;
-    entry.tokens = prompt;
+    entry.tokens = std::move(tokens);
     entry.n_valid = n_cached;
     entry.used = ++clock_;
     entry.windows.erase(std::remove_if(entry.windows.begin(), entry.windows.end(),
@@ -129,14 +141,15 @@ int PrefixCache::empty_slot(int but) {
     return slot;
 }
 
-// The sliding layers have room for the windows of max_running slots: kept ones give way.
-void PrefixCache::make_room_for_window() {
-    int n = n_running_;
+// The sliding layers have room for the windows of max_running slots: before one more runs, kept ones give way. but: the
+// slot that is about to run, or -1.
+void PrefixCache::make_room_for_window(int but) {
+    int n = n_running_ + 1;
     for (int slot = 0; slot < (int) entries_.size(); slot++) {
-        n += entries_[slot].use == Use::kept && kv_.window(slot).high > 0;
+        n += slot != but && entries_[slot].use == Use::kept && kv_.window(slot).high > 0;
     }
     for (; n > max_running_; n--) {
-        const int slot = oldest(true, -1);
+        const int slot = oldest(true, but);
         if (slot < 0) {
             return;
         }

@@ -75,16 +75,17 @@ class PrefixCache {
     // How a prompt can begin with an entry's text.
     struct Match {
         int slot = -1;
-        int in_place = 0;                 // tokens, going on in the slot with the window that it has
-        int shared = 0;                   // tokens in whole pages, for a slot of its own
-        const Window * window = nullptr;  // that this takes; nullptr: the slot's own
-        int lost = 0;                     // tokens of the entry behind the common beginning
+        int in_place = 0;     // tokens, going on in the slot with the window that it has
+        int shared = 0;       // tokens in whole pages, for a slot of its own
+        SharedWindow window;  // that this takes; nullptr: the slot's own
+        int lost = 0;         // tokens of the entry behind the common beginning
     };
 
     Match match(int slot, const std::vector<int32_t> & prompt) const;
     int empty_slot(int but);
-    Place begin(int slot, int n_cached, const std::vector<int32_t> & prompt);
-    void make_room_for_window();
+    bool share(const Match & with, int slot);
+    Place begin(int slot, int n_cached, std::vector<int32_t> tokens);
+    void make_room_for_window(int but);
     void clear(int slot);
     void trim();
     int oldest(bool with_window, int but) const;
