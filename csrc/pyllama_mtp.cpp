@@ -500,21 +500,29 @@ pmtp_status pmtp_sequence_start(pmtp_model * model, const pmtp_segment * segment
 pmtp_status pmtp_step(pmtp_model * model, pmtp_burst * bursts, int32_t capacity, int32_t * n) {
     return computing([&] {
         require(model != nullptr && n != nullptr && bursts != nullptr, "pmtp_step: NULL argument");
-        require(capacity >= 1, format("capacity is %d, expected 1 or more", capacity));
+        if (capacity < 1) {
+            throw Error(Status::invalid_argument, format("capacity is %d, expected 1 or more", capacity));
+        }
         require_own(*model);
-        *n = 0;
         const std::lock_guard lock(model->stepping);
         std::vector<pmtp::Burst> & pending = model->pending;
-        if (pending.empty()) {
-            model->engine().step(pending);
-        }
-        size_t taken = 0;
-        for (; taken < pending.size() && *n < capacity; taken++) {
-            if (!pending[taken].sequence->left()) {
-                write(pending[taken], bursts[(*n)++]);
+        int32_t written = 0;
+        do {  // again where nobody wants to hear of what a step brought
+            if (pending.empty()) {
+                model->engine().step(pending);
             }
-        }
-        pending.erase(pending.begin(), pending.begin() + (long) taken);
+            size_t taken = 0;
+            for (; taken < pending.size() && written < capacity; taken++) {
+                if (!pending[taken].sequence->left()) {
+                    write(pending[taken], bursts[written++]);
+                }
+            }
+            pending.erase(pending.begin(), pending.begin() + (long) taken);
+            if (taken == 0) {  // nothing runs or waits
+                break;
+            }
+        } while (written == 0);
+        *n = written;
     });
 }
 
@@ -528,6 +536,7 @@ pmtp_status pmtp_sequence_truncate(pmtp_sequence * sequence, int32_t n_completio
     return computing([&] {
         require(sequence != nullptr, "pmtp_sequence_truncate: NULL argument");
         require_own(sequence->model);
+        const std::lock_guard lock(sequence->model.stepping);  // bursts of this sequence may be on their way
         sequence->model.engine().truncate(*sequence->sequence, n_completion);
     });
 }
@@ -541,7 +550,7 @@ pmtp_status pmtp_sequence_get_stats(const pmtp_sequence * sequence, pmtp_stats *
 }
 
 const char * pmtp_sequence_error(const pmtp_sequence * sequence) {
-    return sequence != nullptr ? sequence->sequence->error().c_str() : "";
+    return sequence != nullptr ? sequence->sequence->error() : "";
 }
 
 void pmtp_sequence_free(pmtp_sequence * sequence) {

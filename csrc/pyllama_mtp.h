@@ -187,7 +187,8 @@ typedef struct pmtp_sequence_params {
     const int32_t * stop_tokens;
     int32_t n_logit_bias;
     const pmtp_logit_bias * logit_bias;
-    pmtp_mask_fn mask; /* NULL: none; called on the thread that steps, until the sequence has ended */
+    pmtp_mask_fn mask; /* NULL: none; called on the thread that steps, until the sequence has ended or was freed and the
+                        * step then under way has returned */
     void * mask_user;
 } pmtp_sequence_params;
 
@@ -213,7 +214,7 @@ typedef struct pmtp_burst {
     int32_t drafted[16];
     int32_t emitted[17];
     const pmtp_token_logprob * logprobs; /* [n_emitted][1 + n_logprobs]: the token, then the best; NULL if n_logprobs <
-                                          * 0; valid until the next step */
+                                          * 0; valid until the next step, or the sequence's truncation or end of life */
 } pmtp_burst;
 
 typedef struct pmtp_stats {
@@ -355,7 +356,8 @@ pmtp_status pmtp_sequence_start(pmtp_model * model, const pmtp_segment * segment
  * most `capacity`, the others at the next call, and sets *n; 0: nothing runs or waits. Calls `mask` on the calling
  * thread. A fault of one sequence ends that one (a burst with finish FAILED): INVALID_ARGUMENT if mask, logit_bias and
  * min_tokens forbid every token, INTERNAL if `mask` returned an error; OUT_OF_MEMORY and faults of llama.cpp end those
- * in the batch. The call itself fails with INVALID_ARGUMENT only, or where the process ends. */
+ * in the batch. The call itself fails with INVALID_ARGUMENT, with OUT_OF_MEMORY where nothing was computed, so that it
+ * may be made again, or where the process ends. */
 pmtp_status pmtp_step(pmtp_model * model, pmtp_burst * bursts, int32_t capacity, int32_t * n);
 
 /* Ends the sequence: a step returns a burst with PMTP_FINISH_CANCELLED for it, the one under way or the next. Tokens
@@ -373,7 +375,8 @@ pmtp_status pmtp_sequence_get_stats(const pmtp_sequence * sequence, pmtp_stats *
 /* Why the sequence failed, as one line of text; empty if it did not, and for NULL. Valid until it is freed. */
 const char * pmtp_sequence_error(const pmtp_sequence * sequence);
 
-/* Frees the sequence, ended or not; it gets no further burst, and what is in the KV cache may be reused. */
+/* Frees the sequence, ended or not; it gets no further burst, but of a step that is under way on another thread, and
+ * what is in the KV cache may be reused. */
 void pmtp_sequence_free(pmtp_sequence * sequence);
 
 /* As pmtp_model_release(). */

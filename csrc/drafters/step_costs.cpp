@@ -19,6 +19,9 @@ constexpr double kMostDoubt = 4.0;
 }  // namespace
 
 void StepCosts::observe(int rows, int longest, double seconds) {
+    if (!(seconds > 0)) {
+        return;
+    }
     const Vector x = features(rows, longest);
     if (n_++ == 0) {  // the first time gives the unit
         const double unit = seconds / cost(rows, longest);

@@ -75,6 +75,7 @@ void Engine::step(std::vector<Burst> & bursts) {
         return;
     }
     const size_t n_before = bursts.size();
+    bursts.reserve(n_before + plan.turns.size());  // from here on none is lost for want of memory
     seconds_ = {};
     {
         const Timer timer(seconds_.all);
@@ -114,7 +115,7 @@ void Engine::compute(Plan & plan, std::vector<Burst> & bursts) {
         return;
     }
     accept(plan, bursts);
-    scheduler_->learn(plan, { bursts.begin() + (long) first, bursts.end() }, seconds_);
+    scheduler_->learn(plan, &bursts[first], seconds_);
 }
 
 bool Engine::draft(Plan & plan) {
@@ -170,7 +171,7 @@ void Engine::accept(Plan & plan, std::vector<Burst> & bursts) {
 }
 
 // Which of the batch's rows the cache holds is not known.
-void Engine::fail(const Plan & plan, Status status, const std::string & message) {
+void Engine::fail(const Plan & plan, Status status, const char * message) {
     for (const Turn & turn : plan.turns) {
         turn.sequence->fail(status, message);
         turn.sequence->forget_cached();
@@ -200,12 +201,15 @@ Wanted Engine::wanted(const Plan & plan) const {
 }
 
 // Takes back the slots of what has ended or was left, and ends what was cancelled, with a burst; without bursts, what
-// was cancelled waits for the next step, to tell.
+// was cancelled waits for the next step, to tell. Where memory runs out nothing is lost.
 void Engine::sweep(std::vector<Burst> * bursts) {
-    const auto ends = [&](const Sequence & s) {
-        return s.finish() == Finish::none && (s.left() || (bursts != nullptr && (s.cancelled() || ending())));
+    const auto leaves = [&](const Sequence & s) {
+        return s.left() || (bursts != nullptr && (s.cancelled() || ending()));
     };
     const auto end = [&](Sequence & s) {
+        if (s.finish() != Finish::none) {
+            return;
+        }
         s.end(Finish::cancelled);
         s.publish();
         if (bursts != nullptr) {
@@ -213,17 +217,20 @@ void Engine::sweep(std::vector<Burst> * bursts) {
             bursts->back().finish = Finish::cancelled;
         }
     };
-    for (const SharedSequence & s : scheduler_->take_waiting(ends)) {
+    std::vector<SharedSequence> & running = scheduler_->running();
+    const size_t n_waiting = scheduler_->n_waiting();
+    if (bursts != nullptr) {
+        bursts->reserve(bursts->size() + n_waiting + running.size());
+    }
+    for (const SharedSequence & s : scheduler_->take_waiting(n_waiting, leaves)) {
         end(*s);
     }
-    std::vector<SharedSequence> & running = scheduler_->running();
     for (SharedSequence & s : running) {
-        if (ends(*s)) {
+        if (leaves(*s)) {
             end(*s);
         }
         if (s->finish() != Finish::none) {
-            prefixes_.keep(s->slot(), s->cached_tokens());
-            s->release();
+            give_back_slot(*s);
         }
     }
     running.erase(
@@ -231,10 +238,25 @@ void Engine::sweep(std::vector<Burst> * bursts) {
         running.end());
 }
 
-void Engine::sweep_unless_stepping() {
+// What cannot be remembered for want of memory is forgotten.
+void Engine::give_back_slot(Sequence & sequence) {
+    std::vector<int32_t> tokens;
+    try {
+        tokens = sequence.cached_tokens();
+    } catch (const std::bad_alloc &) {
+        kv_.truncate(sequence.slot(), 0);
+    }
+    prefixes_.keep(sequence.slot(), std::move(tokens));
+    sequence.release();
+}
+
+void Engine::sweep_unless_stepping() noexcept {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (lock.owns_lock()) {
-        sweep(nullptr);
+        try {
+            sweep(nullptr);
+        } catch (const std::bad_alloc &) {  // the next step does it
+        }
     }
 }
 

@@ -38,15 +38,15 @@ class Engine {
     // room. owner: see Sequence.
     SharedSequence start(std::vector<int32_t> prompt, SequenceParams params, void * owner);
 
-    // Computes one step; adds a burst for every sequence that got something. Throws Error only where the process ends:
-    // faults end sequences.
+    // Computes one step; adds a burst for every sequence that got something. Faults end sequences; throws
+    // std::bad_alloc only where nothing was computed, and the next step does what this one did not.
     void step(std::vector<Burst> & bursts);
 
     // Ends a sequence with the first n tokens of its completion. Throws Error(invalid_argument).
     void truncate(Sequence & sequence, int n);
 
     // Frees what sequences that nobody wants any more hold, unless a step runs, which will do it.
-    void sweep_unless_stepping();
+    void sweep_unless_stepping() noexcept;
 
     // The target's logits after each token, float [n_tokens][n_vocab]. stop: ends it. Throws Error(busy) if running
     // sequences leave no room.
@@ -68,10 +68,11 @@ class Engine {
     void require_cells() const;
     void sweep(std::vector<Burst> * bursts);
     void compute(Plan & plan, std::vector<Burst> & bursts);
+    void give_back_slot(Sequence & sequence);
     bool draft(Plan & plan);
     bool verify(Plan & plan);
     void accept(Plan & plan, std::vector<Burst> & bursts);
-    void fail(const Plan & plan, Status status, const std::string & message);
+    void fail(const Plan & plan, Status status, const char * message);
     Wanted wanted(const Plan & plan) const;
 
     const EngineParams params_;

@@ -97,7 +97,7 @@ void Scheduler::plan_drafts(Plan & plan) {
     }
 }
 
-void Scheduler::learn(const Plan & plan, const std::vector<Burst> & bursts, const StepSeconds & seconds) {
+void Scheduler::learn(const Plan & plan, const Burst * bursts, const StepSeconds & seconds) {
     if (plan.n_decoding == 0) {
         return;
     }
@@ -117,13 +117,19 @@ void Scheduler::learn(const Plan & plan, const std::vector<Burst> & bursts, cons
     }
 }
 
-std::vector<SharedSequence> Scheduler::take_waiting(const std::function<bool(const Sequence &)> & ends) {
+std::vector<SharedSequence> Scheduler::take_waiting(size_t n, const std::function<bool(const Sequence &)> & leaves) {
     const std::lock_guard lock(mutex_);
+    const auto end = waiting_.begin() + (long) n;
     const auto first =
-        std::stable_partition(waiting_.begin(), waiting_.end(), [&](const SharedSequence & s) { return !ends(*s); });
-    std::vector<SharedSequence> taken(std::make_move_iterator(first), std::make_move_iterator(waiting_.end()));
-    waiting_.erase(first, waiting_.end());
+        std::stable_partition(waiting_.begin(), end, [&](const SharedSequence & s) { return !leaves(*s); });
+    std::vector<SharedSequence> taken(std::make_move_iterator(first), std::make_move_iterator(end));
+    waiting_.erase(first, end);
     return taken;
+}
+
+size_t Scheduler::n_waiting() {
+    const std::lock_guard lock(mutex_);
+    return waiting_.size();
 }
 
 }  // namespace pmtp

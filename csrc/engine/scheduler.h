@@ -37,11 +37,12 @@ class Scheduler {
     // first; of a prompt at least one token is evaluated in a step.
     Plan plan();
 
-    // What a step took, and what came of it.
-    void learn(const Plan & plan, const std::vector<Burst> & bursts, const StepSeconds & seconds);
+    // What a step took, and what came of it: a burst for each turn.
+    void learn(const Plan & plan, const Burst * bursts, const StepSeconds & seconds);
 
-    // Takes those of the waiting sequences out of the queue that `ends` is true of.
-    std::vector<SharedSequence> take_waiting(const std::function<bool(const Sequence &)> & ends);
+    // Takes those of the first n waiting sequences out of the queue that `leaves` is true of.
+    std::vector<SharedSequence> take_waiting(size_t n, const std::function<bool(const Sequence &)> & leaves);
+    size_t n_waiting();
     std::vector<SharedSequence> & running() { return running_; }
 
   private:

@@ -1,6 +1,7 @@
 #include "engine/sequence.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 namespace pmtp {
@@ -149,10 +150,18 @@ void Sequence::record(const Turn & turn, const Burst & burst, const StepSeconds 
     }
 }
 
-void Sequence::fail(Status status, const std::string & message) {
+void Sequence::fail(Status status, const char * message) noexcept {
     finish_ = Finish::failed;
+    if (failed_) {
+        return;
+    }
     status_ = status;
-    error_ = message;
+    try {
+        error_ = message;
+    } catch (const std::bad_alloc &) {
+        error_ = "out of memory";  // short enough to lie in the string itself
+    }
+    failed_ = true;
 }
 
 void Sequence::truncate(int n) {

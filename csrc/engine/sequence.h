@@ -120,12 +120,12 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
 
     // Ends it; the slot stays its own until release().
     void end(Finish finish) { finish_ = finish; }
-    void fail(Status status, const std::string & message);
+    void fail(Status status, const char * message) noexcept;
     void release() { slot_ = -1; }
     void forget_cached() { n_cached_ = 0; }
     Finish finish() const { return finish_; }
     Status status() const { return status_; }
-    const std::string & error() const { return error_; }
+    const char * error() const { return failed_ ? error_.c_str() : ""; }  // from any thread
 
     // Takes back all but the first n tokens of the completion and ends it. Throws Error(invalid_argument).
     void truncate(int n);
@@ -163,6 +163,7 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
     Finish finish_ = Finish::none;
     Status status_{};
     std::string error_;
+    std::atomic<bool> failed_{ false };  // and error_ stays
     Statistics stats_;
     const std::chrono::steady_clock::time_point made_ = std::chrono::steady_clock::now();
     mutable std::mutex mutex_;  // of what follows

@@ -110,8 +110,9 @@ void Sampler::commit(const Row & row, int32_t token) {
         logprobs_.push_back({ token, (float) (logit - row.log_sum) });
         logprobs_.insert(logprobs_.end(), row.best.begin(), row.best.end());
     }
+    Seen & seen = seen_[token];  // first, so that every generated token is among the seen ones if memory runs out
     generated_.push_back(token);
-    seen_[token].generated++;
+    seen.generated++;
 }
 
 void Sampler::truncate(int n) {

@@ -167,8 +167,8 @@ static int fail_at_once(void * user, const int32_t * generated, int32_t n_genera
     return 1;
 }
 
-/* A sequence that fails after n tokens leaves a message of its own, and nothing in the cache that a later one meets: the
- * rows of the failed step once stayed there, under positions that the next prompt fills. */
+/* A sequence that fails after n tokens leaves a message of its own, and nothing in the cache that a later one meets:
+ * the rows of the failed step once stayed there, under positions that the next prompt fills. */
 static void check_failure(pmtp_model * model, const completion * plain, const pmtp_sequence_params * params,
                           pmtp_status status, int32_t n, const char * word) {
     pmtp_sequence * sequence = start(model, plain->tokens, plain->n, params);

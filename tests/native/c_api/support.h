@@ -102,9 +102,10 @@ static inline void add(completion * done, const pmtp_burst * burst, int32_t n_lo
 
 /* Steps to the end, checks every burst, and frees the sequence, which is the only one. */
 static inline completion finish(pmtp_model * model, pmtp_sequence * sequence, int32_t n_logprobs) {
-    completion done = { { 0 }, 0, PMTP_FINISH_NONE, { 0 } };
+    completion done;
     pmtp_burst burst;
     int32_t n = -1;
+    memset(&done, 0, sizeof done);
     while (done.finish == PMTP_FINISH_NONE) {
         burst = step(model, sequence);
         add(&done, &burst, n_logprobs);
