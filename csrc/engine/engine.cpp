@@ -69,7 +69,7 @@ SharedSequence Engine::start(std::vector<int32_t> prompt, SequenceParams params,
 void Engine::step(std::vector<Burst> & bursts) {
     const std::lock_guard lock(mutex_);
     sweep(&bursts);
-    scheduler_->admit(kv_, prefixes_, drafter_ != nullptr ? &history_ : nullptr);
+    admit(bursts);
     Plan plan = scheduler_->plan();
     if (plan.turns.empty()) {
         return;
@@ -170,12 +170,41 @@ void Engine::accept(Plan & plan, std::vector<Burst> & bursts) {
     }
 }
 
-// Which of the batch's rows the cache holds is not known.
+// An exception from within llama.cpp may have left cells without a slot, and slots without a cell: only all of them
+// together can be cleared.
 void Engine::fail(const Plan & plan, Status status, const char * message) {
     for (const Turn & turn : plan.turns) {
         turn.sequence->fail(status, message);
-        turn.sequence->forget_cached();
-        kv_.truncate(turn.sequence->slot(), 0);
+    }
+    lose_cache();
+}
+
+// Sequences that are in their prompts begin it anew.
+void Engine::lose_cache() {
+    kv_.clear();
+    in_doubt_ = false;
+    prefixes_.forget();
+    for (const SharedSequence & s : scheduler_->running()) {
+        s->forget_cached();
+    }
+}
+
+// Where there is no memory for this, the sequences that run end with their cells; those that wait go on waiting.
+void Engine::admit(std::vector<Burst> & bursts) {
+    try {
+        scheduler_->admit(kv_, prefixes_, drafter_ != nullptr ? &history_ : nullptr);
+    } catch (const std::bad_alloc &) {
+        for (const SharedSequence & s : scheduler_->running()) {
+            s->fail(Status::out_of_memory, "out of memory");
+            s->publish();
+            bursts.emplace_back().sequence = s;
+            bursts.back().finish = Finish::failed;
+        }
+        lose_cache();
+        if (scheduler_->running().empty()) {
+            throw;
+        }
+        sweep(nullptr);
     }
 }
 
@@ -220,7 +249,7 @@ void Engine::sweep(std::vector<Burst> * bursts) {
     std::vector<SharedSequence> & running = scheduler_->running();
     const size_t n_waiting = scheduler_->n_waiting();
     if (bursts != nullptr) {
-        bursts->reserve(bursts->size() + n_waiting + running.size());
+        bursts->reserve(bursts->size() + n_waiting + params_.max_num_seqs);
     }
     for (const SharedSequence & s : scheduler_->take_waiting(n_waiting, leaves)) {
         end(*s);
@@ -236,6 +265,9 @@ void Engine::sweep(std::vector<Burst> * bursts) {
     running.erase(
         std::remove_if(running.begin(), running.end(), [](const SharedSequence & s) { return s->slot() < 0; }),
         running.end());
+    if (in_doubt_ && running.empty()) {
+        lose_cache();
+    }
 }
 
 // What cannot be remembered for want of memory is forgotten.
@@ -299,6 +331,7 @@ void Engine::logits(const int32_t * tokens, int n_tokens, int n_batch, float * o
         int slot;
         ~Guard() {
             engine.stop_ = nullptr;
+            engine.in_doubt_ = engine.in_doubt_ || std::uncaught_exceptions() > 0;
             engine.kv_.truncate(slot, 0);
             engine.prefixes_.keep(slot, {});
         }

@@ -72,7 +72,9 @@ class Engine {
     bool draft(Plan & plan);
     bool verify(Plan & plan);
     void accept(Plan & plan, std::vector<Burst> & bursts);
+    void admit(std::vector<Burst> & bursts);
     void fail(const Plan & plan, Status status, const char * message);
+    void lose_cache();
     Wanted wanted(const Plan & plan) const;
 
     const EngineParams params_;
@@ -83,6 +85,7 @@ class Engine {
     std::unique_ptr<Drafter> drafter_;
     DraftHistory history_;
     std::unique_ptr<Scheduler> scheduler_;
+    bool in_doubt_ = false;  // whether every cell belongs to a slot; found out when nothing runs
     Batch batch_;
     StepSeconds seconds_;
     std::vector<DraftTurn> drafting_;

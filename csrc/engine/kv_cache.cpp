@@ -118,6 +118,8 @@ bool KvCache::truncate(int slot, int n) {
     return n <= 0;
 }
 
+void KvCache::clear() { llama_memory_clear(llama_get_memory(&context_), /*data*/ false); }
+
 void KvCache::share(int from, int to, int n) { full_cache(context_)->seq_cp(from, to, 0, n); }
 
 // Every position between the first and the last is there.

@@ -30,6 +30,9 @@ class KvCache {
     // forgotten everything of the slot.
     bool truncate(int slot, int n);
 
+    // Forgets everything of all slots, whatever state an exception left the cells in.
+    void clear();
+
     // Gives an empty slot the first n positions of another, whole pages of them, in the layers that see all positions.
     void share(int from, int to, int n);
 

@@ -158,7 +158,8 @@ void PrefixCache::make_room_for_window(int but) {
     }
 }
 
-std::vector<int> PrefixCache::stops(int n_prompt, int n_cached, const std::vector<int> & branches) const {
+// Nothing is lost where there is no memory for it.
+std::vector<int> PrefixCache::stops(int n_prompt, int n_cached, const std::vector<int> & branches) const try {
     std::set<int> stops;
     if (kv_.has_windows() && most_bytes_ > 0) {
         for (int branch : branches) {
@@ -169,6 +170,8 @@ std::vector<int> PrefixCache::stops(int n_prompt, int n_cached, const std::vecto
         }
     }
     return { stops.upper_bound(n_cached), stops.end() };
+} catch (const std::bad_alloc &) {
+    return {};
 }
 
 // Nothing is lost where there is no memory for it.
@@ -199,6 +202,17 @@ void PrefixCache::keep(int slot, std::vector<int32_t> tokens) {
                         entry.windows.end());
     if (entry.use == Use::empty) {
         clear(slot);
+    }
+}
+
+void PrefixCache::forget() {
+    for (Entry & entry : entries_) {
+        if (entry.use == Use::running) {
+            entry.n_valid = 0;
+            entry.windows.clear();
+        } else {
+            entry = {};
+        }
     }
 }
 

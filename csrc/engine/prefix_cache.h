@@ -42,6 +42,9 @@ class PrefixCache {
     // Gives a slot back with the tokens that it holds.
     void keep(int slot, std::vector<int32_t> tokens);
 
+    // The cache was cleared: nothing is kept, and of running slots nothing is evaluated.
+    void forget();
+
     // Gives up what was used longest ago. Returns false if nothing is kept.
     bool evict();
 
