@@ -335,7 +335,8 @@ pmtp_status pmtp_logits(pmtp_model * model, const int32_t * tokens, int32_t n_to
                         const pmtp_watch * watch);
 
 /* Writes what the KV cache keeps of ended sequences to a file, which is overwritten; after a failure its content is
- * unspecified. Fails with MODEL_LOAD (it cannot be written) or INVALID_ARGUMENT (an architecture with recurrent states). */
+ * unspecified. Fails with MODEL_LOAD (it cannot be written) or INVALID_ARGUMENT (an architecture with recurrent
+ * states). */
 pmtp_status pmtp_model_save_state(pmtp_model * model, const char * path);
 
 /* Takes what pmtp_model_save_state() wrote into the KV cache, beside what it holds: the latest texts first, as far as
@@ -375,8 +376,9 @@ pmtp_status pmtp_sequence_get_stats(const pmtp_sequence * sequence, pmtp_stats *
 /* Why the sequence failed, as one line of text; empty if it did not, and for NULL. Valid until it is freed. */
 const char * pmtp_sequence_error(const pmtp_sequence * sequence);
 
-/* Frees the sequence, ended or not; it gets no further burst, but of a step that is under way on another thread, and
- * what is in the KV cache may be reused. */
+/* Frees the sequence, ended or not; it gets no further burst, but of a step that is under way on another thread: who
+ * finds sequences by their handles frees them between steps, for a later one may get the same. What is in the KV cache
+ * may be reused. */
 void pmtp_sequence_free(pmtp_sequence * sequence);
 
 /* As pmtp_model_release(). */

@@ -1,8 +1,8 @@
 // Completes a prompt with and without drafting, and says what drafting brought: the same text, sooner.
 //
-//     cmake -S examples -B build -Dpyllama_mtp_DIR=$(python -c "import pyllama_mtp;
-//     print(pyllama_mtp.get_cmake_dir())") cmake --build build && build/compare target.gguf assistant.gguf "def
-//     main():" 64
+//     package=$(python -c "import pyllama_mtp; print(pyllama_mtp.get_cmake_dir())")
+//     cmake -S examples -B build -Dpyllama_mtp_DIR=$package && cmake --build build
+//     build/compare target.gguf assistant.gguf "def main():" 64
 #include <pyllama_mtp.h>
 
 #include <cstdio>
@@ -17,10 +17,10 @@ namespace {
 
 struct Free {
     void operator()(pmtp_model * model) const { pmtp_model_free(model); }
-    void operator()(pmtp_generation * generation) const { pmtp_generation_free(generation); }
+    void operator()(pmtp_sequence * sequence) const { pmtp_sequence_free(sequence); }
 };
 using Model = std::unique_ptr<pmtp_model, Free>;
-using Generation = std::unique_ptr<pmtp_generation, Free>;
+using Sequence = std::unique_ptr<pmtp_sequence, Free>;
 
 void check(pmtp_status status) {
     if (status != PMTP_OK) {
@@ -52,17 +52,19 @@ struct Completion {
 };
 
 Completion complete(const Model & model, const std::vector<int32_t> & prompt, int max_tokens, int drafts) {
-    pmtp_generation_params params = pmtp_default_generation_params();
+    pmtp_sequence_params params = pmtp_default_sequence_params();
     params.max_tokens = max_tokens;
     params.seed = 7;
     params.num_speculative_tokens = drafts;
-    pmtp_generation * started = nullptr;
-    check(pmtp_generation_start(model.get(), prompt.data(), (int32_t) prompt.size(), &params, &started));
-    const Generation generation(started);
+    const pmtp_segment whole = { prompt.data(), (int32_t) prompt.size(), 0 };
+    pmtp_sequence * started = nullptr;
+    check(pmtp_sequence_start(model.get(), &whole, 1, &params, &started));
+    const Sequence sequence(started);
     Completion result{};
-    pmtp_burst burst{};
+    pmtp_burst burst{};  // of the one sequence that runs
     while (burst.finish == PMTP_FINISH_NONE) {
-        check(pmtp_generation_step(generation.get(), &burst));
+        int32_t n_bursts = 0;
+        check(pmtp_step(model.get(), &burst, 1, &n_bursts));
         for (int i = 0; i < burst.n_emitted; i++) {
             char bytes[256];
             int32_t n = 0;
@@ -70,7 +72,10 @@ Completion complete(const Model & model, const std::vector<int32_t> & prompt, in
             result.text.append(bytes, n);
         }
     }
-    check(pmtp_generation_get_stats(generation.get(), &result.stats));
+    if (burst.finish == PMTP_FINISH_FAILED) {
+        throw std::runtime_error(pmtp_sequence_error(sequence.get()));
+    }
+    check(pmtp_sequence_get_stats(sequence.get(), &result.stats));
     return result;
 }
 

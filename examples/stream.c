@@ -41,12 +41,13 @@ static int print_token(const pmtp_model * model, int32_t token) {
     return 0;
 }
 
-static int stream(const pmtp_model * model, pmtp_generation * generation) {
-    pmtp_burst burst;
+static int stream(pmtp_model * model, pmtp_sequence * sequence) {
+    pmtp_burst burst; /* of the one sequence that runs */
+    int32_t n_bursts;
     pmtp_stats stats;
-    do { /* a part of the prefill, the first token, then one round of drafted and verified tokens after the other */
-        if (pmtp_generation_step(generation, &burst) != PMTP_OK) {
-            return failed("pmtp_generation_step");
+    do { /* a part of the prompt, the first token, then one round of drafted and verified tokens after the other */
+        if (pmtp_step(model, &burst, 1, &n_bursts) != PMTP_OK) {
+            return failed("pmtp_step");
         }
         for (int32_t i = 0; i < burst.n_emitted; i++) {
             if (print_token(model, burst.emitted[i]) != 0) {
@@ -54,8 +55,12 @@ static int stream(const pmtp_model * model, pmtp_generation * generation) {
             }
         }
     } while (burst.finish == PMTP_FINISH_NONE);
-    if (pmtp_generation_get_stats(generation, &stats) != PMTP_OK) {
-        return failed("pmtp_generation_get_stats");
+    if (burst.finish == PMTP_FINISH_FAILED) {
+        fprintf(stderr, "the completion failed: %s\n", pmtp_sequence_error(sequence));
+        return 1;
+    }
+    if (pmtp_sequence_get_stats(sequence, &stats) != PMTP_OK) {
+        return failed("pmtp_sequence_get_stats");
     }
     fprintf(stderr, "\n%d tokens in %d rounds, %d of %d drafts accepted, %.0f tokens/s\n", stats.completion_tokens,
             stats.rounds, stats.accepted, stats.drafted,
@@ -69,17 +74,18 @@ static int complete(pmtp_model * model, const char * prompt, int32_t max_tokens)
     if (tokens == NULL) {
         return failed("pmtp_tokenize");
     }
-    pmtp_generation_params params = pmtp_default_generation_params();
+    pmtp_sequence_params params = pmtp_default_sequence_params();
     params.max_tokens = max_tokens;
     params.temperature = 0.6;
     params.top_p = 0.95;
     params.seed = 7;
     params.num_speculative_tokens = 3;
-    pmtp_generation * generation = NULL;
-    const pmtp_status status = pmtp_generation_start(model, tokens, n_prompt, &params, &generation);
+    const pmtp_segment whole = { tokens, n_prompt, 0 };
+    pmtp_sequence * sequence = NULL;
+    const pmtp_status status = pmtp_sequence_start(model, &whole, 1, &params, &sequence);
     free(tokens);
-    const int result = status == PMTP_OK ? stream(model, generation) : failed("pmtp_generation_start");
-    pmtp_generation_free(generation);
+    const int result = status == PMTP_OK ? stream(model, sequence) : failed("pmtp_sequence_start");
+    pmtp_sequence_free(sequence);
     return result;
 }
 

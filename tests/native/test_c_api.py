@@ -13,7 +13,12 @@ FOLDER = Path(__file__).resolve().parent / "c_api"
 
 @pytest.mark.parametrize(
     "program, folders, said",
-    [("calls", 1, "every call behaved"), ("lives", 0, "every life"), ("threads", 0, "every thread")],
+    [
+        ("calls", 1, "every call behaved"),
+        ("lives", 0, "every life"),
+        ("sequences", 0, "every sequence"),
+        ("threads", 0, "every thread"),
+    ],
 )
 def test_the_library_keeps_the_promises_of_its_header(tmp_path: Path, demo, program: str, folders: int, said: str):
     compiler = shutil.which("gcc") or shutil.which("cc")

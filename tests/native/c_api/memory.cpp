@@ -1,4 +1,4 @@
-// TurboQuant caches under llama.cpp's own memory functions, which the library's sessions do not use: two sequences in
+// TurboQuant caches under llama.cpp's own memory functions, most of which the library does not use: two sequences in
 // one cache, saving and restoring a sequence, and context shift.
 //
 //     memory TARGET.gguf TYPE_K TYPE_V

@@ -1,13 +1,14 @@
-/* What pyllama_mtp.h promises about threads: cancelling while a step runs, handing a model from thread to thread,
- * models side by side, messages by thread, a log receiver that changes. For a build with a thread sanitiser, and any
- * other.
+/* What pyllama_mtp.h promises about threads: cancelling while a step runs, starting, cancelling, reading and freeing
+ * sequences while another thread steps, handing a model from thread to thread, models side by side, messages by thread,
+ * a log receiver that changes. For a build with a thread sanitiser, and any other.
  *
  *     threads TARGET.gguf ASSISTANT.gguf
  */
-#include "support.h"
+#include "several.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <time.h>
 
 enum { N_CANCELS = 24, N_PROMPT = 400 };
@@ -74,6 +75,125 @@ static void check_cancel(void) {
     }
     CHECK(cancelled > 0);
     pmtp_model_free(model);
+}
+
+enum { N_CLIENTS = 4, N_REQUESTS = 16 };
+
+/* A model that one thread steps, and what its clients share. */
+static struct {
+    pmtp_model * model;
+    pthread_mutex_t mutex; /* of what follows */
+    pthread_cond_t changed;
+    course courses[N_CLIENTS]; /* one a client */
+    completion expected[MAX_COURSES];
+    int n_steps;  /* whose bursts were given to the courses */
+    int reusable; /* steps, before handles that were freed may be given to other sequences */
+    int n_left;   /* clients that are at it */
+} shared;
+
+static void start_shared(course * c, int kind) {
+    CHECK(pthread_mutex_lock(&shared.mutex) == 0);
+    while (shared.n_steps < shared.reusable) {
+        CHECK(pthread_cond_wait(&shared.changed, &shared.mutex) == 0);
+    }
+    begin_course(shared.model, c, kind);
+    CHECK(pthread_mutex_unlock(&shared.mutex) == 0);
+}
+
+static void free_shared(course * c) {
+    CHECK(pthread_mutex_lock(&shared.mutex) == 0);
+    end_course(c);
+    shared.reusable = shared.n_steps + 1; /* a step under way may name it */
+    CHECK(pthread_mutex_unlock(&shared.mutex) == 0);
+}
+
+/* The course as the thread that steps has left it. */
+static course look(const course * c) {
+    CHECK(pthread_mutex_lock(&shared.mutex) == 0);
+    const course copy = *c;
+    CHECK(pthread_mutex_unlock(&shared.mutex) == 0);
+    return copy;
+}
+
+/* Completes texts; cancels every fourth, frees another fourth in its course, and reads statistics meanwhile. */
+static void * request(void * argument) {
+    course * c = argument;
+    const int client = (int) (c - shared.courses);
+    for (int i = 0; i < N_REQUESTS; i++) {
+        const int kind = (client + 3 * i) % MAX_COURSES;
+        start_shared(c, kind);
+        pmtp_sequence * sequence = look(c).sequence;
+        if (i % 4 > 1) {
+            wait_microseconds(300L * (i + client) % 3000);
+        }
+        if (i % 4 == 2) {
+            pmtp_sequence_cancel(sequence);
+        }
+        pmtp_stats stats = { 0 };
+        int32_t n = 0;
+        while (i % 4 != 3 && look(c).done.finish == PMTP_FINISH_NONE) {
+            CHECK(pmtp_sequence_get_stats(sequence, &stats) == PMTP_OK && stats.completion_tokens >= n);
+            CHECK(strlen(pmtp_sequence_error(sequence)) == 0);
+            n = stats.completion_tokens;
+            wait_microseconds(200);
+        }
+        const course seen = look(c);
+        free_shared(c);
+        CHECK(memcmp(seen.done.tokens, shared.expected[kind].tokens, 4 * (size_t) seen.done.n) == 0);
+        CHECK(i % 4 > 1 || same(&seen.done, &shared.expected[kind]));
+        CHECK(i % 4 != 2 || seen.done.finish != PMTP_FINISH_NONE);
+    }
+    CHECK(pthread_mutex_lock(&shared.mutex) == 0);
+    shared.n_left--;
+    CHECK(pthread_mutex_unlock(&shared.mutex) == 0);
+    return NULL;
+}
+
+/* Gives the bursts that have a course to it. Returns whether there is more to do. */
+static bool give_shared(const pmtp_burst * bursts, int32_t n) {
+    CHECK(pthread_mutex_lock(&shared.mutex) == 0);
+    for (int32_t i = 0; i < n; i++) {
+        for (int k = 0; k < N_CLIENTS; k++) {
+            if (shared.courses[k].sequence == bursts[i].sequence) {
+                give_courses(&shared.courses[k], 1, &bursts[i], 1);
+            }
+        }
+    }
+    shared.n_steps++;
+    const bool more = shared.n_left > 0;
+    CHECK(pthread_cond_broadcast(&shared.changed) == 0);
+    CHECK(pthread_mutex_unlock(&shared.mutex) == 0);
+    return more;
+}
+
+/* More clients than sequences run, fewer bursts a call than sequences. */
+static void check_clients(void) {
+    pthread_t threads[N_CLIENTS];
+    pmtp_burst bursts[2];
+    int32_t n;
+    shared.model = load_several(target, head, 3, 0);
+    for (int kind = 0; kind < MAX_COURSES; kind++) {
+        course alone;
+        begin_course(shared.model, &alone, kind);
+        run_courses(shared.model, &alone, 1, 1);
+        shared.expected[kind] = alone.done;
+    }
+    CHECK(pthread_mutex_init(&shared.mutex, NULL) == 0 && pthread_cond_init(&shared.changed, NULL) == 0);
+    shared.n_left = N_CLIENTS;
+    for (int i = 0; i < N_CLIENTS; i++) {
+        threads[i] = begin(request, &shared.courses[i]);
+    }
+    do {
+        CHECK(pmtp_step(shared.model, bursts, 2, &n) == PMTP_OK);
+        if (n == 0) {
+            wait_microseconds(100);
+        }
+    } while (give_shared(bursts, n));
+    for (int i = 0; i < N_CLIENTS; i++) {
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    }
+    check_idle(shared.model);
+    pmtp_model_free(shared.model);
 }
 
 typedef struct {
@@ -156,6 +276,7 @@ int main(int argc, char ** argv) {
     hand_over(model);
     check_side_by_side();
     check_cancel();
+    check_clients();
     puts("every thread behaved");
     return 0;
 }
