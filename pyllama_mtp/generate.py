@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pyllama_mtp.errors import ModelLoadError, seen
 from pyllama_mtp.model import Model
 from pyllama_mtp.options import LoadOptions, Request, takes, values_of
+from pyllama_mtp.progress import Progress, check_progress
 from pyllama_mtp.stream import Stream
 
 
@@ -16,16 +17,24 @@ class Call(Request, LoadOptions):
 
     model: str | os.PathLike[str] = field(kw_only=True)
     mtp_head: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    progress: bool | Progress | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_progress(self.progress)
 
 
-_models: dict[tuple[str, str | None, LoadOptions], Model] = {}
-_lock = threading.RLock()  # a signal handler may call generate() while its own thread holds it
+Key = tuple[str, str | None, LoadOptions]
+
+_models: dict[Key, Model] = {}
+# One load of a model at a time; those of others go on beside it, as progress and handlers of the log may wait for them.
+# A signal handler may call generate() while its own thread holds one.
+_loading: dict[Key, threading.RLock] = {}
 
 
 def _forget() -> None:
     """In a forked child: its models are those that it loads itself."""
-    global _lock
-    _lock = threading.RLock()
+    _loading.clear()
     _models.clear()
 
 
@@ -46,22 +55,23 @@ def generate(call: Call) -> Stream:
     """Completes a prompt with a model file: `Model.generate` on a model that is loaded on the first call and kept.
 
     options: keyword arguments of Model and of Model.generate. A model stays loaded for calls with the same files and
-    the same loading options until `clear_cache()`. Raises what those two raise, and TypeError for an unknown option.
+    the same loading options, whatever `progress` says, until `clear_cache()`. Raises what those two raise, and
+    TypeError for an unknown option.
     """
     load = values_of(LoadOptions, call)
     head = None if call.mtp_head is None else _real_path(call.mtp_head)
     key = (_real_path(call.model), head, LoadOptions(**load))
-    with _lock:
-        if key not in _models:
-            _models[key] = Model(call.model, mtp_head=call.mtp_head, **load)
-        loaded = _models[key]
+    with _loading.setdefault(key, threading.RLock()):
+        loaded = _models.get(key)
+        if loaded is None:
+            loaded = _models[key] = Model(call.model, mtp_head=call.mtp_head, progress=call.progress, **load)
     return loaded.generate(**values_of(Request, call))
 
 
 def clear_cache() -> None:
     """Closes every model that generate() loaded; completions that run on them end."""
-    with _lock:
-        while _models:
-            key, model = next(iter(_models.items()))
-            model.close()
-            _models.pop(key, None)
+    for key in list(_models):
+        with _loading.setdefault(key, threading.RLock()):
+            if (model := _models.get(key)) is not None:
+                model.close()
+                _models.pop(key, None)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from pyllama_mtp.errors import InvalidRequestError, seen
 
@@ -14,20 +15,25 @@ Progress = Callable[[int, int, str], None]
 _STAGES = ("target", "context", "MTP head")  # by pmtp_stage
 
 
+def check_progress(progress: object) -> None:
+    """Raises InvalidRequestError unless progress is True, False, None or callable."""
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise InvalidRequestError(f"progress is {seen(progress)}, expected True, False, None or a function")
+
+
 def load_meter(progress: object, target: Path, head: str | None) -> Callable[[int, float], None] | None:
-    """What turns a stage of a load and its share into calls of `progress`; None if there is nobody to tell. Raises
-    InvalidRequestError unless progress is True, False, None or callable.
+    """What turns a stage of a load and its share into calls of `progress`; None if there is nobody to tell. Raises what
+    check_progress() raises.
     """
+    check_progress(progress)
     if progress is None or progress is False:
         return None
     if progress is True:
         if not sys.stderr.isatty():
             return None
         tell: Progress = _Line()
-    elif callable(progress):
-        tell = progress
     else:
-        raise InvalidRequestError(f"progress is {seen(progress)}, expected True, False, None or a function")
+        tell = cast(Progress, progress)
     sizes = (_bytes_of(target), 0, 0 if head is None else os.path.getsize(head))
 
     def meter(stage: int, share: float) -> None:

@@ -258,6 +258,42 @@ def test_progress_may_end_the_load(demo):
     Model(demo.target, n_ctx=256, progress=True).close()  # no terminal: nothing is written
 
 
+def test_generate_tells_progress_of_the_load_that_it_makes(demo):
+    """It had no such option. Calls that differ in it alone share a model."""
+    told: list[str] = []
+    options = {"model": demo.target, "n_ctx": 256, "n_threads": 2, "max_tokens": 2}
+    try:
+        generate("x", **options, progress=lambda done, total, what: told.append(what)).text()
+        n = len(told)
+        assert {"target"} <= set(told) <= {"target", "context"}
+        before = mappings(demo.target)
+        for progress in (True, None, lambda *what: told.append("again")):
+            generate("x", **options, progress=progress).text()
+        assert len(told) == n and mappings(demo.target) == before
+        with pytest.raises(InvalidRequestError, match="progress is 'yes'"):
+            generate("x", **options, progress="yes")
+    finally:
+        clear_cache()
+
+
+def test_progress_may_wait_for_a_thread_that_generates(demo):
+    """One lock was held while any model was loaded."""
+    options = {"model": demo.target, "n_threads": 2, "max_tokens": 2, "ignore_eos": True}
+    texts: list[str] = []
+
+    def other(*_: object) -> None:
+        if not texts:
+            thread = threading.Thread(target=lambda: texts.append(generate("x", n_ctx=64, **options).text()))
+            thread.start()
+            thread.join(60)
+            assert texts, "the other thread hangs"
+
+    try:
+        assert generate("x", n_ctx=256, progress=other, **options).text() is not None
+    finally:
+        clear_cache()
+
+
 @pytest.mark.parametrize("what", ["stream", "model"])
 def test_a_handler_may_close_what_it_interrupts(demo, what: str):
     """close() freed the generation under the step of its own thread, whose log probabilities were read afterwards."""
