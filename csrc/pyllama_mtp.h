@@ -312,8 +312,10 @@ const char * pmtp_model_batch_dependence(const pmtp_model * model);
  * model uses them; parse_special: text such as "<bos>" becomes that token. Writes at most `capacity` ids and sets
  * *n_tokens to the number needed. Fails with INVALID_ARGUMENT if the capacity is too small: `tokens` is unspecified
  * then, and *n_tokens is the number needed, or a lower one that is known without splitting the text, which is not done
- * if it cannot fit. Most vocabularies need text_size + 8 tokens or fewer, some three times as many. The time grows with
- * text_size only. watch: NULL, or what ends the call with CANCELLED. */
+ * if it cannot fit. Such a number is known for the vocabularies of Llama, Gemma 4 and GPT-2 that have a token for every
+ * byte; others (BERT, T5, RWKV ...) may drop text, which is split whatever the capacity. Most vocabularies need
+ * text_size + 8 tokens or fewer, some three times as many. The time grows with text_size only. watch: NULL, or what
+ * ends the call with CANCELLED. */
 pmtp_status pmtp_tokenize(const pmtp_model * model, const char * text, size_t text_size, int32_t add_special,
                           int32_t parse_special, int32_t * tokens, int32_t capacity, int32_t * n_tokens,
                           const pmtp_watch * watch);

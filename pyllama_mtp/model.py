@@ -363,8 +363,8 @@ class Model:
             ) from error
 
     def save_state(self, path: str | os.PathLike[str]) -> None:
-        """Writes what the KV cache keeps of ended completions to a file, for load_state() of a model that is loaded from
-        the same files with the same cache types; the file appears when it is complete. Raises StateFileError.
+        """Writes what the KV cache keeps of ended completions to a file, for load_state() of a model that has the same
+        weights and cache types; the file appears when it is complete. Raises StateFileError.
         """
         loop = self._open()
         try:
@@ -375,7 +375,7 @@ class Model:
 
     def load_state(self, path: str | os.PathLike[str]) -> int:
         """Takes what save_state() wrote into the KV cache, the latest texts first, as far as there is room; returns how
-        many. Raises StateFileError for a file that is none, truncated, altered, or of another model or other cache types.
+        many. Raises StateFileError for a file that is none, truncated, altered, or of other weights or cache types.
         """
         loop = self._open()
         try:

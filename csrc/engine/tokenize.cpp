@@ -1,6 +1,7 @@
 #include "engine/tokenize.h"
 
 #include "llama/hooks/tokenizing.h"
+#include "llama/internal.h"
 
 #include <algorithm>
 #include <cstring>
@@ -8,9 +9,32 @@
 
 namespace pmtp {
 
-// SentencePiece and Gemma 4's byte-pair encoding drop nothing if there is a token for every byte: a token's text, in
-// which a space has three bytes, is never shorter than what it stands for. A special token that takes the white space
-// beside it stands for any number of bytes.
+namespace {
+
+// Byte-pair encoding of GPT-2's kind writes the bytes of a text as letters, and drops what is no token.
+bool drops_nothing(const llama_vocab & vocab) {
+    for (int byte = 0; byte < 256; byte++) {
+        if (vocab.text_to_token(unicode_byte_to_utf8((uint8_t) byte)) == LLAMA_TOKEN_NULL) {
+            return false;
+        }
+    }
+    for (std::string & merge : vocab.get_bpe_merges()) {
+        const size_t space = merge.find(' ', 1);
+        if (space != std::string::npos && vocab.text_to_token(merge.erase(space, 1)) == LLAMA_TOKEN_NULL) {
+            return false;
+        }
+    }
+    // Some pre-tokenizers do not write bytes as letters.
+    llama_token token = LLAMA_TOKEN_NULL;
+    return llama_tokenize(&vocab, "\x01", 1, &token, 1, /*add_special*/ false, /*parse_special*/ false) == 1 &&
+           token == vocab.text_to_token(unicode_byte_to_utf8(1));
+}
+
+}  // namespace
+
+// SentencePiece and Gemma 4's byte-pair encoding drop nothing if there is a token for every byte, and GPT-2's may be
+// looked at. A token's text is never shorter than what it stands for: a space has three bytes there, or two. A special
+// token that takes the white space beside it stands for any number of bytes.
 TextLimits::TextLimits(const llama_vocab * vocab, const char * model) {
     const std::string kind = model != nullptr ? model : "";
     int n_bytes = 0;
@@ -22,7 +46,9 @@ TextLimits::TextLimits(const llama_vocab * vocab, const char * model) {
         strips = strips || (attributes & (LLAMA_TOKEN_ATTR_LSTRIP | LLAMA_TOKEN_ATTR_RSTRIP)) != 0;
         longest = std::max<int64_t>(longest, strlen(llama_vocab_get_text(vocab, token)));
     }
-    if ((kind == "llama" || kind == "gemma4") && n_bytes == 256 && !strips) {
+    const bool keeps_all =
+        kind == "llama" || kind == "gemma4" ? n_bytes == 256 : kind == "gpt2" && drops_nothing(*vocab);
+    if (keeps_all && !strips) {
         longest_ = longest;
     }
 }

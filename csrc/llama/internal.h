@@ -7,6 +7,8 @@
 //  llama-kv-cache*.h      views of the target's K/V, which the head attends to, and the cells' positions
 //  llama-io.h             what the cache writes of a sequence to be saved
 //  llama-model.h          the target's token embedding, which the head reads in its graph, and its hyper-parameters
+//  llama-vocab.h          the merges of byte-pair encoding, which may give what is no token
+//  unicode.h              the letters that stand for bytes in it
 #pragma once
 
 #include "llama-ext.h"
@@ -16,3 +18,5 @@
 #include "llama-kv-cache.h"
 #include "llama-io.h"
 #include "llama-model.h"
+#include "llama-vocab.h"
+#include "unicode.h"

@@ -2,7 +2,7 @@
 
 All of them, 480 texts of 200 tokens, from the root of the repository:
 
-    PYTHONPATH=tests python -m support.drafted_texts
+    PYTHONPATH=tests python -P -m support.drafted_texts
 
 prints a line a cache type and a line for every text that differs, and fails if one does. --threads and --types choose
 among them: with more threads than CPUs llama.cpp's barriers make a text take minutes.

@@ -35,7 +35,7 @@ ALSO = {
     "engine/model.cpp": {INTERNAL, "llama/hooks/cache_types.h", "llama/hooks/weight_checks.h"},
     "engine/output_rows.cpp": {INTERNAL, "llama/hooks/keep_logits.h"},
     "engine/target.cpp": {INTERNAL},
-    "engine/tokenize.cpp": {"llama/hooks/tokenizing.h"},
+    "engine/tokenize.cpp": {INTERNAL, "llama/hooks/tokenizing.h"},
     "pyllama_mtp.cpp": {CONTRACT},
 }
 
