@@ -23,8 +23,9 @@ namespace pmtp::attention {
 constexpr size_t kAlignment = 64;
 // Columns of a tile.
 constexpr int kMaxColumns = 144;
-// Up to as many query rows an item is one chunk; with more (prefill) it takes all chunks in turn.
-constexpr int kMaxSplitRows = 64;
+// Up to as many query rows of a sequence, and of all, an item is one chunk; with more (prefill) it takes all chunks in
+// turn, which bounds the partial results.
+constexpr int kMaxSplitRows = 17, kMaxSplitRowsInAll = 64;
 
 struct Task {
     Cells k, v;

@@ -44,8 +44,8 @@ Plan::Plan(const Task & task, int n_threads)
         tile_rows_ = std::max(tile_rows_, run(i).n_rows);
         n_chunks_ = std::max(n_chunks_, chunks_of(run(i)).n);
     }
+    const bool few_rows = tile_rows_ <= kMaxSplitRows && task.n_rows <= kMaxSplitRowsInAll;
     tile_rows_ = std::min(tile_rows_, kMaxColumns / group_);
-    const bool few_rows = task.n_rows <= kMaxSplitRows;
     const int64_t n_groups = (int64_t) task.n_kv_heads * task.n_batches;
     const bool by_columns = !few_rows || (n_chunks_ <= kShortChunks && n_runs() == 1);
     // Tiles smaller than they could be, where threads would get none.
