@@ -1,4 +1,5 @@
-"""Writes _build_info.json: the CPU features that a library built with the given compiler flags may use.
+"""Writes _build_info.json: the CPU features that a library built with the given compiler flags may use, and if it may
+use a GPU.
 
 The names are those of /proc/cpuinfo ("flags" on x86-64, "Features" on aarch64), so that they can be compared
 before the library is loaded: even its static initialisers may hold such instructions.
@@ -81,12 +82,14 @@ def main() -> None:
     parser.add_argument("--llama-build", type=int, required=True)
     parser.add_argument("--compiler", required=True)
     parser.add_argument("--flag", action="append", default=[])
+    parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args()
     machine = platform.machine()
     info = {
         "machine": machine,
         "cpu_features": cpu_features(args.compiler, args.flag, machine),
         "flags": args.flag,
+        "cuda": args.cuda,
         "llama_cpp_build": args.llama_build,
     }
     args.output.write_text(json.dumps(info, indent=1) + "\n")

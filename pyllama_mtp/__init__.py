@@ -22,7 +22,8 @@ from pyllama_mtp.errors import (
     StreamError,
 )
 from pyllama_mtp.generate import clear_cache, generate
-from pyllama_mtp.model import Model, ModelInfo
+from pyllama_mtp.info import ModelInfo
+from pyllama_mtp.model import Model
 from pyllama_mtp.paths import get_cmake_dir, get_include, get_library, get_pkgconfig_dir
 from pyllama_mtp.results import Chunk, Completion, Round, Stats, TokenLogprob
 from pyllama_mtp.stream import AsyncStream, Stream

@@ -52,19 +52,25 @@ def cpu_features(cpuinfo: str) -> set[str]:
     return set()
 
 
-def check_cpu(build_info: dict[str, Any], machine: str, features: set[str]) -> None:
+def check_cpu(info: dict[str, Any], machine: str, features: set[str]) -> None:
     """Raises NativeLibraryError if this CPU lacks an instruction set that the library was built with."""
     fix = (
         "Rebuild on this machine (pip install --force-reinstall --no-cache-dir .) or for any machine "
         "(pip install . -C cmake.define.PYLLAMA_MTP_PORTABLE=ON)."
     )
-    if build_info["machine"] != machine:
-        raise NativeLibraryError(f"libpyllama_mtp.so was built for {build_info['machine']}, this is {machine}. {fix}")
-    missing = sorted(set(build_info["cpu_features"]) - features)
+    if info["machine"] != machine:
+        raise NativeLibraryError(f"libpyllama_mtp.so was built for {info['machine']}, this is {machine}. {fix}")
+    missing = sorted(set(info["cpu_features"]) - features)
     if missing:
         raise NativeLibraryError(
             f"libpyllama_mtp.so was built for a CPU with {', '.join(missing)}, which this CPU lacks. {fix}"
         )
+
+
+def build_info() -> dict[str, Any]:
+    """What cmake/build_info.py wrote when the library was built."""
+    info: dict[str, Any] = json.loads((_PACKAGE / "_build_info.json").read_text(encoding="utf-8"))
+    return info
 
 
 def _load() -> tuple[cffi.FFI, Any]:
@@ -73,8 +79,7 @@ def _load() -> tuple[cffi.FFI, Any]:
         raise NativeLibraryError(
             f"{path.name} is missing from {path.parent}, as in a checkout: install the package (pip install .)"
         )
-    build_info = json.loads((_PACKAGE / "_build_info.json").read_text(encoding="utf-8"))
-    check_cpu(build_info, platform.machine(), cpu_features(Path("/proc/cpuinfo").read_text(encoding="utf-8")))
+    check_cpu(build_info(), platform.machine(), cpu_features(Path("/proc/cpuinfo").read_text(encoding="utf-8")))
     ffi = cffi.FFI()
     ffi.cdef(declarations())
     try:
@@ -96,6 +101,8 @@ ABI_VERSION: int = lib.PMTP_ABI_VERSION
 MAX_DRAFT: int = lib.PMTP_MAX_DRAFT
 MAX_LOGPROBS: int = lib.PMTP_MAX_LOGPROBS
 MAX_SEQS: int = lib.PMTP_MAX_SEQS
+
+HAS_CUDA: bool = build_info()["cuda"]  # the library was built with it
 
 
 def _names(enum: str, prefix: str) -> list[str]:

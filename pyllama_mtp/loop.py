@@ -111,11 +111,10 @@ class EngineLoop:
         if self._closed:
             raise ModelClosedError("the model was closed: load it again")
         self.tidy()
-        unended = sum(1 for other, _ in list(self._producers.values()) if not other.state.ended)
-        if unended >= self._max_running + self._max_queue:
+        if not self.has_room():
             raise QueueFullError(
-                f"{unended} completions run or wait, max_queue lets {self._max_queue} wait: read some to their end, or "
-                "load the model with a larger max_queue or max_num_seqs"
+                f"{self._max_running} completions run and {self._max_queue} wait, expected fewer (max_queue is "
+                f"{self._max_queue}): read some to their end, or load the model with a larger max_queue"
             )
         self._producers[sequence] = producer, weakref.ref(reader)
         try:
@@ -124,6 +123,11 @@ class EngineLoop:
             self._producers.pop(sequence, None)
             self.native.free(sequence)
             raise
+
+    def has_room(self) -> bool:
+        """Whether one more may begin, or is told that the model was closed."""
+        unended = sum(1 for producer, _ in list(self._producers.values()) if not producer.state.ended)
+        return self._closed or unended < self._max_running + self._max_queue
 
     def wait(self, ready: Callable[[], bool]) -> None:
         """Returns when ready() is true, which steps bring about; makes them where no other thread does.

@@ -2,8 +2,8 @@
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pyllama_mtp import chat
-from pyllama_mtp._library import DRAFTERS
+from pyllama_mtp._library import HAS_CUDA
 from pyllama_mtp._native import NativeModel
 from pyllama_mtp._sequence import NativeSequence, Segment
+from pyllama_mtp.batch import complete_all
 from pyllama_mtp.completion import Producer
 from pyllama_mtp.cpus import default_threads
 from pyllama_mtp.errors import (
@@ -27,59 +28,19 @@ from pyllama_mtp.errors import (
 )
 from pyllama_mtp.gguf.checks import check_head, check_target
 from pyllama_mtp.gguf.format import GGUFFile
+from pyllama_mtp.info import ModelInfo, describe
 from pyllama_mtp.loop import EngineLoop
 from pyllama_mtp.names import CacheType, DrafterName, DraftLength
-from pyllama_mtp.options import ModelOptions, Prompt, Request, method_takes
+from pyllama_mtp.options import BatchRequest, ModelOptions, Prompt, Request, SamplingOptions, method_takes, values_of
 from pyllama_mtp.part_files import replacing
 from pyllama_mtp.progress import Progress, load_meter
 from pyllama_mtp.ranges import Flag, Integer, as_integer
+from pyllama_mtp.results import Completion
 from pyllama_mtp.stream import AsyncStream, Stream
 
 DEFAULT_N_CTX = 4096
 
 AnyStream = TypeVar("AnyStream", Stream, AsyncStream)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What was loaded. Counts are in tokens, layers or values; sizes in bytes.
-
-    n_ctx: most tokens of prompt and completion together. max_num_seqs: completions that are decoded together. n_cells:
-    tokens that the KV cache holds for all of them together. drafter: the one in use, never "auto". n_swa: sliding
-    window, 0 if there is none. head_n_centroids: clusters of the head's centroid LM head, of which head_top_k are
-    scored for a token; 0 for a dense LM head or no head. batch_invariant: a row of logits has the same bits alone and
-    among the drafts of a round, so greedy text and the text of a seed are the same bytes with drafting on and off; else
-    batch_dependence says why not.
-    """
-
-    name: str
-    architecture: str
-    placement: str
-    n_vocab: int
-    n_ctx: int
-    max_num_seqs: int
-    n_cells: int
-    drafter: DrafterName
-    n_ctx_train: int
-    n_embd: int
-    n_layer: int
-    n_swa: int
-    n_threads: int
-    n_params: int
-    has_head: bool
-    head_n_centroids: int
-    head_top_k: int
-    flash_attention: bool
-    batch_invariant: bool
-    batch_dependence: str
-    cache_type_k: str
-    cache_type_v: str
-    cache_type_k_swa: str
-    cache_type_v_swa: str
-    target_bytes: int
-    head_bytes: int
-    cache_bytes: int
-    compute_bytes: int
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:
@@ -96,15 +57,18 @@ class Model:
     """A target model, its MTP head if one is given, and one KV cache. Use it as a context manager, or call close().
 
     target, mtp_head: GGUF files. n_ctx: tokens of prompt and completion together (default: 4096, or as trained if that
-    is less). num_speculative_tokens: 0..16 drafts a round, or "auto". cache_type_k, cache_type_v: types of the
-    KV cache (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl, turbo4, turbo3, turbo2); cache_type_k_swa,
-    cache_type_v_swa: of the sliding layers, None: the same. n_gpu_layers: -1 for all. n_threads: default: one for
-    each core that this process may use. n_batch: most prompt tokens evaluated at once. flash_attention: None where it
-    is supported.
+    is less). max_num_seqs: completions that are decoded together, 1..64; on a GPU n_ctx tokens of all of them. Up to
+    max_queue more wait for their turn. drafter: "mtp" (the head), "ngram" (what followed the last tokens where they
+    stood before), "none", or "auto": the head if there is one. prefix_cache_bytes: memory for what lets prompts begin
+    where an earlier text had got to, beside the KV cache itself. num_speculative_tokens: 0..16 drafts a round, or
+    "auto". cache_type_k, cache_type_v: types of the KV cache (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl,
+    turbo4, turbo3, turbo2); cache_type_k_swa, cache_type_v_swa: of the sliding layers, None: the same. n_gpu_layers: -1
+    for all. n_threads: default: one for each core that this process may use. n_batch: most prompt tokens evaluated at
+    once. flash_attention: None where it is supported.
     progress: called while the model loads, on this thread, with bytes done, bytes in all, and what is being done; True:
     a line on the terminal. What it or a signal handler raises ends the load.
 
-    Raises ModelLoadError, IncompatibleHeadError, InvalidRequestError. A model runs one completion at a time.
+    Raises ModelLoadError, IncompatibleHeadError, InvalidRequestError. Any number of threads and tasks may use a model.
     """
 
     def __init__(
@@ -156,33 +120,20 @@ class Model:
             n_threads=self.options.n_threads or default_threads(),
         )
         meter = load_meter(progress, header.path, head_path)
-        native = NativeModel(str(header.path), head_path, sizes, progress=meter)
+        native = NativeModel(str(header.path), head_path, sizes, self._n_cells(sizes), meter)
         try:
-            self._describe(native, header.path.stem)
+            self._info, self._special = describe(native, header.path.stem, self.options)
             self._loop = EngineLoop(native, self._info.max_num_seqs, sizes.max_queue)
         except BaseException:
             native.close()
             raise
 
-    def _describe(self, native: NativeModel, stem: str) -> None:
-        fields: dict[str, Any] = dict(native.info())
-        self._bos, self._eos = fields.pop("token_bos"), fields.pop("token_eos")
-        self._add_bos = bool(fields.pop("add_bos"))
-        fields["drafter"] = DRAFTERS[fields["drafter"]]
-        fields["has_head"] = bool(fields["has_head"])
-        fields["flash_attention"] = bool(fields["flash_attention"])
-        fields["batch_invariant"] = bool(fields["batch_invariant"])
-        self._info = ModelInfo(
-            name=native.metadata("general.name") or stem,
-            architecture=native.metadata("general.architecture") or "unknown",
-            placement=native.placement(),
-            batch_dependence=native.batch_dependence(),
-            cache_type_k=self.options.cache_type_k,
-            cache_type_v=self.options.cache_type_v,
-            cache_type_k_swa=self.options.cache_type_k_swa or self.options.cache_type_k,
-            cache_type_v_swa=self.options.cache_type_v_swa or self.options.cache_type_v,
-            **fields,
-        )
+    @staticmethod
+    def _n_cells(sizes: ModelOptions) -> int:
+        """On a CPU cells that no token was in take no memory: there are enough for all. A GPU's are allocated at once,
+        so there are as many as for one.
+        """
+        return sizes.n_ctx or 0 if HAS_CUDA and sizes.n_gpu_layers != 0 else 0
 
     @property
     def info(self) -> ModelInfo:
@@ -216,6 +167,21 @@ class Model:
         `await asyncio.to_thread(model.agenerate, messages)` where the event loop must not wait so long.
         """
         return self._begin(request, AsyncStream)
+
+    @method_takes(BatchRequest)
+    def generate_all(self, request: BatchRequest) -> Iterator[Completion]:
+        """Completes several prompts, decoded together: an iterator over their Completions in the order of the prompts.
+
+        prompts: any iterable, of which no more is taken than can begin. Options are those of generate() and apply to
+        every prompt; seed None: one is drawn for each. A prompt that fails, such as one that is too long, fails by
+        itself: its Completion has `error`. Leaving the iterator ends what runs. Raises InvalidRequestError for an
+        option, and ModelClosedError.
+        """
+        options = values_of(SamplingOptions, request)
+        loop = self._open()
+        return complete_all(
+            request.prompts, lambda prompt: self.generate(prompt, **options), loop, self._info.max_num_seqs
+        )
 
     def _begin(self, request: Request, kind: type[AnyStream]) -> AnyStream:
         loop = self._open()
@@ -272,8 +238,8 @@ class Model:
     def _chat_ids(self, text: str, limit: int) -> list[int]:
         """A template writes the tokens that begin a text itself, or leaves them out."""
         ids = self._tokenize(text, add_special=False, limit=limit)
-        if self._add_bos and ids[:1] != [self._bos]:
-            ids.insert(0, self._bos)
+        if self._special.add_bos and ids[:1] != [self._special.bos]:
+            ids.insert(0, self._special.bos)
         return ids
 
     def _checked_ids(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]], limit: int | None = None) -> list[int]:
@@ -316,7 +282,9 @@ class Model:
             return native.token_bytes(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
         template = native.metadata("tokenizer.chat_template")
-        return chat.render(template, messages, bos_token=special(self._bos), eos_token=special(self._eos))
+        return chat.render(
+            template, messages, bos_token=special(self._special.bos), eos_token=special(self._special.eos)
+        )
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of text. add_special: with the tokens that begin (and end) a text of this model. parse_special:

@@ -5,7 +5,7 @@ They are the one list of options: signatures, the engine's parameters and the co
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_args
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pyllama_mtp._library import ACCEPTANCE_RULES, DRAFTERS, MAX_DRAFT, MAX_LOGPROBS, MAX_SEQS
 from pyllama_mtp.chat import Message
+from pyllama_mtp.errors import InvalidRequestError
 from pyllama_mtp.names import AcceptanceRule, CacheType, DrafterName, DraftLength
 from pyllama_mtp.ranges import Biases, Drafts, Falling, Flag, Integer, Listed, Name, Number, OneOf, Texts, check_fields
 
@@ -98,6 +99,18 @@ class Request(SamplingOptions):
 
     prompt: Prompt
     trace: Annotated[bool, Flag()] = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class BatchRequest(SamplingOptions):
+    """The parameters of Model.generate_all."""
+
+    prompts: Iterable[Prompt]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.prompts, str | bytes | Mapping) or not isinstance(self.prompts, Iterable):
+            raise InvalidRequestError(f"prompts is a {type(self.prompts).__name__}, expected several prompts")
 
 
 def values_of(options: type, source: object) -> dict[str, Any]:

@@ -119,6 +119,11 @@ class BaseStream:
         return Stats.from_native(replace(stats, completion_tokens=position.n_tokens), self._seed)
 
     @property
+    def computed(self) -> bool:
+        """Whether nothing is left to compute: reading it to its end takes no time."""
+        return self._producer.state.ended or self._closing
+
+    @property
     def left(self) -> bool:
         """Whether nobody reads it any more, though someone may have begun to."""
         if self._reader is None:

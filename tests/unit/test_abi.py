@@ -7,7 +7,7 @@ from pathlib import Path
 import cffi
 import pytest
 
-from pyllama_mtp import _native, get_include
+from pyllama_mtp import _library, get_include
 
 STRUCTS = (
     "pmtp_watch",
@@ -27,7 +27,7 @@ def test_sizes_and_offsets_agree(tmp_path: Path):
     if compiler is None:
         pytest.skip("no C compiler")
     ffi = cffi.FFI()
-    ffi.cdef(_native.declarations())
+    ffi.cdef(_library.declarations())
     seen = {}
     lines = []
     for struct in STRUCTS:
@@ -50,7 +50,7 @@ def test_sizes_and_offsets_agree(tmp_path: Path):
 def test_every_struct_is_compared():
     declared = {
         line.split("{")[0].split()[2]
-        for line in _native.declarations().splitlines()
+        for line in _library.declarations().splitlines()
         if "typedef struct" in line and "{" in line
     }
     assert declared == set(STRUCTS)
@@ -63,15 +63,15 @@ def test_another_abi_version_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     source, library = tmp_path / "other.c", tmp_path / "libpyllama_mtp.so"
     source.write_text("int pmtp_abi_version(void) { return 99; }\n")
     subprocess.run([compiler, "-shared", "-fPIC", source, "-o", library], check=True)
-    monkeypatch.setattr(_native, "get_library", lambda: library)
-    with pytest.raises(_native.NativeLibraryError, match=f"ABI version 99, this package needs {_native.ABI_VERSION}"):
-        _native._load()
+    monkeypatch.setattr(_library, "get_library", lambda: library)
+    with pytest.raises(_library.NativeLibraryError, match=f"ABI version 99, this package needs {_library.ABI_VERSION}"):
+        _library._load()
 
 
 def test_a_cpu_that_lacks_an_instruction_set_is_named():
     info = {"machine": "x86_64", "cpu_features": ["avx2", "avx512f"]}
-    _native.check_cpu(info, "x86_64", {"avx2", "avx512f", "sse"})
-    with pytest.raises(_native.NativeLibraryError, match="avx512f.*PYLLAMA_MTP_PORTABLE"):
-        _native.check_cpu(info, "x86_64", {"avx2"})
+    _library.check_cpu(info, "x86_64", {"avx2", "avx512f", "sse"})
+    with pytest.raises(_library.NativeLibraryError, match="avx512f.*PYLLAMA_MTP_PORTABLE"):
+        _library.check_cpu(info, "x86_64", {"avx2"})
     with pytest.raises(ImportError, match="built for x86_64, this is aarch64"):
-        _native.check_cpu(info, "aarch64", {"avx2", "avx512f"})
+        _library.check_cpu(info, "aarch64", {"avx2", "avx512f"})

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 import pyllama_mtp
-from pyllama_mtp import InvalidRequestError, Model, _native, get_include
+from pyllama_mtp import InvalidRequestError, Model, _library, get_include
 from pyllama_mtp.arguments import DEFAULTS
 from pyllama_mtp.names import AcceptanceRule, CacheType, FinishReason
 from pyllama_mtp.options import LoadOptions, ModelOptions, SamplingOptions
@@ -104,21 +104,21 @@ def test_the_command_line_knows_options_by_their_names():
 
 
 def test_names_are_those_of_the_header():
-    assert list(get_args(AcceptanceRule)) == _native.ACCEPTANCE_RULES
-    assert [None, *get_args(FinishReason)] == _native.FINISH_REASONS
+    assert list(get_args(AcceptanceRule)) == _library.ACCEPTANCE_RULES
+    assert [None, *get_args(FinishReason)] == _library.FINISH_REASONS
     header = (get_include() / "pyllama_mtp.h").read_text()
     cache_types = re.search(r"cache_type_k; +/\*([^;]*?)\*/", header)[1]
     assert re.findall(r'"(\w+)"', cache_types) == list(get_args(CacheType))
-    assert int(re.search(r"PMTP_MAX_DRAFT = (\d+)", header)[1]) == _native.MAX_DRAFT
+    assert int(re.search(r"PMTP_MAX_DRAFT = (\d+)", header)[1]) == _library.MAX_DRAFT
 
 
 def test_every_number_of_the_engines_parameters_is_set():
-    """_native copies numbers by name, so an option that the header calls otherwise would keep its default."""
+    """_library copies numbers by name, so an option that the header calls otherwise would keep its default."""
     by_hand = {"seed", "reproducible", "acceptance", "top_k", "n_logprobs", "mask", "mask_user"}
-    by_hand |= {name for name in _fields("pmtp_generation_params") if re.search("stop_tokens|bias|synthetic", name)}
-    assert _fields("pmtp_generation_params") - by_hand <= {option.name for option in fields(SamplingOptions)}
-    assert _fields("pmtp_model_params") - {"watch"} <= {option.name for option in fields(LoadOptions)}
+    by_hand |= {name for name in _fields("pmtp_sequence_params") if re.search("stop_tokens|bias|synthetic", name)}
+    assert _fields("pmtp_sequence_params") - by_hand <= {option.name for option in fields(SamplingOptions)}
+    assert _fields("pmtp_model_params") - {"watch", "n_cells"} <= {option.name for option in fields(LoadOptions)}
 
 
 def _fields(struct: str) -> set[str]:
-    return {name for name, _ in _native._ffi.typeof(struct).fields}
+    return {name for name, _ in _library.ffi.typeof(struct).fields}

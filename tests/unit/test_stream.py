@@ -1,61 +1,88 @@
-"""Stream over scripted bursts: what is delivered, taken back and counted. The engine is not what is tested here."""
+"""Streams over scripted bursts: what is delivered, taken back and counted. The engine is not what is tested here."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from pyllama_mtp._native import Burst, NativeStats
-from pyllama_mtp.stream import Stats, Stream
+from pyllama_mtp import InternalError
+from pyllama_mtp._sequence import Burst, NativeStats
+from pyllama_mtp.completion import Producer
+from pyllama_mtp.results import Stats
+from pyllama_mtp.stream import AsyncStream, Stream
 
 TEXTS = {0: b"a", 1: b"bc", 2: b"d", 3: "é".encode()[:1], 4: "é".encode()[1:], 5: b"<eos>"}
 
 
 class Script:
-    """A token source that gives bursts in order and remembers what it is told."""
+    """A source that gives bursts in order and remembers what it is told."""
+
+    seed = 0
 
     def __init__(self, *bursts: Burst):
-        self.bursts = list(bursts)
+        self.bursts = [replace(burst, number=number) for number, burst in enumerate(bursts)]
         self.n = 0
-        self.closed = 0
+        self.cancelled = 0
         self.truncated: list[int] = []
 
-    def step(self) -> Burst:
-        burst = self.bursts.pop(0)
-        self.n += len(burst.emitted)
-        return burst
-
     def cancel(self) -> None:
-        pass
+        self.cancelled += 1
 
     def truncate(self, n_completion: int) -> None:
         self.truncated.append(n_completion)
         self.n = n_completion
 
     def stats(self) -> NativeStats:
-        counters = dict.fromkeys(NativeStats.__dataclass_fields__, 0)
-        return NativeStats(
-            **counters | {"completion_tokens": self.n, "drafted_per_position": [], "accepted_per_position": []}
-        )
+        return NativeStats(completion_tokens=self.n)
 
-    def close(self) -> None:
-        self.closed += 1
+
+class ScriptLoop:
+    """Steps for one stream: hands out a burst whenever it waits. tidied: how often something may have ended."""
+
+    closed = False
+
+    def __init__(self, source: Script):
+        self.source = source
+        self.producer: Producer | None = None
+        self.tidied = 0
+
+    def step(self) -> None:
+        burst = self.source.bursts.pop(0)
+        self.source.n += len(burst.emitted)
+        self.producer.take(burst)
+
+    def wait(self, ready: Callable[[], bool]) -> None:
+        while not ready():
+            self.step()
+
+    async def wait_as_task(self, ready: Callable[[], bool]) -> None:
+        self.wait(ready)
+
+    def tidy(self) -> None:
+        self.tidied += 1
 
 
 def first(token: int) -> Burst:
-    return Burst(False, [], 0, [token], None, None)
+    return Burst(None, 0, 1, False, [], 0, [token], None, None, None)
 
 
-def round_of(*emitted: int, finish: str | None = None) -> Burst:
-    return Burst(True, list(emitted[:-1]), len(emitted) - 1, list(emitted), finish, None)
+def round_of(*emitted: int, finish: str | None = None, error: Exception | None = None) -> Burst:
+    return Burst(None, 0, 0, True, list(emitted[:-1]), len(emitted) - 1, list(emitted), finish, error, None)
 
 
-def stream_of(source: Script, **options) -> Stream:
-    return Stream(source, token_bytes=TEXTS.__getitem__, trace=True, **options)
+def stream_of(source: Script, kind=Stream, **options):
+    loop = ScriptLoop(source)
+    loop.producer = Producer(source, token_bytes=TEXTS.__getitem__, trace=True, **options)
+    loop.producer.began()
+    return kind(loop.producer, loop, 0, trace=True)
 
 
 def test_an_end_token_has_no_text():
     source = Script(first(0), round_of(1, 5, finish="stop"))
     stream = stream_of(source)
     assert [(c.text, c.token_ids, c.finish_reason) for c in stream] == [("a", [0], None), ("bc", [1, 5], "stop")]
-    assert source.closed == 1 and source.truncated == []
+    assert stream.computed and source.truncated == []
 
 
 def test_a_stop_string_over_several_rounds_cuts_all_of_them():
@@ -78,25 +105,114 @@ def test_leaving_early_takes_back_what_was_held():
     for chunk in stream:
         if chunk.text == "d":
             break
-    assert stream.finish_reason == "cancelled" and source.closed == 1
+    assert stream.finish_reason == "cancelled" and source.cancelled == 1
     assert stream.token_ids == [0, 2] and stream.rounds[0].emitted == [2]
     assert stream.stats.completion_tokens == 2
 
 
 def test_a_finished_stream_is_closed_before_its_last_chunk():
-    source = Script(first(0), round_of(2, finish="length"))
-    closed = [source.closed for _ in stream_of(source)]
-    assert closed == [0, 1]
+    stream = stream_of(Script(first(0), round_of(2, finish="length")))
+    assert [stream.finish_reason for _ in stream] == [None, "length"]
 
 
-def test_a_stream_is_read_once_and_closed_once():
-    source = Script(first(0), round_of(2, finish="length"))
-    stream = stream_of(source)
+def test_a_stream_is_read_once():
+    stream = stream_of(Script(first(0), round_of(2, finish="length")))
     stream.text()
     stream.close()
     with pytest.raises(RuntimeError, match="read once"):
         iter(stream)
-    assert source.closed == 1
+
+
+def test_what_nobody_read_is_taken_back():
+    """Others step for a stream too: its chunks wait for it, and closing it counts those that were read."""
+    source = Script(first(0), round_of(1, 0), round_of(2, 2, finish="length"))
+    stream = stream_of(source)
+    loop = stream._loop
+    for _ in range(3):
+        loop.step()
+    assert stream.finish_reason is None and stream.stats.completion_tokens == 5
+    chunks = iter(stream)
+    assert next(chunks).text == "a" and next(chunks).text == "bca"
+    stream.close()
+    assert list(chunks) == []
+    assert stream.finish_reason == "cancelled" and stream.token_ids == [0, 1, 0]
+    assert stream.stats.completion_tokens == 3 and [r.emitted for r in stream.rounds] == [[1, 0]]
+
+
+def test_an_error_comes_after_the_chunks_before_it():
+    source = Script(first(0), round_of(1), round_of(error=InternalError("out of luck")))
+    stream = stream_of(source)
+    for _ in range(3):
+        stream._loop.step()
+    got = []
+    with pytest.raises(InternalError, match="out of luck"):
+        for chunk in stream:
+            got.append(chunk.text)
+    assert got == ["a", "bc"] and stream.token_ids == [0, 1] and stream.finish_reason == "cancelled"
+
+
+class Interrupt(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [(), ("cd",)])
+def test_a_burst_whose_taking_was_interrupted_is_taken_again(stop: tuple[str, ...]):
+    """The exception of a signal handler that one reader gets must not cost another one a byte."""
+    bursts = [first(0), round_of(1, 3), round_of(4, 2, 0), round_of(1, 2), round_of(2, finish="length")]
+    expected = list(stream_of(Script(*bursts), stop=stop))
+    for place in range(1, 200):
+        source = Script(*bursts)
+        calls = 0
+
+        def interrupt(result, place=place):
+            nonlocal calls
+            calls += 1
+            if calls == place:
+                raise Interrupt
+            return result
+
+        stream = stream_of(source, stop=stop)
+        producer = stream._producer
+        producer._token_bytes = lambda token, interrupt=interrupt: interrupt(TEXTS[token])
+        stats, save = source.stats, producer._assembler.save
+        source.stats = lambda stats=stats, interrupt=interrupt: interrupt(stats())
+        producer._assembler.save = lambda save=save, interrupt=interrupt: interrupt(save())
+        for number, burst in enumerate(source.bursts):
+            source.n += len(burst.emitted)
+            for _ in range(2):
+                try:
+                    producer.take(replace(burst, number=number))
+                    producer.take(replace(burst, number=number))  # nothing the second time
+                    break
+                except Interrupt:
+                    pass
+        assert list(stream) == expected
+        if calls < place:
+            return
+    raise AssertionError("it never went through")
+
+
+def test_tasks_read_likewise():
+    async def read() -> list[tuple[str, str | None]]:
+        stream = stream_of(Script(first(0), round_of(1, 2), round_of(5, finish="stop")), AsyncStream)
+        chunks = [(chunk.text, chunk.finish_reason) async for chunk in stream]
+        assert stream.finish_reason == "stop" and stream.token_ids == [0, 1, 2, 5]
+        with pytest.raises(RuntimeError, match="read once"):
+            aiter(stream)
+        return chunks
+
+    assert asyncio.run(read()) == [("a", None), ("bcd", None), ("", "stop")]
+
+
+def test_a_loop_of_a_task_that_was_left_is_noticed():
+    async def leave() -> AsyncStream:
+        stream = stream_of(Script(first(0), round_of(1, 2), round_of(2, finish="length")), AsyncStream)
+        async for _ in stream:
+            break
+        return stream
+
+    stream = asyncio.run(leave())
+    assert stream.finish_reason == "cancelled" and stream.token_ids == [0]
 
 
 def test_rates_use_rounds_that_drafted_and_are_none_without():
