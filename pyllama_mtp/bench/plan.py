@@ -13,7 +13,8 @@ from pyllama_mtp.bench.peer import Peer, PeerSetting, check_installed
 from pyllama_mtp.bench.peer_sweep import Trial, find_fastest, given_setting
 from pyllama_mtp.bench.prompts import make_cases
 from pyllama_mtp.bench.settings import Settings
-from pyllama_mtp.model import Model, ModelInfo
+from pyllama_mtp.info import ModelInfo
+from pyllama_mtp.model import Model
 from pyllama_mtp.names import DraftLength
 
 REQUEST_ROOM = 512  # tokens that a Space Invaders prompt may have
