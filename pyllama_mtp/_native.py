@@ -9,8 +9,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -266,13 +267,19 @@ class NativeModel:
     def n_bursts(self) -> int:
         return int(self._step.n[0])
 
-    def bursts(self) -> Iterator[Burst]:
-        """Those of the last step."""
-        for i in range(self._step.n[0]):
+    def bursts(self) -> list[Burst]:
+        """Those of the last step, read from the library once: taking one may end what another call would read."""
+        step = self._step
+        if step.bursts is None:
+            step.bursts = list(self._read(step))
+        return step.bursts
+
+    def _read(self, step: "_Step") -> Iterator[Burst]:
+        for i in range(step.n[0]):
             burst = self._bursts[i]
             sequence = self._sequence_of(int(ffi.cast("intptr_t", burst.sequence)))
             if sequence is not None:
-                yield sequence.read(burst, self._step.number)
+                yield sequence.read(burst, step.number)
 
     def stepped(self) -> None:
         """Whoever was to get the bursts has them."""
@@ -300,11 +307,13 @@ class NativeModel:
             self._sequences.pop(sequence, None)
 
 
-class _Step(NamedTuple):
+@dataclass(slots=True)
+class _Step:
     """One call of pmtp_step. n: its bursts, 0 before it."""
 
     number: int
     n: Any
+    bursts: list[Burst] | None = None
 
 
 def quantize(path: Path, out: Path, mixture: str, n_threads: int) -> None:
