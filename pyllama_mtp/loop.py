@@ -126,7 +126,10 @@ class EngineLoop:
 
     def has_room(self) -> bool:
         """Whether one more may begin, or is told that the model was closed."""
-        unended = sum(1 for producer, _ in list(self._producers.values()) if not producer.state.ended)
+        unended = 0
+        for producer, reference in list(self._producers.values()):
+            reader = reference()
+            unended += reader is not None and not reader.left and not producer.state.ended
         return self._closed or unended < self._max_running + self._max_queue
 
     def wait(self, ready: Callable[[], bool]) -> None:
