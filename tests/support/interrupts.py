@@ -2,7 +2,8 @@
 
     python tests/support/interrupts.py --interrupts 10000 --seed 0
 
-Each must reach the caller, leave no model busy and no model loaded. Prints what happened, and fails with a message.
+Each must reach the caller, leave no model busy and no model loaded. Another thread completes on the same model all the
+while, and no interrupt may change its text. Prints what happened, and fails with a message.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import gc
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from importlib import resources
@@ -77,6 +79,28 @@ def score(model: Model) -> None:
     model.logits(IDS)
 
 
+class Beside:
+    """A thread that completes without an end; wrong: texts that were other ones."""
+
+    def __init__(self, model: Model, expected: str):
+        self.n = 0
+        self.wrong: list[str] = []
+        self._stop = False
+        self._thread = threading.Thread(target=self._work, args=(model, expected), daemon=True)
+        self._thread.start()
+
+    def _work(self, model: Model, expected: str) -> None:
+        while not self._stop:
+            text = model.generate(IDS, **REQUEST).text()
+            self.n += 1
+            if text != expected:
+                self.wrong.append(text)
+
+    def stop(self) -> None:
+        self._stop = True
+        self._thread.join()
+
+
 def agrees(stream: Stream) -> bool:
     """Whether what an interrupted stream tells of itself fits together."""
     stream.close()
@@ -111,6 +135,7 @@ def main() -> None:
     durations = [max(seconds_of(action) for _ in range(3)) for action in actions]
     interrupted = [0] * len(actions)
     streams = 0
+    beside = Beside(model, expected)
     while sum(interrupted) < args.interrupts:
         index = rng.randrange(len(actions))
         interrupted[index] += alarm.during(actions[index], rng.uniform(1e-6, 1.2 * durations[index]))
@@ -121,6 +146,8 @@ def main() -> None:
             streams += 1
         if rng.random() < 0.05:
             assert model.generate(IDS, **REQUEST).text() == expected, "the text is another one"
+    beside.stop()
+    assert not beside.wrong, f"{len(beside.wrong)} of {beside.n} texts beside are other ones: {beside.wrong[0]!r}"
     assert model.generate(IDS, **REQUEST).text() == expected, "the text is another one"
     model.close()
     gc.collect()
@@ -130,7 +157,7 @@ def main() -> None:
     assert threads() == before, f"{threads() - before} threads are still there"
     assert models_mapped() == 0, f"{models_mapped()} models are still mapped"
     assert alarm.raised == sum(interrupted), f"{alarm.raised} raised, {sum(interrupted)} arrived"
-    print(f"{alarm.raised} interrupts, {streams} streams that were held: {interrupted}")
+    print(f"{alarm.raised} interrupts, {streams} streams that were held, {beside.n} texts beside: {interrupted}")
 
 
 if __name__ == "__main__":
