@@ -1,7 +1,9 @@
 // How many tokens each of several sequences drafts in a step, so that the step gives most tokens a second.
 //
-// The i-th draft of a sequence is worth the product of its acceptance rates up to i, which falls with i. The best r
-// drafts of all sequences together are the r most valuable ones, so one pass over them in that order finds the best r.
+// The i-th draft of a sequence is worth the product of its acceptance rates up to i, which falls with i. Of drafts up
+// to a length, the best r of all sequences together are the r most valuable ones: one pass over them in that order for
+// each length finds the best plan of all, for a step's cost depends on the numbers of rows and of the longest draft
+// alone.
 #pragma once
 
 #include "drafters/acceptance_rates.h"
@@ -19,9 +21,9 @@ class DraftPlanner {
         int k = 0;  // the answer
     };
 
-    // n_rows, longest: those of the step that are settled already (a row of each sequence, drafts that are not asked
-    // about).
-    void plan(std::vector<Ask> & asks, int n_rows, int longest, int most_rows);
+    // n_others: sequences in the step that do not ask. n_rows, longest: of what is settled already (a row of each
+    // sequence, the others' drafts).
+    void plan(std::vector<Ask> & asks, int n_others, int n_rows, int longest, int most_rows);
 
     // What a step took, the choice of its tokens included.
     void observe(int rows, int longest, double seconds) { costs_.observe(rows, longest, seconds); }
@@ -31,6 +33,7 @@ class DraftPlanner {
     struct Draft {
         double worth;
         int ask;
+        int number;  // of the ask's, from 1
     };
     std::vector<Draft> drafts_;
 };

@@ -1,76 +1,122 @@
 #include "drafters/step_costs.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace pmtp {
 
 namespace {
 
-// Weight of what was learnt before, after another step.
-constexpr double kMemory = 0.995;
-// Variance of the first guess, relative to its square.
-constexpr double kDoubt = 0.25;
-// A time counts as no more than so many times what was expected: other work on the machine makes a step slow now and
-// then.
-constexpr double kOutlier = 1.5;
-// Bound of the variances: what is never tried must not come to be believed anything.
-constexpr double kMostDoubt = 4.0;
+// The first guess: what a step costs besides its rows, a row, drafting at all, a draft of the longest.
+constexpr double kStep = 0.9;
+constexpr double kRow = 0.1;
+constexpr double kDrafting = 0.08;
+constexpr double kDraft = 0.03;
+// Standard deviations of these guesses.
+constexpr double kStepDoubt = 0.2;
+constexpr double kRowDoubt = 0.2;
+constexpr double kDraftingDoubt = 0.4;
+constexpr double kDraftDoubt = 0.3;
+// The same of each row by itself, which may begin another pass of a kernel.
+constexpr double kPassDoubt = 0.05;
+// Standard deviation of a time, relative to it.
+constexpr double kSpread = 0.1;
+// Standard deviations at which a time's deviation is cut: other work on the machine makes a step slow now and then.
+constexpr double kOutlier = 2.5;
+// Drift of the machine's speed from one time to the next, relative.
+constexpr double kSpeedDrift = 0.003;
+// Drift of every number by itself, since contexts grow.
+constexpr double kDrift = 0.0005;
+// The least cost.
+constexpr double kLeast = 0.05;
 
 }  // namespace
+
+StepCosts::StepCosts() {
+    for (int i = 0; i < kRows; i++) {
+        mean_[i] = kStep + kRow * kKnots[i];
+        for (int j = 0; j < kRows; j++) {
+            covariance_[i][j] = kStepDoubt * kStepDoubt + kRowDoubt * kRowDoubt * (kKnots[i] - 1) * (kKnots[j] - 1) +
+                                kPassDoubt * kPassDoubt * (std::min(kKnots[i], kKnots[j]) - 1);
+        }
+    }
+    mean_[kFirst] = kDrafting;
+    mean_[kEach] = kDraft;
+    covariance_[kFirst][kFirst] = kDraftingDoubt * kDraftingDoubt;
+    covariance_[kEach][kEach] = kDraftDoubt * kDraftDoubt;
+    round_up();
+}
+
+StepCosts::Vector StepCosts::features(int rows, int longest) {
+    Vector x{};
+    rows = std::clamp(rows, kKnots.front(), kKnots.back());
+    const int i = (int) (std::lower_bound(kKnots.begin(), kKnots.end(), rows) - kKnots.begin());
+    const double below = i > 0 ? (double) (kKnots[i] - rows) / (kKnots[i] - kKnots[i - 1]) : 0;
+    x[i] = 1 - below;
+    if (i > 0) {
+        x[i - 1] = below;
+    }
+    x[kFirst] = longest > 0;
+    x[kEach] = longest;
+    return x;
+}
 
 void StepCosts::observe(int rows, int longest, double seconds) {
     if (!(seconds > 0)) {
         return;
     }
-    const Vector x = features(rows, longest);
-    if (n_++ == 0) {  // the first time gives the unit
-        const double unit = seconds / cost(rows, longest);
-        for (int i = 0; i < kSize; i++) {
-            weights_[i] *= unit;
-            covariance_[i][i] = kDoubt;
-        }
+    if (unit_ == 0) {
+        unit_ = seconds / cost(rows, longest);
     }
-    const double expected = cost(rows, longest);
-    const double observed = std::min(seconds, kOutlier * expected);
-    // In units of the weights' sizes and of the expected time, so that numbers are near one.
-    Vector scaled, gain;
+    learn(features(rows, longest), seconds / unit_);
+    round_up();
+}
+
+void StepCosts::learn(const Vector & x, double value) {
     for (int i = 0; i < kSize; i++) {
-        scaled[i] = x[i] * weights_[i] / expected;
-    }
-    double variance = 0.01;  // of a relative error of a tenth
-    for (int i = 0; i < kSize; i++) {
-        gain[i] = 0;
         for (int j = 0; j < kSize; j++) {
-            gain[i] += covariance_[i][j] * scaled[j];
+            covariance_[i][j] += kSpeedDrift * kSpeedDrift * mean_[i] * mean_[j];
         }
-        variance += scaled[i] * gain[i];
+        covariance_[i][i] += kDrift * kDrift;
     }
-    const double error = (observed - expected) / expected;
+    double expected = 0, least = 0;
+    Vector gain{};
     for (int i = 0; i < kSize; i++) {
-        const double change = std::clamp(1 + gain[i] / variance * error, 0.5, 2.0);
-        weights_[i] *= change;
+        expected += x[i] * mean_[i];
+        least += x[i] * costs_[i];
+        for (int j = 0; j < kSize; j++) {
+            gain[i] += covariance_[i][j] * x[j];
+        }
+    }
+    double variance = kSpread * kSpread * least * least;
+    for (int i = 0; i < kSize; i++) {
+        variance += x[i] * gain[i];
+    }
+    const double limit = kOutlier * std::sqrt(variance);
+    const double error = std::clamp(value - expected, -limit, limit);
+    for (int i = 0; i < kSize; i++) {
+        mean_[i] += gain[i] / variance * error;
         for (int j = 0; j < kSize; j++) {
             covariance_[i][j] -= gain[i] * gain[j] / variance;
         }
     }
-    double doubt = 0;
-    for (int i = 0; i < kSize; i++) {
-        doubt = std::max(doubt, covariance_[i][i]);
+}
+
+void StepCosts::round_up() {
+    costs_ = mean_;
+    double least = kLeast;
+    for (int i = 0; i < kRows; i++) {
+        least = costs_[i] = std::max(least, mean_[i]);
     }
-    if (doubt < kMostDoubt) {
-        for (Vector & row : covariance_) {
-            for (double & value : row) {
-                value /= kMemory;
-            }
-        }
-    }
+    costs_[kFirst] = std::max(0.0, mean_[kFirst]);
+    costs_[kEach] = std::max(0.0, mean_[kEach]);
 }
 
 double StepCosts::cost(int rows, int longest) const {
     const Vector x = features(rows, longest);
     double sum = 0;
     for (int i = 0; i < kSize; i++) {
-        sum += weights_[i] * x[i];
+        sum += costs_[i] * x[i];
     }
     return sum;
 }

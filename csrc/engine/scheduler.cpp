@@ -86,7 +86,7 @@ void Scheduler::plan_drafts(Plan & plan) {
     if (asks_.empty()) {
         return;
     }
-    planner_.plan(asks_, plan.n_rows, plan.longest, n_rows_ - 1);
+    planner_.plan(asks_, plan.n_decoding - (int) asks_.size(), plan.n_rows, plan.longest, n_rows_ - 1);
     size_t ask = 0;
     for (Turn & turn : plan.turns) {
         if (turn.sequence->lets_clock_decide()) {
