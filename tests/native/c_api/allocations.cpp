@@ -1,6 +1,6 @@
 // Allocations that fail, one after the other, in the course of a completion, of three completions together and of a
-// load: each ends in an error or is done without, sequences that have not ended go on, no token is lost, the model is as
-// good as before, and another one can be loaded.
+// load: each ends in an error or is done without, sequences that have not ended go on, no token is lost, the model is
+// as good as before, and another one can be loaded.
 //
 //     allocations TARGET HEAD [STRIDE [FIRST [LOADS]]]
 //

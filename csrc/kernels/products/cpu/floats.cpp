@@ -28,6 +28,7 @@ constexpr int kVectorsOfRecord = 32 / kLanes;
 template <class Type, int C> struct StripFloats {
     static constexpr int kColumns = C;
     static constexpr int kVectors = C;
+    static int64_t bytes(int64_t n_in) { return C * n_in * (int64_t) sizeof(typename Type::Value); }
 
     struct Decoded {
         Float w[C][kVectorsOfRecord];
@@ -39,11 +40,12 @@ template <class Type, int C> struct StripFloats {
           column(column) {}
 
     PMTP_INLINE Decoded read(int64_t r) const {
-        constexpr int kSize = 32 * sizeof(typename Type::Value);
+        // One column follows the other; of several at a time each is fetched for the next group.
+        const int64_t ahead = C == 1 ? 1024 : C * n_records * 32;
         Decoded d;
         for (int c = 0; c < C; c++) {
             const auto * record = values + (c * n_records + r) * 32;
-            fetch_ahead<kSize, 2048>(record);
+            fetch_ahead<32 * sizeof(*record), 0>(record + ahead);
             for (int v = 0; v < kVectorsOfRecord; v++) {
                 d.w[c][v] = Type::load(record + v * kLanes);
             }

@@ -3,6 +3,7 @@
 //
 //   kColumns               weight rows
 //   kVectors               vectors of sums for an activation row
+//   bytes(n_in)            of weights in a strip
 //   Strip(weights, n_in, column)
 //   n_records              records of activations in a row
 //   read(r)                what record r of a tile is multiplied with, decoded into registers
@@ -16,6 +17,7 @@
 #include "kernels/cpu/simd.h"
 #include "kernels/products/cpu/kernels.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 #include <utility>
@@ -51,15 +53,25 @@ template <int kMin, class F> PMTP_INLINE void with_width(int n_rows, F f) {
 // Where there are several tiles none has fewer rows.
 constexpr int kLeastOfSeveral = (kTileRows + 1) / 2;
 
+// Of the weights that a tile meets before the next one does: about half of a first-level cache.
+constexpr int64_t kGroupBytes = 16 << 10;
+
 // As many strips as fit between column and last; column is then behind them.
 template <class Strip, int kMin>
 void strips(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t & column, int64_t last) {
-    for (; column + Strip::kColumns <= last; column += Strip::kColumns) {
-        const Strip strip(weights, n_in, column);
+    const int64_t n_strips = (last - column) / Strip::kColumns;
+    const int64_t in_group = std::max<int64_t>(1, kGroupBytes / Strip::bytes(n_in));
+    for (int64_t first = 0; first < n_strips; first += in_group) {
+        const int64_t behind = column + std::min(first + in_group, n_strips) * Strip::kColumns;
         for (int t = 0; t < n_tiles; t++) {
-            with_width<kMin>(tiles[t].n_rows, [&](auto width) { add_tile<Strip, width()>(strip, tiles[t]); });
+            with_width<kMin>(tiles[t].n_rows, [&](auto width) {
+                for (int64_t c = column + first * Strip::kColumns; c < behind; c += Strip::kColumns) {
+                    add_tile<Strip, width()>({ weights, n_in, c }, tiles[t]);
+                }
+            });
         }
     }
+    column += n_strips * Strip::kColumns;
 }
 
 // With strips Choice::Of<N>::Wide as far as they go, then ::Narrow. N: the width of a lone tile, kTileRows for several.

@@ -59,6 +59,7 @@ template <> PMTP_INLINE void multiply_scales<2>(const Scales<2> & s, Float x, Fl
 template <int V> struct StripQ4_0 {
     static constexpr int kColumns = V * kLaneRows;
     static constexpr int kVectors = V;
+    static int64_t bytes(int64_t n_in) { return kColumns * n_in / 32 * (int64_t) sizeof(BlockQ4_0x8) / kGroup; }
 
     struct Decoded {
         Int w[V][4];  // values + 8

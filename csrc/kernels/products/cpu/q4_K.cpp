@@ -59,6 +59,7 @@ PMTP_INLINE Int add_two(Int sum, const Two & two, const int8_t * x) {
 template <int V> struct StripQ4_K {
     static constexpr int kColumns = V * kLaneRows;
     static constexpr int kVectors = V;
+    static int64_t bytes(int64_t n_in) { return kColumns * n_in / 256 * (int64_t) sizeof(BlockQ4_Kx8) / kGroup; }
 
     // Of a block and the rows of a vector.
     struct Factors {

@@ -64,6 +64,7 @@ PMTP_INLINE Int zero_point(__m256i scales, __m256i sums) { return _mm256_madd_ep
 template <int C> struct StripQ6_K {
     static constexpr int kColumns = C;
     static constexpr int kVectors = C;
+    static int64_t bytes(int64_t n_in) { return C * n_in / 256 * (int64_t) sizeof(BlockQ6_K); }
 
     struct Decoded {
         Int w[C][kVectorsOfBlock];
@@ -147,8 +148,8 @@ template <int C> struct StripQ6_K {
 
 struct Strips {
     template <int N> struct Of {
-        using Wide = StripQ6_K<1>;
-        using Narrow = Wide;
+        using Wide = StripQ6_K<(kBytes == 64 && N > 1) ? 2 : 1>;
+        using Narrow = StripQ6_K<1>;
     };
 };
 

@@ -54,6 +54,7 @@ inline void load_q8_0(const BlockQ8_0 * block, bool, Int & w, Float & scale) {
 template <int C> struct StripQ8_0 {
     static constexpr int kColumns = C;
     static constexpr int kVectors = C;
+    static int64_t bytes(int64_t n_in) { return C * n_in / 32 * (int64_t) sizeof(BlockQ8_0); }
 
     struct Decoded {
         SignedWeights w[C];
