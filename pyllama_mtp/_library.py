@@ -7,9 +7,9 @@ import atexit
 import json
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import cffi
 
@@ -32,6 +32,8 @@ from pyllama_mtp.paths import get_include, get_library
 _LOG_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _MAX_ERROR_CHARS = 600  # what a file or a caller says may be long
 _PACKAGE = Path(__file__).parent
+
+T = TypeVar("T")
 
 logger = logging.getLogger("pyllama_mtp")
 logger.addHandler(logging.NullHandler())
@@ -145,7 +147,24 @@ def text_of(chars: Any) -> str:
     return bytes(ffi.string(chars)).decode("utf-8", "replace")
 
 
-def hand_out_log() -> None:
+_level = ffi.new("int32_t *")
+_nothing = ffi.new("char[1]")
+
+
+def logged(call: Callable[[], T]) -> T:
+    """call(), and then what the library has kept for the log.
+
+    For the thread that asked for the work, where it holds no lock of this package: a handler may load a model, wait for
+    a thread that closes one, and whatever else. Costs half a microsecond if there is nothing to log.
+    """
+    try:
+        return call()
+    finally:
+        if lib.pmtp_log_take(_nothing, 0, _level) >= 0:  # there is a line; an empty one is taken
+            _hand_out_log()
+
+
+def _hand_out_log() -> None:
     level = ffi.new("int32_t *")
     capacity = 1 << 12
     while True:
@@ -170,9 +189,7 @@ def error_of(status: int, message: str, out_of_memory: type[PyllamaMtpError] = O
 def check(status: int, out_of_memory: type[PyllamaMtpError] = OutOfMemoryError) -> None:
     """Raises the last error of this thread unless the status is OK; see error_of()."""
     if status != lib.PMTP_OK:
-        error = error_of(status, text_of(lib.pmtp_last_error()), out_of_memory)
-        hand_out_log()
-        raise error
+        raise error_of(status, text_of(lib.pmtp_last_error()), out_of_memory)
 
 
 def set_numbers(params: Any, options: object) -> None:

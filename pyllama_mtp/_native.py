@@ -4,6 +4,7 @@ Every function here raises a subclass of PyllamaMtpError with the library's own 
 bytes.
 """
 
+import functools
 import itertools
 import os
 import threading
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pyllama_mtp._library import DRAFTERS, MAX_SEQS, check, ffi, hand_out_log, lib, set_numbers, text_of
+from pyllama_mtp._library import DRAFTERS, MAX_SEQS, check, ffi, lib, logged, set_numbers, text_of
 from pyllama_mtp._sequence import Burst, NativeSequence, Segment
 from pyllama_mtp.errors import (
     ContextOverflowError,
@@ -84,7 +85,6 @@ class NativeModel:
             try:
                 check(lib.pmtp_model_load(path, head_path, params, self._slot), ModelLoadError)
             finally:
-                hand_out_log()
                 if self._closed:  # nobody waits for it any more
                     lib.pmtp_model_release(self._slot)
 
@@ -94,7 +94,7 @@ class NativeModel:
 
         try:
             poll()
-            run(load, stop=lambda: setattr(watch, "stop", 1), poll=poll)
+            logged(lambda: run(load, stop=lambda: setattr(watch, "stop", 1), poll=poll))
             if progress is not None:
                 progress(lib.PMTP_STAGE_CONTEXT if head is None else lib.PMTP_STAGE_HEAD, 1.0)
         except OutOfMemoryError as error:
@@ -189,9 +189,9 @@ class NativeModel:
                 return int(n[0])
 
             if len(text) <= _SHORT_TEXT:
-                needed = split()
+                needed = logged(split)
             else:
-                needed = run(split, stop=lambda: setattr(watch, "stop", 1))
+                needed = logged(functools.partial(run, split, stop=lambda: setattr(watch, "stop", 1)))
             if needed <= capacity:
                 return list(tokens[0:needed])
             if limit is not None and needed > limit:
@@ -324,4 +324,4 @@ def quantize(path: Path, out: Path, mixture: str, n_threads: int) -> None:
     def write() -> None:
         check(lib.pmtp_quantize(*arguments), ModelLoadError)
 
-    run(write, stop=lambda: setattr(watch, "stop", 1), patience=None)
+    logged(lambda: run(write, stop=lambda: setattr(watch, "stop", 1), patience=None))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyllama_mtp import chat
-from pyllama_mtp._library import HAS_CUDA
+from pyllama_mtp._library import HAS_CUDA, logged
 from pyllama_mtp._native import NativeModel
 from pyllama_mtp._sequence import NativeSequence, Segment
 from pyllama_mtp.batch import complete_all
@@ -200,7 +200,7 @@ class Model:
         )
         stream = kind(producer, loop, sequence.seed, options.trace, model=self)
         try:
-            loop.begin(sequence, producer, stream, prompt, options)
+            logged(lambda: loop.begin(sequence, producer, stream, prompt, options))
             producer.began()
             return stream
         except BaseException:
@@ -321,7 +321,7 @@ class Model:
         tokens = self._checked_ids(ids, self._info.n_ctx)
         loop = self._open()
         try:
-            return loop.alone(lambda: loop.native.logits(tokens, self._info.n_vocab, n_batch))
+            return logged(lambda: loop.alone(lambda: loop.native.logits(tokens, self._info.n_vocab, n_batch)))
         except OutOfMemoryError:
             raise
         except MemoryError as error:
@@ -337,7 +337,7 @@ class Model:
         loop = self._open()
         try:
             with replacing(Path(path)) as part:
-                loop.alone(lambda: loop.native.save_state(part.name))
+                logged(lambda: loop.alone(lambda: loop.native.save_state(part.name)))
         except (OSError, TypeError, ValueError) as error:
             raise StateFileError(f"cannot write {seen(path)}: {error}") from error
 
@@ -353,7 +353,7 @@ class Model:
                 name = os.path.realpath(path)
         except (OSError, TypeError, ValueError) as error:
             raise StateFileError(f"cannot read {seen(path)}: {error}") from error
-        return loop.alone(lambda: loop.native.load_state(name))
+        return logged(lambda: loop.alone(lambda: loop.native.load_state(name)))
 
     def close(self) -> None:
         """Ends a running completion and frees everything. Idempotent; any thread may call it. In a signal handler that

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, NoReturn
 
+from pyllama_mtp._library import logged
 from pyllama_mtp._sequence import NativeStats
 from pyllama_mtp.completion import Producer
 from pyllama_mtp.errors import InvalidRequestError, ModelClosedError, StreamError
@@ -196,7 +197,7 @@ class Stream(BaseStream):
         while self._final_stats is None:
             try:
                 self._check_process()
-                self._loop.wait(self._ready)
+                logged(lambda: self._loop.wait(self._ready))
                 chunk = self._take()
             except BaseException:
                 self.close()
@@ -236,6 +237,7 @@ class AsyncStream(BaseStream):
             try:
                 self._check_process()
                 await self._loop.wait_as_task(self._ready)
+                logged(lambda: None)
                 chunk = self._take()
             except BaseException:
                 self.close()

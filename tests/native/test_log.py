@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pyllama_mtp import Model, _native
+from pyllama_mtp import Model, _library
 
 LINE = "said in the middle of a step"
 
@@ -36,7 +36,7 @@ def listen() -> Iterator[Callable[[Callable[[logging.LogRecord], None]], None]]:
 
 def say(line: str) -> None:
     """What the library does when it logs a warning."""
-    _native._lib.pmtp_log_keep(3, line.encode() + b"\n", _native._ffi.NULL)
+    _library.lib.pmtp_log_keep(3, line.encode() + b"\n", _library.ffi.NULL)
 
 
 def test_a_handler_may_load_a_model(demo):
