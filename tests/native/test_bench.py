@@ -127,7 +127,7 @@ def no_template(*_: object) -> str:
 @pytest.mark.parametrize("template", [True, False])
 def test_the_space_invaders_prompts(demo, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, template: bool):
     if not template:
-        monkeypatch.setattr(Model, "render_chat", no_template)
+        monkeypatch.setattr(Model, "_render", no_template)
     report = run(demo, tmp_path, "--num-speculative-tokens", "3", "--max-tokens", "20", "--ignore-eos")
     assert [r["prompt"] for r in report["runs"]] == ["html", "html", "css", "css", "javascript", "javascript"]
     assert [r["cold"] for r in report["runs"]] == [True, True, False, False, False, False]
