@@ -46,6 +46,17 @@ def archive(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
+def patched_build(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Path:
+    """A build folder of this tree, for targets that the installed library has not: PMTP_BUILD, or a new one."""
+    if given := os.environ.get("PMTP_BUILD"):
+        return Path(given)
+    folder = tmp_path_factory.mktemp("patched")
+    result = configure(folder, f"-DLLAMA_CPP_ARCHIVE={archive}")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
 def portable_build(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Path:
     """The build folder of a portable build, configured only."""
     folder = tmp_path_factory.mktemp("portable")

@@ -118,7 +118,8 @@ def test_what_is_no_file_or_never_ends(checkpoint: Path, tmp_path: Path, name: s
     else:
         with open(path, "wb") as file:
             file.truncate(1 << 42)
-    refuse(checkpoint, f"/{name} is a link that leads nowhere" if kind == "dangling link" else f"/{name} (has more than|is not a)")
+    cause = "is a link that leads nowhere" if kind == "dangling link" else "(has more than|is not a)"
+    refuse(checkpoint, f"/{name} {cause}")
 
 
 def test_a_shard_that_is_a_folder_or_leads_nowhere(checkpoint: Path):

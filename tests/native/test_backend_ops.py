@@ -28,8 +28,8 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Path:
-    return build_program(tmp_path_factory.mktemp("backend_ops"), archive)
+def program(patched_build: Path) -> Path:
+    return build_program(patched_build)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -18,8 +18,8 @@ needs_kernels = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> ctypes.CDLL:
-    return build_library(tmp_path_factory.mktemp("pages"), archive)
+def library(patched_build: Path) -> ctypes.CDLL:
+    return build_library(patched_build)
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,16 @@
 """The pinned source's test-backend-ops, linked with the patched ggml (tests/native/backend_ops)."""
 
-import os
 import re
 import subprocess
 from pathlib import Path
 
-from support.cmake import cmake, configure
+from support.cmake import cmake
 
-BUILD = os.environ.get("PMTP_BUILD")  # a build folder of this tree, used instead of a new one
 OUTPUT = re.compile(r"(\d+)/(\d+) tests passed")
 
 
-def build_program(folder: Path, archive: Path) -> Path:
-    """The program, built in PMTP_BUILD or in a new `folder`."""
-    if BUILD is not None:
-        folder = Path(BUILD)
-    else:
-        configured = configure(folder, f"-DLLAMA_CPP_ARCHIVE={archive}")
-        assert configured.returncode == 0, configured.stderr
+def build_program(folder: Path) -> Path:
+    """The program, built in a build folder of this tree."""
     built = cmake("--build", folder, "--target", "backend_ops")
     assert built.returncode == 0, (built.stdout + built.stderr)[-2000:]
     return folder / "tests" / "native" / "backend_ops" / "backend_ops"

@@ -1,27 +1,20 @@
 """llama.cpp's KV cache with several sequences, as the patches leave it (tests/native/pages)."""
 
 import ctypes
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from support.cmake import cmake, configure
+from support.cmake import cmake
 
-BUILD = os.environ.get("PMTP_BUILD")  # a build folder of this tree, used instead of a new one
 PAGE = 64
 WINDOW = 64  # of the demo pair's target
 
 
-def build_library(folder: Path, archive: Path) -> ctypes.CDLL:
-    """Built in PMTP_BUILD or in a new `folder`."""
-    if BUILD is not None:
-        folder = Path(BUILD)
-    else:
-        configured = configure(folder, f"-DLLAMA_CPP_ARCHIVE={archive}")
-        assert configured.returncode == 0, configured.stderr
+def build_library(folder: Path) -> ctypes.CDLL:
+    """Built in a build folder of this tree."""
     built = cmake("--build", folder, "--target", "pages_check")
     assert built.returncode == 0, (built.stdout + built.stderr)[-2000:]
     library = ctypes.CDLL(str(folder / "tests" / "native" / "pages" / "libpages_check.so"))
