@@ -21,6 +21,7 @@ from pyllama_mtp.errors import (
     StateFileError,
     StreamError,
 )
+from pyllama_mtp.estimate import MemoryEstimate
 from pyllama_mtp.generate import clear_cache, generate
 from pyllama_mtp.info import ModelInfo
 from pyllama_mtp.model import Model
@@ -39,6 +40,7 @@ __all__ = [
     "IncompatibleHeadError",
     "InternalError",
     "InvalidRequestError",
+    "MemoryEstimate",
     "Model",
     "ModelClosedError",
     "ModelInfo",

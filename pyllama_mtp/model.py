@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyllama_mtp import chat
-from pyllama_mtp._library import HAS_CUDA, logged
+from pyllama_mtp._library import logged
 from pyllama_mtp._native import NativeModel
 from pyllama_mtp._sequence import NativeSequence, Segment
 from pyllama_mtp.batch import complete_all
@@ -26,11 +26,12 @@ from pyllama_mtp.errors import (
     StateFileError,
     seen,
 )
+from pyllama_mtp.estimate import MemoryEstimate, estimate, free_bytes, largest_context, n_cells
 from pyllama_mtp.gguf.checks import check_head, check_target
 from pyllama_mtp.gguf.format import GGUFFile
 from pyllama_mtp.info import ModelInfo, describe
 from pyllama_mtp.loop import EngineLoop
-from pyllama_mtp.names import CacheType, DrafterName, DraftLength
+from pyllama_mtp.names import CacheType, ContextLength, DrafterName, DraftLength
 from pyllama_mtp.options import BatchRequest, ModelOptions, Prompt, Request, SamplingOptions, method_takes, values_of
 from pyllama_mtp.part_files import replacing
 from pyllama_mtp.progress import Progress, load_meter
@@ -48,23 +49,28 @@ def common_length(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _default_context(target: GGUFFile) -> int:
-    trained = target.metadata.get(f"{target.architecture}.context_length")
-    return min(DEFAULT_N_CTX, trained) if isinstance(trained, int) and trained > 0 else DEFAULT_N_CTX
+def _context_length(target: GGUFFile, head: GGUFFile | None, options: ModelOptions) -> int:
+    """Tokens of a sequence. Raises InvalidRequestError if "max" cannot be told, or nothing fits."""
+    value = target.metadata.get(f"{target.architecture}.context_length")
+    trained = value if isinstance(value, int) and value > 0 else DEFAULT_N_CTX
+    if options.n_ctx == "max":
+        return largest_context(target, head, options, trained, free_bytes())
+    return options.n_ctx or min(DEFAULT_N_CTX, trained)
 
 
 class Model:
     """A target model, its MTP head if one is given, and one KV cache. Use it as a context manager, or call close().
 
     target, mtp_head: GGUF files. n_ctx: tokens of prompt and completion together (default: 4096, or as trained if that
-    is less). max_num_seqs: completions that are decoded together, 1..64; on a GPU n_ctx tokens of all of them. Up to
-    max_queue more wait for their turn. drafter: "mtp" (the head), "ngram" (what followed the last tokens where they
-    stood before), "none", or "auto": the head if there is one. prefix_cache_bytes: memory for what lets prompts begin
-    where an earlier text had got to, beside the KV cache itself. num_speculative_tokens: 0..16 drafts a round, or
-    "auto". cache_type_k, cache_type_v: types of the KV cache (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl,
-    turbo4, turbo3, turbo2); cache_type_k_swa, cache_type_v_swa: of the sliding layers, None: the same. n_gpu_layers: -1
-    for all. n_threads: default: one for each core that this process may use. n_batch: most prompt tokens evaluated at
-    once. flash_attention: None where it is supported.
+    is less; "max": as many, up to those trained, as fit into nine tenths of the memory that is free). max_num_seqs:
+    completions that are decoded together, 1..64; on a GPU n_ctx tokens of all of them. Up to max_queue more wait for
+    their turn. drafter: "mtp" (the head), "ngram" (what followed the last tokens where they stood before), "none", or
+    "auto": the head if there is one. prefix_cache_bytes: memory for what lets prompts begin where an earlier text had
+    got to, beside the KV cache itself. num_speculative_tokens: 0..16 drafts a round, or "auto". cache_type_k,
+    cache_type_v: types of the KV cache (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl, turbo4, turbo3, turbo2);
+    cache_type_k_swa, cache_type_v_swa: of the sliding layers, None: the same. n_gpu_layers: -1 for all. n_threads:
+    default: one for each core that this process may use. n_batch: most prompt tokens evaluated at once.
+    flash_attention: None where it is supported.
     progress: called while the model loads, on this thread, with bytes done, bytes in all, and what is being done; True:
     a line on the terminal. What it or a signal handler raises ends the load.
 
@@ -76,7 +82,7 @@ class Model:
         target: str | os.PathLike[str],
         *,
         mtp_head: str | os.PathLike[str] | None = None,
-        n_ctx: int | None = None,
+        n_ctx: ContextLength | None = None,
         max_num_seqs: int = 4,
         max_queue: int = 128,
         drafter: DrafterName = "auto",
@@ -113,14 +119,15 @@ class Model:
             if not isinstance(path, str | os.PathLike | None):
                 raise ModelLoadError(f"the path of a model is {seen(path)}, expected str or os.PathLike")
         header = check_target(target)
-        head_path = None if mtp_head is None else str(check_head(mtp_head, header).path)
+        head = None if mtp_head is None else check_head(mtp_head, header)
+        head_path = None if head is None else str(head.path)
         sizes = replace(
             self.options,
-            n_ctx=self.options.n_ctx or _default_context(header),
+            n_ctx=_context_length(header, head, self.options),
             n_threads=self.options.n_threads or default_threads(),
         )
         meter = load_meter(progress, header.path, head_path)
-        native = NativeModel(str(header.path), head_path, sizes, self._n_cells(sizes), meter)
+        native = NativeModel(str(header.path), head_path, sizes, n_cells(sizes, cast(int, sizes.n_ctx)), meter)
         try:
             self._info, self._special = describe(native, header.path.stem, self.options)
             self._loop = EngineLoop(native, self._info.max_num_seqs, sizes.max_queue)
@@ -129,11 +136,19 @@ class Model:
             raise
 
     @staticmethod
-    def _n_cells(sizes: ModelOptions) -> int:
-        """On a CPU cells that no token was in take no memory: there are enough for all. A GPU's are allocated at once,
-        so there are as many as for one.
+    def estimate(
+        target: str | os.PathLike[str],
+        *,
+        mtp_head: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> MemoryEstimate:
+        """What a model will take of memory, from the headers of its files: nothing is loaded. options: those of Model.
+        Raises what Model does, and InvalidRequestError for another architecture than gemma4.
         """
-        return sizes.n_ctx or 0 if HAS_CUDA and sizes.n_gpu_layers != 0 else 0
+        header = check_target(target)
+        head = None if mtp_head is None else check_head(mtp_head, header)
+        load = ModelOptions(**options)
+        return estimate(header, head, load, _context_length(header, head, load))
 
     @property
     def info(self) -> ModelInfo:

@@ -9,3 +9,4 @@ AcceptanceRule = Literal["auto", "coupled", "rejection", "rejection_greedy", "bl
 DrafterName = Literal["auto", "none", "mtp", "ngram"]
 FinishReason = Literal["stop", "length", "cancelled"]
 DraftLength = int | Literal["auto"]
+ContextLength = int | Literal["max"]

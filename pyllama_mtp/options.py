@@ -15,8 +15,21 @@ import numpy.typing as npt
 from pyllama_mtp._library import ACCEPTANCE_RULES, DRAFTERS, MAX_DRAFT, MAX_LOGPROBS, MAX_SEQS
 from pyllama_mtp.chat import Message
 from pyllama_mtp.errors import InvalidRequestError
-from pyllama_mtp.names import AcceptanceRule, CacheType, DrafterName, DraftLength
-from pyllama_mtp.ranges import Biases, Drafts, Falling, Flag, Integer, Listed, Name, Number, OneOf, Texts, check_fields
+from pyllama_mtp.names import AcceptanceRule, CacheType, ContextLength, DrafterName, DraftLength
+from pyllama_mtp.ranges import (
+    Biases,
+    Drafts,
+    Falling,
+    Flag,
+    Integer,
+    Listed,
+    Name,
+    Number,
+    OneOf,
+    Texts,
+    Tokens,
+    check_fields,
+)
 
 _INT32_MAX = 2**31 - 1
 _CACHE_TYPE = Name("the name of a type, such as 'f16' or 'q8_0'")
@@ -39,7 +52,7 @@ def check_draft_length(value: object) -> None:
 class LoadOptions:
     """What the engine is told when it loads a model."""
 
-    n_ctx: Annotated[int | None, Integer(1, 1 << 24)] = None
+    n_ctx: Annotated[ContextLength | None, Tokens(1 << 24)] = None
     max_num_seqs: Annotated[int, Integer(1, MAX_SEQS)] = 4
     max_queue: Annotated[int, Integer(0, 1 << 20)] = 128
     drafter: Annotated[DrafterName, OneOf(DRAFTERS)] = "auto"

@@ -152,6 +152,18 @@ class Drafts:
         return {"type": _draft_length, "metavar": "K"}
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A number of tokens up to `high`, or "max"."""
+
+    high: int
+
+    def check(self, name: str, value: object) -> int | str:
+        if isinstance(value, str) and value == "max":
+            return "max"
+        return Integer(1, self.high).check(f'{name} (or "max")', value)
+
+
 def _draft_length(word: str) -> int | str:
     return word if word == "auto" else int(word)
 

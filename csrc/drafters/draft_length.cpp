@@ -58,7 +58,7 @@ void DraftLength::observe(int drafted, int accepted, double seconds) {
     if (fixed_ != kDraftAuto) {
         return;
     }
-    if (learns_ && drafted == last_) {
+    if (learns_ && drafted == last_ && seconds > 0) {
         history_.costs.observe(drafted, seconds);
     }
     if (drafted > 0) {

@@ -29,7 +29,8 @@ class DraftLength {
     // The k of the next round, at most `limit`.
     int next(int limit);
 
-    // The outcome of a round: `accepted` of the `drafted` tokens, `seconds` of drafting and verifying.
+    // The outcome of a round: `accepted` of the `drafted` tokens, `seconds` of drafting and verifying; 0: they tell
+    // nothing, as where something else was evaluated too.
     void observe(int drafted, int accepted, double seconds);
 
   private:

@@ -23,7 +23,7 @@
 
 namespace pmtp {
 
-// By the numbers of Rule.
+// By the numbers of pmtp_acceptance.
 enum class Rule { automatic, coupled, rejection, rejection_greedy, block };
 
 struct Choice {
@@ -33,8 +33,8 @@ struct Choice {
 
 class Acceptance {
   public:
-    // rule: AUTO is resolved; see Rule. finds_candidates: a device does for the target's rows. synthetic:
-    // forced rates (see pmtp_generation_params), or empty.
+    // rule: AUTO is resolved; see above. finds_candidates: a device does for the target's rows. synthetic:
+    // forced rates (see pmtp_sequence_params), or empty.
     Acceptance(Rule rule, const Warp & warp, uint64_t seed, bool reproducible, bool finds_candidates,
                std::vector<double> synthetic);
 

@@ -1,0 +1,143 @@
+"""What a model will take of memory, from the headers of its files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyllama_mtp._library import HAS_CUDA
+from pyllama_mtp.errors import InvalidRequestError
+from pyllama_mtp.gguf.format import GGUFFile, tensor_bytes
+from pyllama_mtp.gguf.hyperparameters import HyperParameters
+from pyllama_mtp.options import LoadOptions
+
+PAGE_CELLS = 64  # kernels/attention/pages.h
+CELL_MULTIPLE = 256  # llama.cpp rounds the number of cells up
+ROUND_ROWS = 17  # of a sequence at most: 16 drafts and one
+LEAST_ROWS = 32
+TURBO_BYTES = {"turbo4": 34, "turbo3": 26, "turbo2": 18}  # of 64 values
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+SPARE = 0.9  # of what is free: the share that n_ctx="max" takes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes. target_bytes, head_bytes: weights. cache_bytes: the KV cache if all of its cells are in use; on a CPU
+    those of no token take none. prefix_cache_bytes: at most, of what is saved for later prompts. compute_bytes: scratch,
+    roughly. n_ctx: tokens of a sequence.
+    """
+
+    n_ctx: int
+    target_bytes: int
+    head_bytes: int
+    cache_bytes: int
+    prefix_cache_bytes: int
+    compute_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.target_bytes + self.head_bytes + self.cache_bytes + self.prefix_cache_bytes + self.compute_bytes
+
+
+def on_gpu(options: LoadOptions) -> bool:
+    """Whether layers may be offloaded."""
+    return HAS_CUDA and options.n_gpu_layers != 0
+
+
+def n_cells(options: LoadOptions, n_ctx: int) -> int:
+    """Tokens that the KV cache holds for all sequences together. On a CPU cells that no token was in take no memory:
+    there are enough for all. A GPU's are allocated at once, so there are as many as for one.
+    """
+    return n_ctx if on_gpu(options) else n_ctx * options.max_num_seqs
+
+
+def padded(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def row_bytes(cache_type: str, n: int) -> int:
+    """Of n values of one cell."""
+    return n // 64 * TURBO_BYTES[cache_type] if cache_type in TURBO_BYTES else tensor_bytes(cache_type, (n,))
+
+
+def estimate(target: GGUFFile, head: GGUFFile | None, options: LoadOptions, n_ctx: int) -> MemoryEstimate:
+    """Raises InvalidRequestError for another architecture than gemma4, and ModelLoadError for damaged headers."""
+    if target.architecture != "gemma4":
+        raise InvalidRequestError(
+            f"the memory of a {target.architecture} model cannot be estimated, only that of gemma4: load it"
+        )
+    p = HyperParameters(target, "gemma4")
+    n_layer = p.integer("block_count", 1, 1 << 10)
+    heads = p.integers("attention.head_count", 1, 1 << 16, n_layer)
+    heads_kv = p.integers("attention.head_count_kv", 1, 1 << 16, n_layer, default=heads[0])
+    owners = n_layer - p.integer("attention.shared_kv_layers", 0, n_layer, default=0)
+    sliding = p.flags("attention.sliding_window_pattern", n_layer)
+    n_batch = max(options.n_batch, ROUND_ROWS * options.max_num_seqs, LEAST_ROWS)
+    n_full = padded(n_cells(options, n_ctx), CELL_MULTIPLE)
+    window = padded(p.integer("attention.sliding_window", 1, 1 << 30), PAGE_CELLS) + PAGE_CELLS
+    touched = min(options.max_num_seqs, n_batch)
+    batch_cells = (touched + (n_batch - touched) // PAGE_CELLS) * PAGE_CELLS
+    n_sliding = options.max_num_seqs * window + batch_cells
+    n_sliding = min(padded(n_sliding, CELL_MULTIPLE) if on_gpu(options) else n_sliding, n_full)
+    cache_bytes = 0
+    for layer in range(owners):
+        suffix = "_swa" if sliding[layer] else ""
+        types = [
+            (sliding[layer] and getattr(options, f"cache_type_{part}_swa")) or getattr(options, f"cache_type_{part}")
+            for part in "kv"
+        ]
+        sizes = [p.integer(f"attention.{part}_length{suffix}", 1, 1 << 16) for part in ("key", "value")]
+        cell = sum(row_bytes(kind, heads_kv[layer] * size) for kind, size in zip(types, sizes, strict=True))
+        cache_bytes += cell * (n_sliding if sliding[layer] else n_full)
+    n_embd = p.integer("embedding_length", 1, 1 << 20)
+    n_ff = max(p.integers("feed_forward_length", 1, 1 << 24, n_layer))
+    n_vocab = target.tensors["token_embd.weight"].shape[0]
+    logits = max(ROUND_ROWS * options.max_num_seqs, LEAST_ROWS) * n_vocab
+    compute_bytes = 4 * (logits + n_batch * (2 * n_ff + 6 * n_embd)) + 2 * n_batch * (n_full + n_sliding)
+    return MemoryEstimate(
+        n_ctx=n_ctx,
+        target_bytes=weights(target),
+        head_bytes=0 if head is None else weights(head),
+        cache_bytes=cache_bytes,
+        prefix_cache_bytes=options.prefix_cache_bytes,
+        compute_bytes=compute_bytes,
+    )
+
+
+def weights(header: GGUFFile) -> int:
+    return sum(tensor_bytes(tensor.type, tensor.shape) for tensor in header.tensors.values())
+
+
+def free_bytes() -> int:
+    """Memory that this process may still take: what the system has, within the control groups' limits."""
+    free = 1 << 62
+    for line in MEMINFO.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            free = int(value.split()[0]) << 10
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            most, now = (CGROUP / limit).read_text().strip(), int((CGROUP / used).read_text())
+        except (OSError, ValueError):
+            continue
+        if most.isdigit():
+            free = min(free, max(0, int(most) - now))
+    return free
+
+
+def largest_context(target: GGUFFile, head: GGUFFile | None, options: LoadOptions, trained: int, free: int) -> int:
+    """The most tokens a sequence, of those that the model was trained with, that fit into `free` bytes.
+
+    Raises InvalidRequestError if not even a page does.
+    """
+    low, high = 0, max(1, trained // PAGE_CELLS)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = estimate(target, head, options, middle * PAGE_CELLS).total_bytes <= SPARE * free
+        low, high = (middle, high) if fits else (low, middle - 1)
+    if low == 0:
+        needed = estimate(target, head, options, PAGE_CELLS).total_bytes
+        raise InvalidRequestError(f'n_ctx="max": {free} bytes are free, the least that the model takes is {needed}')
+    return min(low * PAGE_CELLS, trained)

@@ -1,0 +1,55 @@
+"""What Model.estimate tells before loading is what Model.info says after it."""
+
+from pathlib import Path
+
+import pytest
+
+from pyllama_mtp import InvalidRequestError, Model
+from pyllama_mtp import model as model_module
+from support.tiny_pairs import write_tiny_pair
+
+
+@pytest.mark.parametrize("n_ctx, max_num_seqs", [(512, 1), (512, 4), (1000, 1), (4096, 2), (100, 8)])
+@pytest.mark.parametrize(
+    "types", [("f16", "f16", None, None), ("q8_0", "turbo4", "f16", "turbo3"), ("f32", "bf16", None, "q4_0")]
+)
+def test_cache_and_weights_are_exact(demo, n_ctx: int, max_num_seqs: int, types):
+    names = ("cache_type_k", "cache_type_v", "cache_type_k_swa", "cache_type_v_swa")
+    options = {"n_ctx": n_ctx, "max_num_seqs": max_num_seqs} | dict(zip(names, types, strict=True))
+    estimate = Model.estimate(demo.target, mtp_head=demo.head, **options)
+    with Model(demo.target, mtp_head=demo.head, n_threads=1, **options) as model:
+        info = model.info
+    assert estimate.n_ctx == info.n_ctx and estimate.cache_bytes == info.cache_bytes
+    assert 0.95 < estimate.target_bytes / info.target_bytes < 1.05
+    assert 0.8 < estimate.head_bytes / info.head_bytes < 1.3
+    assert 0.3 < estimate.compute_bytes / info.compute_bytes < 3
+    weights = estimate.target_bytes + estimate.head_bytes
+    rest = estimate.cache_bytes + estimate.prefix_cache_bytes + estimate.compute_bytes
+    assert estimate.total_bytes == weights + rest
+
+
+@pytest.mark.parametrize("kind", ["e2b", "moe"])
+def test_cache_of_other_shapes_is_exact(tmp_path: Path, kind: str):
+    target = write_tiny_pair(kind, tmp_path).target
+    with Model(target, n_ctx=700, n_threads=1, max_num_seqs=3) as model:
+        assert Model.estimate(target, n_ctx=700, max_num_seqs=3).cache_bytes == model.info.cache_bytes
+
+
+def test_max_is_what_fits(demo, monkeypatch: pytest.MonkeyPatch):
+    estimate = Model.estimate(demo.target, n_ctx="max")
+    assert estimate.n_ctx == 4096  # as trained
+    whole = Model.estimate(demo.target, n_ctx=1024).total_bytes
+    monkeypatch.setattr(model_module, "free_bytes", lambda: int(whole / 0.9) + 1000)
+    with Model(demo.target, n_ctx="max", n_threads=1) as model:
+        assert model.info.n_ctx == 1024
+    monkeypatch.setattr(model_module, "free_bytes", lambda: 1000)
+    with pytest.raises(InvalidRequestError, match="1000 bytes are free"):
+        Model(demo.target, n_ctx="max")
+
+
+def test_nonsense_is_refused(demo):
+    for n_ctx in ("most", 0, -1, 1.5):
+        with pytest.raises(InvalidRequestError):
+            Model.estimate(demo.target, n_ctx=n_ctx)
+    with pytest.raises(TypeError):
+        Model.estimate(demo.target, n_contexts=5)
