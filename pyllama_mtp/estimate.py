@@ -22,8 +22,8 @@ SPARE = 0.9  # of what is free: the share that n_ctx="max" takes
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
     """Bytes. target_bytes, head_bytes: weights. cache_bytes: the KV cache if all of its cells are in use; on a CPU
-    those of no token take none. prefix_cache_bytes: at most, of what is saved for later prompts. compute_bytes: scratch,
-    roughly. n_ctx: tokens of a sequence.
+    those of no token take none. prefix_cache_bytes: at most, of what is saved for later prompts. compute_bytes:
+    scratch, roughly. n_ctx: tokens of a sequence.
     """
 
     n_ctx: int

@@ -122,6 +122,17 @@ void KvCache::clear() { llama_memory_clear(llama_get_memory(&context_), /*data*/
 
 void KvCache::share(int from, int to, int n) { full_cache(context_)->seq_cp(from, to, 0, n); }
 
+bool KvCache::shares_page(int slot, int n) const {
+    const llama_kv_cells & cells = *full_cells(context_);
+    const int first = n / kPageCells * kPageCells;
+    for (uint32_t i = 0; i < cells.used_max_p1(); i++) {
+        if (!cells.is_empty(i) && cells.seq_has(i, slot) && cells.pos_in(i, first, first + kPageCells)) {
+            return cells.seq_count(i) > 1;
+        }
+    }
+    return false;
+}
+
 // Every position between the first and the last is there.
 WindowRange KvCache::window(int slot) const {
     const llama_kv_cache * cache = sliding_cache(context_);

@@ -36,6 +36,9 @@ class KvCache {
     // Gives an empty slot the first n positions of another, whole pages of them, in the layers that see all positions.
     void share(int from, int to, int n);
 
+    // Whether the page that holds position n of the slot is shared with another, which may have filled the rest of it.
+    bool shares_page(int slot, int n) const;
+
     // Sliding layers keep a window only: what a query behind position n needs, which may be gone after going back far.
     bool has_windows() const { return n_swa_ > 0; }
     WindowRange window(int slot) const;

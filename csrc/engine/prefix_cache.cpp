@@ -39,8 +39,11 @@ PrefixCache::Match PrefixCache::match(int slot, const std::vector<int32_t> & pro
     const int n = common_prefix(entry.tokens, prompt, std::min(entry.n_valid, most_cached(prompt)));
     match.lost = (int) entry.tokens.size() - n;
     const WindowRange own = kv_.window(slot);
-    if (entry.use == Use::kept && kv_.serves(own, n) && (kv_.can_truncate() || match.lost == 0)) {
-        match.in_place = n;
+    const bool may_cut = kv_.can_truncate() || match.lost == 0;
+    // Amid a page that another text has too, there is no room to go on.
+    const int reached = n % kPageCells != 0 && kv_.can_truncate() && kv_.shares_page(slot, n) ? whole_pages(n) : n;
+    if (entry.use == Use::kept && kv_.serves(own, reached) && may_cut) {
+        match.in_place = reached;
     }
     if (!kv_.can_truncate()) {
         return match;
