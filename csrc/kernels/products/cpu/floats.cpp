@@ -82,10 +82,10 @@ template <class Type, int C> struct StripFloats {
     const int64_t column;
 };
 
-// As many columns as there are registers for.
+// As many columns as there are registers for; one row is bound by memory, which is read best from end to end.
 template <class Type> struct Strips {
     template <int N> struct Of {
-        using Wide = StripFloats<Type, N <= (kBytes == 64 ? 4 : 2) ? 4 : kBytes == 64 ? 2 : 1>;
+        using Wide = StripFloats<Type, N == 1 ? 1 : N <= (kBytes == 64 ? 4 : 2) ? 4 : kBytes == 64 ? 2 : 1>;
         using Narrow = StripFloats<Type, 1>;
     };
 };

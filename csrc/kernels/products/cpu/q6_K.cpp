@@ -148,7 +148,7 @@ template <int C> struct StripQ6_K {
 
 struct Strips {
     template <int N> struct Of {
-        using Wide = StripQ6_K<(kBytes == 64 && N > 1) ? 2 : 1>;
+        using Wide = StripQ6_K<(kBytes == 64 && N > 4) ? 2 : 1>;
         using Narrow = StripQ6_K<1>;
     };
 };
