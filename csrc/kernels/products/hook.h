@@ -2,8 +2,8 @@
 // them, a prompt.
 //
 // llama.cpp's CPU kernels are made for one row (bound by memory) and for many rows; in between they read or decode the
-// weights several times, and round otherwise. The kernels here pass over the weights once for up to 72 rows and decode
-// each block once. A row's result does not depend on how many rows there are.
+// weights several times, and round otherwise. The kernels here read the weights from memory once. A row's result does
+// not depend on how many rows there are.
 //
 // Types: Q4_0 and Q4_K where ggml has repacked them 8x8, Q8_0, Q6_K, F32, F16 and BF16 in the plain layout, with
 // AVX-512 or AVX2. csrc/llama/patches/ hooks the two functions into ggml-cpu.
