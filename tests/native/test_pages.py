@@ -147,6 +147,28 @@ def test_a_shared_prefix_and_a_restored_window_change_no_bit(target: Target, k: 
 
 
 @needs_kernels
+def test_a_page_is_taken_with_all_that_is_left_in_it(target: Target):
+    """A restored window begins within a page. The next sequence took that page at its empty cells, and found no room
+    when it came to those that the window had left behind; or the first one went back to them.
+    """
+    alone = Alone(target)
+    text, other = texts(2, 230)
+    with Cache(target, sequences=2, sliding=5 * 64) as cache:
+        for n in range(0, 100, 10):
+            cache.decode(rows(0, text, n, n + 10))
+        saved = cache.save(0, window=False)
+        cache.remove(0)
+        assert cache.restore(0, saved, window=False)
+        for n in range(100, 190, 10):
+            cache.decode(rows(0, text, n, n + 10))
+        for n in range(0, 80, 10):
+            logits = cache.decode(rows(1, other, n, n + 10))
+            assert np.array_equal(logits, alone.logits(other)[n : n + 10])
+        assert np.array_equal(cache.decode(rows(0, text, 190, 200)), alone.logits(text)[190:200])
+        check_pages(cache)
+
+
+@needs_kernels
 @pytest.mark.parametrize("length", [30, 64, 100, 150])
 def test_a_saved_sequence_goes_on_in_another_place(target: Target, length: int):
     alone = Alone(target)

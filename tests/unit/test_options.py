@@ -54,7 +54,7 @@ def test_sampling_options_out_of_range(options: dict, message: str):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_ctx": 0}, "n_ctx is 0"),
+        ({"n_ctx": 0}, "n_ctx .or .max.. is 0"),
         ({"n_threads": 0}, "n_threads"),
         ({"n_batch": 8}, "n_batch"),
         ({"n_gpu_layers": -2}, "n_gpu_layers"),

@@ -119,6 +119,29 @@ bool find_cells(const llama_kv_cells & cells, const llama_ubatch & batch, uint32
     return true;
 }
 
+void take_pages(llama_kv_cells & cells, const llama_ubatch & batch, const std::vector<uint32_t> & found,
+                llama_pos * last_removed) {
+    uint32_t page = UINT32_MAX;
+    for (uint32_t i = 0; i < batch.n_tokens; i++) {
+        if (found[i] / kPage == page) {
+            continue;
+        }
+        page = found[i] / kPage;
+        for (uint32_t cell = page * kPage; cell < std::min<uint32_t>((page + 1) * kPage, cells.size()); cell++) {
+            if (cells.is_empty(cell)) {
+                continue;
+            }
+            const llama_pos position = cells.pos_get(cell);
+            if (cells.seq_has(cell, batch.seq_id[i][0]) && position / kPage == batch.pos[i] / kPage) {
+                continue;
+            }
+            llama_pos & last = last_removed[cells.seq_get(cell)];
+            last = std::max(last, position | (kPage - 1));
+            cells.rm(cell);
+        }
+    }
+}
+
 void PageTable::add(llama_seq_id sequence, llama_pos position) {
     if (std::exchange(attached_, true)) {  // until the row is there: if memory runs out no row is left
         rows_.clear();

@@ -20,15 +20,17 @@ namespace pmtp::attention {
 // sequences keep that do not run comes on top.
 uint32_t sliding_cells(uint32_t n_swa, uint32_t n_running, uint32_t n_batch);
 
-// The last position of the page that holds a position. What lies in a page goes when another sequence or another part
-// of it takes the page.
-inline llama_pos last_of_page(llama_pos position) { return position | (kPage - 1); }
-
 // The cell of every token of a batch: in the page of its sequence that holds its part of the positions, else in the
 // first page that is free, all of whose cells are empty or out of their sequence's window. False if there is none, or
 // if a cell that is wanted is occupied, as in a page that two sequences share and have not filled.
 bool find_cells(const llama_kv_cells & cells, const llama_ubatch & batch, uint32_t n_swa, llama_swa_type swa_type,
                 std::vector<uint32_t> & found);
+
+// Empties the pages of the cells that were found of what another sequence, or another part of the same, has there, out
+// of its window: all of it at once, or its owner could go back to what is left. last_removed: of each sequence, the
+// last position that goes, with those before it.
+void take_pages(llama_kv_cells & cells, const llama_ubatch & batch, const std::vector<uint32_t> & found,
+                llama_pos * last_removed);
 
 // The pages of the rows of one mask.
 class PageTable {
