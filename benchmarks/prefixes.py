@@ -10,6 +10,7 @@ resident: --sequences completions of 512 tokens together over one, in processes 
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -34,8 +35,9 @@ def first_token(model, ids: list[int]) -> tuple[float, int]:
 
 
 def text(n: int, seed: int) -> list[int]:
-    """Tokens of bytes and words, the same in every vocabulary."""
-    return [2, *(300 + (i * i * 7 + seed * 131 + i) % 500 for i in range(n - 1))]
+    """Tokens that a vocabulary of 1024 has, different ones for each seed."""
+    generator = random.Random(seed)
+    return [2, *(generator.randrange(300, 1000) for _ in range(n - 1))]
 
 
 def turns(args: argparse.Namespace) -> None:

@@ -164,7 +164,9 @@ void PrefixCache::make_room_for_window(int but) {
 // Nothing is lost where there is no memory for it.
 std::vector<int> PrefixCache::stops(int n_prompt, int n_cached, const std::vector<int> & branches) const try {
     std::set<int> stops;
-    if (kv_.has_windows() && most_bytes_ > 0) {
+    if (kv_.has_windows() && most_bytes_ > 0 && kv_.saved_range(n_prompt).low == 0) {
+        stops.insert(n_prompt);  // where nothing has left the window its end serves every beginning
+    } else if (kv_.has_windows() && most_bytes_ > 0) {
         for (int branch : branches) {
             stops.insert(whole_pages(std::min(branch, n_prompt - 1)));
         }
