@@ -14,7 +14,7 @@ from pyllama_mtp.gguf.format import Entry, read_header
 from support.gguf_edit import Parts, Tensor, rewrite
 
 # Of GPT-2's kind; the pre-tokenizers of others are std::regex, whose recursion takes no texts of such lengths.
-VOCABULARIES = ("gpt-2", "llama-bpe", "qwen2")
+VOCABULARIES = ("gpt-2", "llama-bpe")
 
 
 def embeddings(target: Parts) -> list[Tensor]:
@@ -82,7 +82,7 @@ def test_the_number_is_never_too_high(model: Model):
         "'s",
     ]
     pieces += [chr(rng.randrange(1, 0xD800)) for _ in range(40)]
-    for _ in range(60):
+    for _ in range(20):
         chosen = rng.sample(pieces, rng.randrange(1, 5))
         text = "".join(rng.choice(chosen) * rng.choice((1, 2, 64)) for _ in range(3000))
         assert refused(model, text) <= len(model.tokenize(text, add_special=False))

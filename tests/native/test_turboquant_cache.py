@@ -57,7 +57,7 @@ def test_memory_is_exact_to_the_byte(demo, types):
     owners = pattern[: len(pattern) - int(metadata["gemma4.attention.shared_kv_layers"])]
     heads = metadata["gemma4.attention.head_count_kv"]
     heads = list(heads) if isinstance(heads, np.ndarray) else [heads] * len(pattern)
-    with load(demo, k, v, cache_type_k_swa=k_swa, cache_type_v_swa=v_swa, n_batch=64) as model:
+    with load(demo, k, v, cache_type_k_swa=k_swa, cache_type_v_swa=v_swa, n_batch=64, max_num_seqs=1) as model:
         cells = {False: 1024, True: 192}  # a window of 64 and a batch of 64, each of which may begin within a page
         expected = 0
         for layer, sliding in enumerate(owners):
