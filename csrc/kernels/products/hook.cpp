@@ -9,7 +9,11 @@
 #include "ggml-cpu-impl.h"
 #include "ggml.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 
 namespace {
@@ -112,4 +116,13 @@ bool pmtp_multiply(const ggml_compute_params * params, ggml_tensor * op, int col
                  last);
     }
     return true;
+}
+
+void pmtp_prefer_huge_pages(void * begin, size_t size) {
+    const uintptr_t page = (uintptr_t) sysconf(_SC_PAGESIZE);
+    const uintptr_t first = ((uintptr_t) begin + page - 1) / page * page,
+                    last = ((uintptr_t) begin + size) / page * page;
+    if (first < last) {
+        (void) madvise((void *) first, last - first, MADV_HUGEPAGE);  // a wish: small pages serve too
+    }
 }

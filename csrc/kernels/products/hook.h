@@ -27,6 +27,10 @@ bool pmtp_multiply(const struct ggml_compute_params * params, struct ggml_tensor
 // Bytes of work buffer that pmtp_multiply needs for the operation; 0 if it would not compute it.
 size_t pmtp_multiply_work_size(const struct ggml_tensor * op, int columns, int interleave);
 
+// Asks the system to hold untouched memory in huge pages, where it has any: weights are read from end to end for every
+// batch, and the hardware fetches ahead to the end of a page only.
+void pmtp_prefer_huge_pages(void * begin, size_t size);
+
 #ifdef __cplusplus
 }
 #endif

@@ -26,8 +26,7 @@ namespace pmtp::products {
 
 using namespace cpu;
 
-// Not inlined: beside other widths the compiler runs out of registers.
-template <class Strip, int N> __attribute__((noinline)) void add_tile(const Strip & strip, const Tile & tile) {
+template <class Strip, int N> PMTP_INLINE void add_strip(const Strip & strip, const Tile & tile) {
     Float sums[Strip::kVectors][N];
     PMTP_UNROLL
     for (auto & of_vector : sums) {
@@ -40,6 +39,15 @@ template <class Strip, int N> __attribute__((noinline)) void add_tile(const Stri
         strip.template add<N>(strip.read(r), tile, r, sums);
     }
     strip.template finish<N>(sums, tile);
+}
+
+// The strips between two columns. Not inlined: beside other widths the compiler runs out of registers.
+template <class Strip, int N> __attribute__((noinline)) void add_strips(const void * weights, int64_t n_in,
+                                                                        const Tile & tile, int64_t column,
+                                                                        int64_t behind) {
+    for (; column < behind; column += Strip::kColumns) {
+        add_strip<Strip, N>({ weights, n_in, column }, tile);
+    }
 }
 
 // f with the width of a tile, kMin or more, as a constant.
@@ -65,9 +73,7 @@ void strips(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles,
         const int64_t behind = column + std::min(first + in_group, n_strips) * Strip::kColumns;
         for (int t = 0; t < n_tiles; t++) {
             with_width<kMin>(tiles[t].n_rows, [&](auto width) {
-                for (int64_t c = column + first * Strip::kColumns; c < behind; c += Strip::kColumns) {
-                    add_tile<Strip, width()>({ weights, n_in, c }, tiles[t]);
-                }
+                add_strips<Strip, width()>(weights, n_in, tiles[t], column + first * Strip::kColumns, behind);
             });
         }
     }
@@ -86,12 +92,9 @@ void pass(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, i
     }
     with_width<1>(tiles[0].n_rows, [&](auto width) {
         using Strips = typename Choice::template Of<width()>;
-        for (; column + Strips::Wide::kColumns <= last; column += Strips::Wide::kColumns) {
-            add_tile<typename Strips::Wide, width()>({ weights, n_in, column }, tiles[0]);
-        }
-        for (; column < last; column += Strips::Narrow::kColumns) {
-            add_tile<typename Strips::Narrow, width()>({ weights, n_in, column }, tiles[0]);
-        }
+        const int64_t narrow = last - (last - first) % Strips::Wide::kColumns;
+        add_strips<typename Strips::Wide, width()>(weights, n_in, tiles[0], first, narrow);
+        add_strips<typename Strips::Narrow, width()>(weights, n_in, tiles[0], narrow, last);
     });
 }
 
