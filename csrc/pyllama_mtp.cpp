@@ -388,6 +388,15 @@ pmtp_status pmtp_model_get_info(const pmtp_model * model, pmtp_model_info * out)
     });
 }
 
+pmtp_status pmtp_model_get_usage(pmtp_model * model, pmtp_usage * out) {
+    return computing([&] {
+        require(model != nullptr && out != nullptr, "pmtp_model_get_usage: NULL argument");
+        require_own(*model);
+        const pmtp::Usage usage = model->engine().usage();
+        *out = { usage.n_running, usage.n_waiting, usage.n_cells, (int64_t) usage.prefix_bytes };
+    });
+}
+
 const char * pmtp_model_metadata(const pmtp_model * model, const char * key) {
     return model != nullptr && key != nullptr ? model->metadata(key) : nullptr;
 }

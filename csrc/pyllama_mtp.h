@@ -192,6 +192,14 @@ typedef struct pmtp_sequence_params {
     void * mask_user;
 } pmtp_sequence_params;
 
+/* What is in use, as of the last step. */
+typedef struct pmtp_usage {
+    int32_t n_running;    /* sequences that are computed */
+    int32_t n_waiting;    /* sequences that wait for their turn */
+    int32_t n_cells;      /* cells in pages that hold a token of a sequence, or of an ended one that is kept */
+    int64_t prefix_bytes; /* of what was saved for later prompts, at most prefix_cache_bytes */
+} pmtp_usage;
+
 /* A part of a prompt. */
 typedef struct pmtp_segment {
     const int32_t * tokens;
@@ -295,6 +303,9 @@ void pmtp_model_release(pmtp_model ** model);
 
 /* Sizes, placement and memory of a loaded model. */
 pmtp_status pmtp_model_get_info(const pmtp_model * model, pmtp_model_info * out);
+
+/* What is in use. Waits for a step that is under way. Any thread. */
+pmtp_status pmtp_model_get_usage(pmtp_model * model, pmtp_usage * out);
 
 /* A string-valued metadata entry of the target (the chat template is "tokenizer.chat_template"), or NULL if it has none
  * or an argument is NULL. Valid until the model is freed. */

@@ -159,6 +159,12 @@ class NativeModel:
         check(self.call(lib.pmtp_model_get_info, out))
         return {name: getattr(out, name) for name, _ in ffi.typeof("pmtp_model_info").fields}
 
+    def usage(self) -> dict[str, int]:
+        """The fields of pmtp_usage by name. Waits for a step that is under way."""
+        out = ffi.new("pmtp_usage *")
+        check(self.call(lib.pmtp_model_get_usage, out))
+        return {name: getattr(out, name) for name, _ in ffi.typeof("pmtp_usage").fields}
+
     def placement(self) -> str:
         return self.call(lambda handle: text_of(lib.pmtp_model_placement(handle)))
 

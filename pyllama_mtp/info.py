@@ -14,7 +14,8 @@ class ModelInfo:
     """What was loaded. Counts are in tokens, layers or values; sizes in bytes.
 
     n_ctx: most tokens of prompt and completion together. max_num_seqs: completions that are decoded together. n_cells:
-    tokens that the KV cache holds for all of them together. drafter: the one in use, never "auto". n_swa: sliding
+    tokens that the KV cache holds for all of them together. prefix_cache_bytes: at most, of what is saved for later
+    prompts besides; Model.usage says how much it is. drafter: the one in use, never "auto". n_swa: sliding
     window, 0 if there is none. head_n_centroids: clusters of the head's centroid LM head, of which head_top_k are
     scored for a token; 0 for a dense LM head or no head. batch_invariant: a row of logits has the same bits alone and
     among the drafts of a round, so greedy text and the text of a seed are the same bytes with drafting on and off; else
@@ -48,6 +49,7 @@ class ModelInfo:
     target_bytes: int
     head_bytes: int
     cache_bytes: int
+    prefix_cache_bytes: int
     compute_bytes: int
 
 
@@ -71,6 +73,7 @@ def describe(native: NativeModel, stem: str, options: ModelOptions) -> tuple[Mod
         architecture=native.metadata("general.architecture") or "unknown",
         placement=native.placement(),
         batch_dependence=native.batch_dependence(),
+        prefix_cache_bytes=options.prefix_cache_bytes,
         cache_type_k=options.cache_type_k,
         cache_type_v=options.cache_type_v,
         cache_type_k_swa=options.cache_type_k_swa or options.cache_type_k,

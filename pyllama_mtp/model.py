@@ -36,7 +36,7 @@ from pyllama_mtp.options import BatchRequest, ModelOptions, Prompt, Request, Sam
 from pyllama_mtp.part_files import replacing
 from pyllama_mtp.progress import Progress, load_meter
 from pyllama_mtp.ranges import Flag, Integer, as_integer
-from pyllama_mtp.results import Completion
+from pyllama_mtp.results import Completion, Usage
 from pyllama_mtp.stream import AsyncStream, Stream
 
 DEFAULT_N_CTX = 4096
@@ -154,6 +154,11 @@ class Model:
     def info(self) -> ModelInfo:
         """What was loaded, and where it is."""
         return self._info
+
+    @property
+    def usage(self) -> Usage:
+        """What is in use now; waits for a step that is under way. Raises ModelClosedError."""
+        return Usage(**self._open().native.usage())
 
     @method_takes(Request)
     def generate(self, request: Request) -> Stream:
@@ -329,7 +334,7 @@ class Model:
 
     def logits(self, ids: Sequence[int], *, n_batch: int = 32) -> npt.NDArray[np.float32]:
         """The target's logits at every position, float32 [len(ids), n_vocab], evaluated in batches of n_batch (1..32)
-        rows, when the completions that run leave room for it. Forgets kept prefixes. Raises InvalidRequestError,
+        rows, when the completions that run leave room for it. Raises InvalidRequestError,
         ContextOverflowError.
         """
         n_batch = Integer(1, 32).check("n_batch", n_batch)

@@ -108,6 +108,19 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What a model has in use. n_running, n_waiting: completions that are computed, and that wait for their turn.
+    n_cells: of ModelInfo.n_cells, those in pages that hold a token of a completion or of one that ended and is kept for
+    later prompts. prefix_bytes: memory of what is saved for them besides, at most prefix_cache_bytes.
+    """
+
+    n_running: int
+    n_waiting: int
+    n_cells: int
+    prefix_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """A completion of Model.generate_all that has ended.
 

@@ -316,16 +316,18 @@ void Engine::logits(const int32_t * tokens, int n_tokens, int n_batch, float * o
     }
     const std::lock_guard lock(mutex_);
     sweep(nullptr);
-    int needed = pages_of(n_tokens);
+    const int needed = pages_of(n_tokens);
+    int reserved = 0, used = 0;
     for (const SharedSequence & s : scheduler_->running()) {
-        needed += s->n_reserved();
+        reserved += s->n_reserved();
+        used += pages_of(s->n_cached());
     }
-    if (!prefixes_.has_slot() || needed > kv_.n_pages()) {
+    if (!prefixes_.has_slot() || reserved + needed > kv_.n_pages()) {
         throw Error(Status::busy, "the sequences that run leave no room: try again when one has ended");
     }
-    while (prefixes_.evict()) {
-    }
     const int slot = prefixes_.take({}).slot;
+    while (kv_.free_pages() < reserved - used + needed && prefixes_.evict()) {
+    }
     struct Guard {
         Engine & engine;
         int slot;
@@ -350,6 +352,12 @@ void Engine::logits(const int32_t * tokens, int n_tokens, int n_batch, float * o
             std::copy_n(target_.row(i).logits, n_vocab_, out + (size_t) (done + i) * n_vocab_);
         }
     }
+}
+
+Usage Engine::usage() {
+    const std::lock_guard lock(mutex_);
+    return { (int) scheduler_->running().size(), (int) scheduler_->n_waiting(),
+             (kv_.n_pages() - kv_.free_pages()) * kPageCells, prefixes_.bytes() };
 }
 
 void Engine::save_state(const std::string & path) {

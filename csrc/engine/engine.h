@@ -24,6 +24,13 @@ struct EngineParams {
     size_t prefix_cache_bytes = 0;
 };
 
+// What is in use. n_cells: those of pages that hold a token of a sequence or of a kept text. prefix_bytes: of windows
+// that were saved for later prompts.
+struct Usage {
+    int n_running, n_waiting, n_cells;
+    size_t prefix_bytes;
+};
+
 class Engine {
   public:
     // The model must outlive the engine. Throws Error.
@@ -56,6 +63,9 @@ class Engine {
     // Throw Error(model_load), Error(invalid_argument).
     void save_state(const std::string & path);
     int load_state(const std::string & path);
+
+    // As of the last step; waits for one that is under way.
+    Usage usage();
 
     Target & target() { return target_; }
     const Target & target() const { return target_; }

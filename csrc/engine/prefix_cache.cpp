@@ -124,10 +124,15 @@ Place PrefixCache::begin(int slot, int n_cached, std::vector<int32_t> tokens) {
     entry.tokens = std::move(tokens);
     entry.n_valid = n_cached;
     entry.used = ++clock_;
-    entry.windows.erase(std::remove_if(entry.windows.begin(), entry.windows.end(),
-                                       [&](const SharedWindow & w) { return w->range.high > n_cached; }),
-                        entry.windows.end());
+    cut_windows(entry, n_cached);
     return { slot, n_cached };
+}
+
+// Gives up the windows behind the first n tokens.
+void PrefixCache::cut_windows(Entry & entry, int n) {
+    entry.windows.erase(std::remove_if(entry.windows.begin(), entry.windows.end(),
+                                       [&](const SharedWindow & w) { return w->range.high > n; }),
+                        entry.windows.end());
 }
 
 // An empty slot, or one that is made so; -1: every one but `but` is running.
@@ -187,8 +192,7 @@ void PrefixCache::save(int slot, int n) {
         return;
     }
     try {
-        entry.windows.push_back(
-            std::make_shared<Window>(Window{ kv_.saved_range(n), kv_.save_window(slot), ++clock_ }));
+        entry.windows.push_back(std::make_shared<Window>(kv_.saved_range(n), kv_.save_window(slot), ++clock_, bytes_));
     } catch (const std::bad_alloc &) {
         return;
     }
@@ -202,9 +206,7 @@ void PrefixCache::keep(int slot, std::vector<int32_t> tokens) {
     entry.n_valid = (int) tokens.size();
     entry.tokens = std::move(tokens);
     entry.used = ++clock_;
-    entry.windows.erase(std::remove_if(entry.windows.begin(), entry.windows.end(),
-                                       [&](const SharedWindow & w) { return w->range.high > entry.n_valid; }),
-                        entry.windows.end());
+    cut_windows(entry, entry.n_valid);
     if (entry.use == Use::empty) {
         clear(slot);
     }
@@ -244,17 +246,6 @@ int PrefixCache::oldest(bool with_window, int but) const {
         }
     }
     return oldest;
-}
-
-size_t PrefixCache::bytes() const {
-    std::set<const Window *> windows;
-    size_t total = 0;
-    for (const Entry & entry : entries_) {
-        for (const SharedWindow & window : entry.windows) {
-            total += windows.insert(window.get()).second ? window->bytes.size() : 0;
-        }
-    }
-    return total;
 }
 
 // Gives up the windows that were used longest ago.
@@ -331,7 +322,7 @@ int PrefixCache::restore(const std::vector<SavedPrefix> & prefixes, int reserved
         entry.used = ++clock_;
         for (const SavedWindow & window : prefix.windows) {
             entry.windows.push_back(
-                std::make_shared<Window>(Window{ { window.low, window.high }, window.bytes, clock_ }));
+                std::make_shared<Window>(WindowRange{ window.low, window.high }, window.bytes, clock_, bytes_));
         }
         n++;
     }

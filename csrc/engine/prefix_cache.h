@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace pmtp {
@@ -48,7 +49,7 @@ class PrefixCache {
     // Gives up what was used longest ago. Returns false if nothing is kept.
     bool evict();
 
-    size_t bytes() const;  // of saved windows
+    size_t bytes() const { return bytes_; }  // of saved windows
 
     // What is kept, the latest used first.
     std::vector<SavedPrefix> saved() const;
@@ -59,9 +60,20 @@ class PrefixCache {
 
   private:
     struct Window {
+        Window(WindowRange range, std::vector<uint8_t> bytes, uint64_t used, size_t & total)
+            : range(range),
+              bytes(std::move(bytes)),
+              used(used),
+              total(total) {
+            total += this->bytes.size();
+        }
+        Window(const Window &) = delete;
+        ~Window() { total -= bytes.size(); }
+
         WindowRange range;
         std::vector<uint8_t> bytes;
         uint64_t used;
+        size_t & total;
     };
     using SharedWindow = std::shared_ptr<Window>;
 
@@ -89,6 +101,7 @@ class PrefixCache {
     bool share(const Match & with, int slot);
     Place begin(int slot, int n_cached, std::vector<int32_t> tokens);
     void make_room_for_window(int but);
+    static void cut_windows(Entry & entry, int n);
     void clear(int slot);
     void trim();
     int oldest(bool with_window, int but) const;
@@ -96,6 +109,7 @@ class PrefixCache {
     KvCache & kv_;
     const int max_running_;
     const size_t most_bytes_;
+    size_t bytes_ = 0;
     std::vector<Entry> entries_;  // of each slot
     int n_running_ = 0;
     uint64_t clock_ = 0;

@@ -101,18 +101,18 @@ void Scheduler::learn(const Plan & plan, const Burst * bursts, const StepSeconds
     if (plan.n_decoding == 0) {
         return;
     }
-    if (plan.n_decoding == 1) {  // prompts beside it make its times those of another batch
-        const bool alone = plan.turns.size() == 1;
+    const bool alone = (int) plan.turns.size() == plan.n_decoding;  // prompts make the times those of another batch
+    if (plan.n_decoding == 1) {
         plan.turns[0].sequence->draft_length().observe(bursts[0].n_drafted, bursts[0].n_accepted,
                                                        alone ? seconds.draft + seconds.verify : 0);
-        return;
-    }
-    for (int i = 0; i < plan.n_decoding; i++) {
-        if (!plan.turns[i].sequence->lets_clock_decide()) {
-            plan.turns[i].sequence->draft_length().observe(bursts[i].n_drafted, bursts[i].n_accepted, 0);
+    } else {
+        for (int i = 0; i < plan.n_decoding; i++) {
+            if (!plan.turns[i].sequence->lets_clock_decide()) {
+                plan.turns[i].sequence->draft_length().observe(bursts[i].n_drafted, bursts[i].n_accepted, 0);
+            }
         }
     }
-    if ((int) plan.turns.size() == plan.n_decoding) {
+    if (alone) {
         planner_.observe(plan.n_rows, plan.longest, seconds.draft + seconds.verify + seconds.sample);
     }
 }

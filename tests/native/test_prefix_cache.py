@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pyllama_mtp import Model, StateFileError
+from pyllama_mtp import Model, ModelClosedError, StateFileError
 from pyllama_mtp.gguf.format import Entry
 from pyllama_mtp.model import common_length
 from support.drafted_texts import SOURCES
@@ -193,3 +193,36 @@ def test_state_is_written_whole_or_not_at_all(demo, tmp_path: Path):
         model.save_state(tmp_path / "state")
         assert model.load_state(tmp_path / "state") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_logits_take_no_more_of_what_is_kept_than_they_need(demo):
+    """All that was kept was forgotten."""
+    with Model(demo.target, n_ctx=512, n_threads=1, max_num_seqs=3) as model:
+        prompts = [model.tokenize(WORDS[begin:])[:200] for begin in (0, 1000)]
+        for ids in prompts:
+            model.generate(ids, **GREEDY).text()
+        kept = model.usage
+        assert (kept.n_running, kept.n_waiting) == (0, 0)
+        assert kept.n_cells >= 2 * 200 and 0 < kept.prefix_bytes <= model.info.prefix_cache_bytes
+        model.logits(model.tokenize(WORDS[2000:])[:300])
+        for ids in prompts:
+            again = model.generate(ids, **GREEDY)
+            again.text()
+            assert again.stats.cached_prompt_tokens > len(ids) - PAGE
+        model.logits(model.tokenize(WORDS[3000:])[: model.info.n_ctx])  # with one sequence's room all of it
+        assert model.usage.n_cells <= model.info.n_cells
+
+
+def test_usage_counts_what_runs_and_waits(demo):
+    with Model(demo.target, n_ctx=256, n_threads=1, max_num_seqs=2) as model:
+        streams = [model.generate([2, 300 + i], **GREEDY | {"max_tokens": 20}) for i in range(5)]
+        assert model.usage.n_waiting == 5
+        next(iter(streams[0]))
+        usage = model.usage
+        assert (usage.n_running, usage.n_waiting) == (2, 3) and usage.n_cells == 2 * PAGE
+        for stream in streams[1:]:
+            stream.text()
+        streams[0].close()
+        assert (model.usage.n_running, model.usage.n_waiting) == (0, 0)
+    with pytest.raises(ModelClosedError):
+        _ = model.usage

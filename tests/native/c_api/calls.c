@@ -76,12 +76,24 @@ static void check_cut_files(const char * target, const char * head, const char *
     CHECK(model == NULL);
 }
 
-static void check_info_and_text(const pmtp_model * model) {
+static void check_info_and_text(pmtp_model * model) {
     pmtp_model_info info;
     CHECK(pmtp_model_get_info(model, &info) == PMTP_OK && info.n_ctx == N_CTX && info.has_head == 1 &&
           info.n_vocab > 0);
     CHECK(info.max_num_seqs == 1 && info.n_cells == N_CTX && info.drafter == PMTP_DRAFTER_MTP);
     CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_get_info(NULL, &info));
+    pmtp_usage usage;
+    int32_t n_texts;
+    CHECK(pmtp_model_get_usage(model, &usage) == PMTP_OK && usage.n_running == 0 && usage.n_waiting == 0);
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_get_usage(NULL, &usage));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_get_usage(model, NULL));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_save_state(NULL, "state"));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_save_state(model, NULL));
+    CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_model_save_state(model, "/nowhere/state"));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_load_state(NULL, "state", &n_texts));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_load_state(model, NULL, &n_texts));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_model_load_state(model, "state", NULL));
+    CHECK_FAILS(PMTP_ERROR_MODEL_LOAD, pmtp_model_load_state(model, "/nowhere/state", &n_texts));
     CHECK(strcmp(pmtp_model_metadata(model, "general.architecture"), "gemma4") == 0);
     CHECK(pmtp_model_metadata(model, "no.such.key") == NULL && pmtp_model_metadata(NULL, "") == NULL);
     CHECK(strlen(pmtp_model_placement(model)) > 0 && strlen(pmtp_model_placement(NULL)) == 0);

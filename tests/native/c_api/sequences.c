@@ -248,8 +248,12 @@ static void check_waiting_for_cells(void) {
             begin_long_course(model, &courses[i], i, 70, 50);
         }
         int most = 0;
+        pmtp_usage usage;
+        CHECK(pmtp_model_get_usage(model, &usage) == PMTP_OK && usage.n_running == 0 && usage.n_waiting == 5);
         while (any_runs(courses, 5)) {
             CHECK(step_courses(model, courses, 5, 5) > 0);
+            CHECK(pmtp_model_get_usage(model, &usage) == PMTP_OK && usage.n_running <= 2);
+            CHECK(usage.n_cells % 64 == 0 && usage.n_cells <= info.n_cells);
             int running = 0;
             for (int i = 0; i < 5; i++) {
                 running += courses[i].n_bursts > 0 && courses[i].done.finish == PMTP_FINISH_NONE;

@@ -26,6 +26,26 @@ namespace pmtp::products {
 
 using namespace cpu;
 
+// The results of a strip: each vector's sum is one, or its neighbouring lanes' sums are.
+template <int C, int N> PMTP_INLINE void store_totals(const Float (&sums)[C][N], const Tile & tile, int64_t column) {
+    PMTP_UNROLL
+    for (int c = 0; c < C; c++) {
+        PMTP_UNROLL
+        for (int n = 0; n < N; n++) {
+            tile.result[n * tile.stride + column + c] = total(sums[c][n]);
+        }
+    }
+}
+template <int V, int N> PMTP_INLINE void store_pairs_of(const Float (&sums)[V][N], const Tile & tile, int64_t column) {
+    PMTP_UNROLL
+    for (int v = 0; v < V; v++) {
+        PMTP_UNROLL
+        for (int n = 0; n < N; n++) {
+            store_pairs(tile.result + n * tile.stride + column + v * kLaneRows, sums[v][n]);
+        }
+    }
+}
+
 template <class Strip, int N> PMTP_INLINE void add_strip(const Strip & strip, const Tile & tile) {
     Float sums[Strip::kVectors][N];
     PMTP_UNROLL

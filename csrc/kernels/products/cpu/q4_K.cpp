@@ -163,13 +163,7 @@ template <int V> struct StripQ4_K {
     }
 
     template <int N> PMTP_INLINE void finish(const Float (&sums)[V][N], const Tile & tile) const {
-        PMTP_UNROLL
-        for (int v = 0; v < V; v++) {
-            PMTP_UNROLL
-            for (int n = 0; n < N; n++) {
-                store_pairs(tile.result + n * tile.stride + column + v * kLaneRows, sums[v][n]);
-            }
-        }
+        store_pairs_of(sums, tile, column);
     }
 
     const int64_t n_records;

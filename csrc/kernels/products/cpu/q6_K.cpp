@@ -132,13 +132,7 @@ template <int C> struct StripQ6_K {
     }
 
     template <int N> PMTP_INLINE void finish(const Float (&sums)[C][N], const Tile & tile) const {
-        PMTP_UNROLL
-        for (int c = 0; c < C; c++) {
-            PMTP_UNROLL
-            for (int n = 0; n < N; n++) {
-                tile.result[n * tile.stride + column + c] = total(sums[c][n]);
-            }
-        }
+        store_totals(sums, tile, column);
     }
 
     const int64_t n_records;
