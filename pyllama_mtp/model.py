@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
@@ -10,15 +10,14 @@ from typing import Any, NoReturn, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from pyllama_mtp import chat
 from pyllama_mtp._library import logged
 from pyllama_mtp._native import NativeModel
-from pyllama_mtp._sequence import NativeSequence, Segment
+from pyllama_mtp._sequence import NativeSequence
 from pyllama_mtp.batch import complete_all
+from pyllama_mtp.chat import Message
 from pyllama_mtp.completion import Producer
 from pyllama_mtp.cpus import default_threads
 from pyllama_mtp.errors import (
-    ContextOverflowError,
     InvalidRequestError,
     ModelClosedError,
     ModelLoadError,
@@ -35,18 +34,14 @@ from pyllama_mtp.names import CacheType, ContextLength, DrafterName, DraftLength
 from pyllama_mtp.options import BatchRequest, ModelOptions, Prompt, Request, SamplingOptions, method_takes, values_of
 from pyllama_mtp.part_files import replacing
 from pyllama_mtp.progress import Progress, load_meter
-from pyllama_mtp.ranges import Flag, Integer, as_integer
+from pyllama_mtp.prompt import Prompts
+from pyllama_mtp.ranges import Integer
 from pyllama_mtp.results import Completion, Usage
 from pyllama_mtp.stream import AsyncStream, Stream
 
 DEFAULT_N_CTX = 4096
 
 AnyStream = TypeVar("AnyStream", Stream, AsyncStream)
-
-
-def common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens at the beginning of both."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _context_length(target: GGUFFile, head: GGUFFile | None, options: ModelOptions) -> int:
@@ -129,7 +124,8 @@ class Model:
         meter = load_meter(progress, header.path, head_path)
         native = NativeModel(str(header.path), head_path, sizes, n_cells(sizes, cast(int, sizes.n_ctx)), meter)
         try:
-            self._info, self._special = describe(native, header.path.stem, self.options)
+            self._info, special = describe(native, header.path.stem, self.options)
+            self._prompts = Prompts(native, self._info, special)
             self._loop = EngineLoop(native, self._info.max_num_seqs, sizes.max_queue)
         except BaseException:
             native.close()
@@ -208,7 +204,7 @@ class Model:
         native = loop.native
         k = request.num_speculative_tokens
         options = replace(request, num_speculative_tokens=self.options.num_speculative_tokens if k is None else k)
-        prompt = self._segments(request.prompt)
+        prompt = self._prompts.segments(request.prompt)
         sequence = NativeSequence(options)
         producer = Producer(
             sequence,
@@ -231,105 +227,22 @@ class Model:
         """The token ids that generate() completes for this prompt. Raises InvalidRequestError, ChatTemplateError, and
         ContextOverflowError for a prompt that the context cannot hold.
         """
-        return [token for segment in self._segments(prompt) for token in segment.tokens]
+        return [token for segment in self._prompts.segments(prompt) for token in segment.tokens]
 
-    def _segments(self, prompt: Prompt) -> list[Segment]:
-        limit = self._info.n_ctx - 1  # and one to generate
-        branches: list[int] = []
-        if isinstance(prompt, str):
-            ids = self._tokenize(prompt, limit=limit)
-        elif isinstance(prompt, np.ndarray):
-            ids = self._checked_ids(prompt, limit)
-        elif isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
-            rendered = self._render(cast(Sequence[chat.Message], prompt))
-            ids = self._chat_ids(rendered.text, limit)
-            branches = [common_length(ids, self._chat_ids(rendered.text[:n], limit)) for n in rendered.branches]
-        elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):
-            ids = self._checked_ids(cast(Sequence[int], prompt), limit)
-        else:
-            raise InvalidRequestError(
-                f"prompt is a {type(prompt).__name__}, expected text, a list of token ids or a list of messages"
-            )
-        if not ids:
-            raise InvalidRequestError("the prompt is empty, expected at least one token")
-        ends = sorted({*branches, len(ids)} - {0})
-        return [Segment(ids[begin:end], branches=True) for begin, end in zip([0, *ends], ends, strict=False)]
-
-    def _chat_ids(self, text: str, limit: int) -> list[int]:
-        """A template writes the tokens that begin a text itself, or leaves them out."""
-        ids = self._tokenize(text, add_special=False, limit=limit)
-        if self._special.add_bos and ids[:1] != [self._special.bos]:
-            ids.insert(0, self._special.bos)
-        return ids
-
-    def _checked_ids(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]], limit: int | None = None) -> list[int]:
-        """limit: raises ContextOverflowError if there are more."""
-        if not isinstance(ids, Sequence | np.ndarray) or getattr(ids, "ndim", 1) != 1:
-            shape = f" of shape {ids.shape}" if isinstance(ids, np.ndarray) else ""
-            raise InvalidRequestError(f"token ids are a {type(ids).__name__}{shape}, expected a list of integers")
-        if limit is not None and len(ids) > limit:
-            raise ContextOverflowError(
-                f"{len(ids)} tokens, expected at most {limit} with an n_ctx of {self._info.n_ctx}: pass fewer or load "
-                "the model with a larger n_ctx"
-            )
-        n_vocab = self._info.n_vocab
-        checked = []
-        if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
-            ids = ids.tolist()
-        for index, token in enumerate(ids):
-            integer = as_integer(token)
-            if integer is None or not 0 <= integer < n_vocab:
-                raise self._wrong_id(index, token)
-            checked.append(integer)
-        return checked
-
-    def _wrong_id(self, index: int, token: object) -> InvalidRequestError:
-        if isinstance(token, Sequence | Mapping | np.ndarray):
-            return InvalidRequestError(
-                f"index {index} of the prompt holds a {type(token).__name__}, {seen(token)}, expected token ids, "
-                "or only messages: a call takes one prompt, so call once for each"
-            )
-        return InvalidRequestError(f"token id {seen(token)} at index {index}, expected 0..{self._info.n_vocab - 1}")
-
-    def render_chat(self, messages: Sequence[chat.Message]) -> str:
+    def render_chat(self, messages: Sequence[Message]) -> str:
         """The prompt text that the model's own chat template makes of messages. Raises ChatTemplateError."""
-        return self._render(messages).text
-
-    def _render(self, messages: Sequence[chat.Message]) -> chat.Rendered:
-        native = self._open().native
-
-        def special(token: int) -> str:
-            return native.token_bytes(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
-
-        template = native.metadata("tokenizer.chat_template")
-        return chat.render(
-            template, messages, bos_token=special(self._special.bos), eos_token=special(self._special.eos)
-        )
+        return self._prompts.render(messages).text
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of text. add_special: with the tokens that begin (and end) a text of this model. parse_special:
         text that names a control token, such as "<bos>", becomes that token. Raises InvalidRequestError.
         """
-        return self._tokenize(text, add_special, parse_special)
-
-    def _tokenize(
-        self, text: str, add_special: bool = True, parse_special: bool = True, limit: int | None = None
-    ) -> list[int]:
-        """limit: raises ContextOverflowError if there are more tokens."""
-        if not isinstance(text, str):
-            raise InvalidRequestError(f"text is a {type(text).__name__}, expected str")
-        try:
-            data = text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InvalidRequestError(f"text is no valid Unicode: {error}") from error
-        flag = Flag()
-        special = flag.check("add_special", add_special), flag.check("parse_special", parse_special)
-        return self._open().native.tokenize(data, *special, limit)
+        return self._prompts.tokenize(text, add_special, parse_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids, control tokens left out. Bytes that are no UTF-8 become U+FFFD."""
         native = self._open().native
-        data = b"".join(native.token_bytes(token, special=False) for token in self._checked_ids(ids))
+        data = b"".join(native.token_bytes(token, special=False) for token in self._prompts.checked_ids(ids))
         return data.decode("utf-8", "replace")
 
     def logits(self, ids: Sequence[int], *, n_batch: int = 32) -> npt.NDArray[np.float32]:
@@ -338,7 +251,7 @@ class Model:
         ContextOverflowError.
         """
         n_batch = Integer(1, 32).check("n_batch", n_batch)
-        tokens = self._checked_ids(ids, self._info.n_ctx)
+        tokens = self._prompts.checked_ids(ids, self._info.n_ctx)
         loop = self._open()
         try:
             return logged(lambda: loop.alone(lambda: loop.native.logits(tokens, self._info.n_vocab, n_batch)))

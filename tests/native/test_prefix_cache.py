@@ -9,7 +9,7 @@ import pytest
 
 from pyllama_mtp import Model, ModelClosedError, StateFileError
 from pyllama_mtp.gguf.format import Entry
-from pyllama_mtp.model import common_length
+from pyllama_mtp.prompt import common_length
 from support.drafted_texts import SOURCES
 from support.gguf_edit import rewrite
 

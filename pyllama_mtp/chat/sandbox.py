@@ -1,4 +1,4 @@
-"""The process in which a chat template runs: `python chat_sandbox.py`, started by pyllama_mtp.chat.
+"""The process in which a chat template runs: `python sandbox.py`, started by pyllama_mtp.chat.template.
 
 Templates come out of model files and are untrusted. They run in jinja2's ImmutableSandboxedEnvironment, which refuses
 attribute tricks and changes to its inputs (the class of CVE-2024-34359). A sandbox within a process cannot bound what

@@ -1,6 +1,6 @@
 """Renders messages with a model's own chat template, which is untrusted code out of the model's file.
 
-Each rendering is a process of its own (pyllama_mtp.chat_sandbox) with limits of time, memory and size, which ends it
+Each rendering is a process of its own (pyllama_mtp.chat.sandbox) with limits of time, memory and size, which ends it
 whatever the template does. Starting it takes about a tenth of a second.
 """
 
@@ -9,11 +9,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pyllama_mtp.errors import ChatTemplateError, seen
+from pyllama_mtp.chat.messages import Message, check_messages
+from pyllama_mtp.errors import ChatTemplateError
 
 MAX_TEMPLATE_CHARS = 1 << 18
 MAX_RENDERED_CHARS = 1 << 24
@@ -21,24 +22,8 @@ MAX_CPU_SECONDS = 5
 MAX_SECONDS = 30.0  # by the wall clock, on a machine too busy to grant those
 MAX_MEMORY_BYTES = 512 << 20
 
-_SANDBOX = Path(__file__).with_name("chat_sandbox.py")
+_SANDBOX = Path(__file__).with_name("sandbox.py")
 _RENDERED = b"+"
-
-Message = Mapping[str, Any]
-
-
-def check_messages(messages: Sequence[Message]) -> None:
-    """Raises ChatTemplateError unless every message is a mapping with a role and a content (or tool calls)."""
-    if not isinstance(messages, Sequence) or isinstance(messages, str):
-        raise ChatTemplateError(f"messages are {seen(messages)}, expected a list")
-    if not messages:
-        raise ChatTemplateError("messages is empty, expected at least one {'role': ..., 'content': ...}")
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise ChatTemplateError(f"message {index} is {seen(message)}, expected {{'role': str, 'content': ...}}")
-        if "content" not in message and "tool_calls" not in message:
-            keys = seen(list(message))
-            raise ChatTemplateError(f"message {index} has the keys {keys}, expected 'content' among them")
 
 
 class Rendered(NamedTuple):
