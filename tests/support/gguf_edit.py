@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyllama_mtp.gguf.format import Entry, Writer, read_header
+from pyllama_mtp.gguf.format import Entry, GGUFFile, Writer, read_header
 
 Tensor = tuple[str, tuple[int, ...], str, bytes]  # name, shape, type, data
 
@@ -60,3 +60,25 @@ def rewrite(
     parts.tensors = {k: tensor for k, tensor in (parts.tensors | dict(tensors)).items() if tensor is not None}
     out.write_bytes(parts.to_bytes())
     return out
+
+
+def with_vocabulary(source: Path, out: Path, vocabulary: GGUFFile, more: Mapping[str, Entry] = {}) -> Path:
+    """Copies a file with the tokenizer of another, and the rows of its embeddings again and again for all tokens. more:
+    metadata.
+    """
+    parts = Parts.read(source)
+    n_old, n = (len(m["tokenizer.ggml.tokens"]) for m in (read_header(source).metadata, vocabulary.metadata))
+    metadata: dict[str, Entry | None] = {key: None for key in parts.metadata if key.startswith("tokenizer.")}
+    metadata |= {
+        key: Entry(vocabulary.types[key], value)
+        for key, value in vocabulary.metadata.items()
+        if key.startswith("tokenizer.ggml.")
+    }
+    embeddings = [tensor for tensor in parts.tensors.values() if tensor[1][1:] == (n_old,)]
+    return rewrite(source, out, metadata | dict(more), {tensor[0]: _with_rows(tensor, n) for tensor in embeddings})
+
+
+def _with_rows(tensor: Tensor, n: int) -> Tensor:
+    name, (width, n_old), kind, data = tensor
+    size = len(data) // n_old * n
+    return name, (width, n), kind, (data * (n // n_old + 1))[:size]
