@@ -409,6 +409,23 @@ const char * pmtp_model_placement(const pmtp_model * model) {
     return model != nullptr ? model->placement().c_str() : "";
 }
 
+// tokenize: fills `tokens` as llama_tokenize() does.
+template <typename Tokenize> static void fill_tokens(const pmtp_model & model, const char * name, size_t text_size,
+                                                     int32_t capacity, int32_t * n_tokens, Tokenize tokenize) {
+    require(text_size <= INT32_MAX / 2, format("%s: the text is too long", name));
+    const int64_t least = model.text_limits().least_tokens(text_size);
+    if (least > capacity) {
+        *n_tokens = (int32_t) least;
+        throw Error(Status::invalid_argument,
+                    format("%s: room for %d tokens, at least %d needed", name, capacity, *n_tokens));
+    }
+    const int32_t n = tokenize();
+    *n_tokens = n < 0 ? -n : n;
+    if (n < 0) {
+        throw Error(Status::invalid_argument, format("%s: room for %d tokens, %d needed", name, capacity, -n));
+    }
+}
+
 pmtp_status pmtp_tokenize(const pmtp_model * model, const char * text, size_t text_size, int32_t add_special,
                           int32_t parse_special, int32_t * tokens, int32_t capacity, int32_t * n_tokens,
                           const pmtp_watch * watch) {
@@ -417,19 +434,31 @@ pmtp_status pmtp_tokenize(const pmtp_model * model, const char * text, size_t te
                     (tokens != nullptr || capacity == 0),
                 "pmtp_tokenize: NULL argument");
         require_own(*model);
-        require(text_size <= INT32_MAX / 2, "pmtp_tokenize: the text is too long");
-        const int64_t least = model->text_limits().least_tokens(text_size);
-        if (least > capacity) {
-            *n_tokens = (int32_t) least;
-            throw Error(Status::invalid_argument,
-                        format("pmtp_tokenize: room for %d tokens, at least %d needed", capacity, *n_tokens));
+        fill_tokens(*model, "pmtp_tokenize", text_size, capacity, n_tokens, [&] {
+            return pmtp::tokenize(model->vocab(), text, (int32_t) text_size, add_special != 0, parse_special != 0,
+                                  tokens, capacity, watch_of(watch));
+        });
+    });
+}
+
+pmtp_status pmtp_tokenize_parts(const pmtp_model * model, const pmtp_text * parts, size_t n_parts, int32_t add_special,
+                                int32_t * tokens, int32_t capacity, int32_t * n_tokens, const pmtp_watch * watch) {
+    return computing([&] {
+        require(model != nullptr && (parts != nullptr || n_parts == 0) && n_tokens != nullptr && capacity >= 0 &&
+                    (tokens != nullptr || capacity == 0),
+                "pmtp_tokenize_parts: NULL argument");
+        require_own(*model);
+        std::string text, literal;
+        for (size_t i = 0; i < n_parts; i++) {
+            require(parts[i].text != nullptr || parts[i].size == 0, "pmtp_tokenize_parts: NULL text");
+            require(parts[i].size <= INT32_MAX / 2, "pmtp_tokenize_parts: the text is too long");
+            text.append(parts[i].size > 0 ? parts[i].text : "", parts[i].size);
+            literal.append(parts[i].size, parts[i].is_literal != 0 ? 1 : 0);
         }
-        const int32_t n = pmtp::tokenize(model->vocab(), text, (int32_t) text_size, add_special != 0,
-                                         parse_special != 0, tokens, capacity, watch_of(watch));
-        *n_tokens = n < 0 ? -n : n;
-        if (n < 0) {
-            throw Error(Status::invalid_argument, format("pmtp_tokenize: room for %d tokens, %d needed", capacity, -n));
-        }
+        fill_tokens(*model, "pmtp_tokenize_parts", text.size(), capacity, n_tokens, [&] {
+            return pmtp::tokenize_parts(model->vocab(), text, literal, add_special != 0, tokens, capacity,
+                                        watch_of(watch));
+        });
     });
 }
 

@@ -39,7 +39,7 @@ extern "C" {
 
 /* Constants of this header. An integer beside pmtp_abi_version() that differs means another, incompatible library. */
 enum {
-    PMTP_ABI_VERSION = 5,
+    PMTP_ABI_VERSION = 6,
     PMTP_MAX_DRAFT = 16,    /* most tokens drafted in one round */
     PMTP_MAX_LOGPROBS = 64, /* most alternatives reported with a token */
     PMTP_MAX_SEQS = 64,     /* most sequences that are decoded together */
@@ -330,6 +330,21 @@ const char * pmtp_model_batch_dependence(const pmtp_model * model);
 pmtp_status pmtp_tokenize(const pmtp_model * model, const char * text, size_t text_size, int32_t add_special,
                           int32_t parse_special, int32_t * tokens, int32_t capacity, int32_t * n_tokens,
                           const pmtp_watch * watch);
+
+/* A part of a text of `size` bytes. is_literal: special tokens may be found in it. */
+typedef struct pmtp_text {
+    const char * text;
+    size_t size;
+    int32_t is_literal;
+} pmtp_text;
+
+/* Splits the text that the parts make together as pmtp_tokenize does with parse_special, but finds special tokens,
+ * those included that it finds without parse_special too, only where all of their bytes are of parts that are literal.
+ * So a chat's messages cannot forge turns: what a template wrote is literal, what messages hold is not. Where there is
+ * no special token in what is not literal the tokens are those of pmtp_tokenize. Runs of white space that a vocabulary
+ * has as tokens are found everywhere. */
+pmtp_status pmtp_tokenize_parts(const pmtp_model * model, const pmtp_text * parts, size_t n_parts, int32_t add_special,
+                                int32_t * tokens, int32_t capacity, int32_t * n_tokens, const pmtp_watch * watch);
 
 /* The bytes of one token (not NUL-terminated, maybe a part of a character); special: also those of control tokens,
  * which are empty otherwise. Writes at most `capacity` bytes and sets *n_bytes to the number needed. Fails with

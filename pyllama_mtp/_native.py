@@ -180,21 +180,32 @@ class NativeModel:
 
     def tokenize(self, text: bytes, add_special: bool, parse_special: bool, limit: int | None = None) -> list[int]:
         """limit: raises ContextOverflowError if there are more tokens, at once if the text is very long."""
+        arguments = text, len(text), add_special, parse_special
+        return self._tokens(lib.pmtp_tokenize, arguments, len(text), limit)
+
+    def tokenize_parts(self, parts: Sequence[tuple[bytes, bool]], limit: int | None = None) -> list[int]:
+        """The tokens of one text, whose parts say whether they may have special tokens. limit: see tokenize()."""
+        texts = [ffi.from_buffer("char[]", text) for text, _ in parts]
+        values = [(text, len(text), is_literal) for text, (_, is_literal) in zip(texts, parts, strict=True)]
+        arguments = ffi.new("pmtp_text[]", values), len(parts), False
+        return self._tokens(lib.pmtp_tokenize_parts, arguments, sum(len(text) for text, _ in parts), limit)
+
+    def _tokens(self, tokenize: Any, arguments: tuple[Any, ...], size: int, limit: int | None) -> list[int]:
+        """arguments: those of the function up to the room for tokens. size: of the text in bytes."""
         watch = ffi.new("pmtp_watch *")
         n = ffi.new("int32_t *")
-        capacity = len(text) + 8  # enough for most
+        capacity = size + 8  # enough for most
         while True:
             capacity = capacity if limit is None else min(capacity, limit)
             tokens = ffi.new("int32_t[]", capacity)
 
             def split(capacity: int = capacity, tokens: Any = tokens) -> int:
-                arguments = (text, len(text), add_special, parse_special, tokens, capacity, n, watch)
-                status = self.call(lib.pmtp_tokenize, *arguments, watch=watch)
+                status = self.call(tokenize, *arguments, tokens, capacity, n, watch, watch=watch)
                 if status != lib.PMTP_ERROR_INVALID_ARGUMENT or n[0] <= capacity:
                     check(status)
                 return int(n[0])
 
-            if len(text) <= _SHORT_TEXT:
+            if size <= _SHORT_TEXT:
                 needed = logged(split)
             else:
                 needed = logged(functools.partial(run, split, stop=lambda: setattr(watch, "stop", 1)))

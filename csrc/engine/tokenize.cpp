@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <unordered_map>
+#include <vector>
 
 namespace pmtp {
 
@@ -53,15 +55,59 @@ TextLimits::TextLimits(const llama_vocab * vocab, const char * model) {
     }
 }
 
+namespace {
+
 int32_t tokenize(const llama_vocab * vocab, const char * text, int32_t size, bool add_special, bool parse_special,
-                 int32_t * tokens, int32_t capacity, const Watch & watch) {
+                 int32_t * tokens, int32_t capacity, const Watch & watch, Literals * literals) {
     try {
-        const Tokenizing tokenizing([&] { return watch.stopped(); });
+        const Tokenizing tokenizing([&] { return watch.stopped(); }, literals);
         return llama_tokenize(vocab, text, size, tokens, capacity, add_special, parse_special);
     } catch (...) {
         watch.check();
         throw;
     }
+}
+
+// Whether there is a special token more than was found in the text: some tokenizers build a token out of pieces
+// whatever it is for.
+bool has_others(const llama_vocab * vocab, const int32_t * tokens, int32_t n, const std::vector<int32_t> & found) {
+    const int special = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_UNKNOWN | LLAMA_TOKEN_ATTR_USER_DEFINED;
+    std::unordered_map<int32_t, int32_t> left;
+    for (int32_t token : found) {
+        left[token]++;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        if ((llama_vocab_get_attr(vocab, tokens[i]) & special) != 0 && left[tokens[i]]-- <= 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+}  // namespace
+
+int32_t tokenize(const llama_vocab * vocab, const char * text, int32_t size, bool add_special, bool parse_special,
+                 int32_t * tokens, int32_t capacity, const Watch & watch) {
+    return tokenize(vocab, text, size, add_special, parse_special, tokens, capacity, watch, nullptr);
+}
+
+int32_t tokenize_parts(const llama_vocab * vocab, const std::string & text, const std::string & may_be_special,
+                       bool add_special, int32_t * tokens, int32_t capacity, const Watch & watch) {
+    Literals literals{ may_be_special };
+    const auto run = [&] {
+        return tokenize(vocab, text.data(), (int32_t) text.size(), add_special, /*parse_special*/ true, tokens,
+                        capacity, watch, &literals);
+    };
+    const int32_t n = run();
+    if (add_special) {
+        literals.found.insert(literals.found.end(), { llama_vocab_bos(vocab), llama_vocab_eos(vocab) });
+    }
+    if (n <= 0 || !has_others(vocab, tokens, n, literals.found)) {
+        return n;
+    }
+    literals.found.clear();
+    literals.splits = true;
+    return run();
 }
 
 }  // namespace pmtp

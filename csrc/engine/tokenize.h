@@ -6,6 +6,7 @@
 #include "llama.h"
 
 #include <cstdint>
+#include <string>
 
 namespace pmtp {
 
@@ -26,5 +27,10 @@ class TextLimits {
 // As llama_tokenize(). Throws Error(CANCELLED).
 int32_t tokenize(const llama_vocab * vocab, const char * text, int32_t size, bool add_special, bool parse_special,
                  int32_t * tokens, int32_t capacity, const Watch & watch);
+
+// The same for a text that is only partly a prompt's own: special tokens are found where all of their bytes may be a
+// part of one, which is said byte by byte (0: no).
+int32_t tokenize_parts(const llama_vocab * vocab, const std::string & text, const std::string & may_be_special,
+                       bool add_special, int32_t * tokens, int32_t capacity, const Watch & watch);
 
 }  // namespace pmtp

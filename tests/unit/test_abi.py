@@ -17,6 +17,7 @@ STRUCTS = (
     "pmtp_token_logprob",
     "pmtp_sequence_params",
     "pmtp_segment",
+    "pmtp_text",
     "pmtp_burst",
     "pmtp_stats",
 )

@@ -17,6 +17,45 @@ uint64_t appended(uint64_t hash, char byte) { return hash * kBase + (uint8_t) by
 
 bool is_space(char c) { return isspace((unsigned char) c) != 0; }
 
+Literals * current_literals() {
+    return pmtp_current_tokenizing != nullptr ? pmtp_current_tokenizing->literals() : nullptr;
+}
+
+// Older vocabularies have runs of white space as user-defined tokens, which are as good as any text.
+bool is_blank(const SpecialTokens::Token & token) {
+    static const std::string space = "\xe2\x96\x81";
+    for (size_t at = 0; at < token.text.size();) {
+        const bool is_word = token.text.compare(at, space.size(), space) == 0;
+        if (!is_word && !is_space(token.text[at])) {
+            return false;
+        }
+        at += is_word ? space.size() : 1;
+    }
+    return token.always;
+}
+
+// Cuts fragments of text where they read like a special token. at: in any order.
+void split(std::vector<SpecialTokens::Fragment> & fragments, std::vector<size_t> & at) {
+    std::sort(at.begin(), at.end());
+    std::vector<SpecialTokens::Fragment> out;
+    auto next = at.begin();
+    for (SpecialTokens::Fragment fragment : fragments) {
+        const size_t end = fragment.offset + fragment.length;
+        next = std::upper_bound(next, at.end(), fragment.offset);
+        for (; fragment.token < 0 && next != at.end() && *next < end; next = std::upper_bound(next, at.end(), *next)) {
+            out.push_back({ -1, fragment.offset, *next - fragment.offset });
+            fragment.offset = *next;
+        }
+        out.push_back({ fragment.token, fragment.offset, end - fragment.offset });
+    }
+    fragments.swap(out);
+}
+
+size_t size_of_character(char first) {
+    const uint8_t byte = (uint8_t) first;
+    return byte < 0xc0 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
+}
+
 }  // namespace
 
 SpecialTokens::SpecialTokens(std::vector<Token> tokens) : tokens_(std::move(tokens)) {
@@ -57,7 +96,9 @@ SpecialTokens::SpecialTokens(const llama_vocab & vocab, const std::vector<int32_
 
 // Every token of the group in a fragment of text, in the order in which they are taken.
 void SpecialTokens::find(const Group & group, std::string_view text, const std::vector<uint64_t> & hashes,
-                         const Fragment & fragment, bool parse_special, std::vector<Match> & matches) const {
+                         const Fragment & fragment, bool parse_special, std::vector<Match> & matches,
+                         std::vector<size_t> & not_special) const {
+    const Literals * literals = current_literals();
     matches.clear();
     const size_t end = fragment.offset + fragment.length;
     for (size_t at = fragment.offset; at + group.length <= end; at++) {
@@ -69,7 +110,12 @@ void SpecialTokens::find(const Group & group, std::string_view text, const std::
         for (auto i = first; i != last; ++i) {
             const Token & token = tokens_[i->second];
             if ((parse_special || token.always) && text.compare(at, group.length, token.text) == 0) {
-                matches.push_back({ i->second, at });
+                if (literals != nullptr && memchr(literals->bytes.data() + at, 0, group.length) != nullptr &&
+                    !is_blank(token)) {
+                    not_special.push_back(at + size_of_character(text[at]));
+                } else {
+                    matches.push_back({ i->second, at });
+                }
             }
         }
     }
@@ -121,6 +167,8 @@ void SpecialTokens::take(const std::vector<Match> & matches, std::string_view te
     add_text(end);
 }
 
+bool SpecialTokens::is_used() const { return is_used_ || current_literals() != nullptr; }
+
 std::vector<SpecialTokens::Fragment> SpecialTokens::cut(const std::string & text, bool parse_special) const {
     std::vector<uint64_t> hashes(text.size() + 1);
     for (size_t i = 0; i < text.size(); i++) {
@@ -129,13 +177,14 @@ std::vector<SpecialTokens::Fragment> SpecialTokens::cut(const std::string & text
     std::vector<bool> taken(text.size());
     std::vector<Fragment> fragments{ { -1, 0, text.size() } }, next;
     std::vector<Match> matches;
+    std::vector<size_t> not_special;
     for (const Group & group : groups_) {
         bool any = false;
         next.clear();
         for (const Fragment & fragment : fragments) {
             matches.clear();
             if (fragment.token < 0) {
-                find(group, text, hashes, fragment, parse_special, matches);
+                find(group, text, hashes, fragment, parse_special, matches, not_special);
             }
             if (matches.empty()) {
                 next.push_back(fragment);
@@ -146,6 +195,16 @@ std::vector<SpecialTokens::Fragment> SpecialTokens::cut(const std::string & text
         }
         if (any) {
             fragments.swap(next);
+        }
+    }
+    if (Literals * literals = current_literals()) {
+        for (const Fragment & fragment : fragments) {
+            if (fragment.token >= 0) {
+                literals->found.push_back(fragment.token);
+            }
+        }
+        if (literals->splits) {
+            split(fragments, not_special);
         }
     }
     return fragments;

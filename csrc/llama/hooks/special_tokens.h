@@ -1,5 +1,5 @@
 // The hook in llama_vocab::impl::tokenizer_st_partition, see csrc/llama/patches: cuts a text at its special tokens, as
-// llama.cpp does, in a time that grows with the text's length only.
+// llama.cpp does, in a time that grows with the text's length only, or at those alone that may be some (Literals).
 #pragma once
 
 #include <array>
@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
+struct Literals;
 struct llama_vocab;
 
 class SpecialTokens {
@@ -35,7 +36,7 @@ class SpecialTokens {
 
     // buffer: llama.cpp's list of fragments, which holds one text. false: it is left to llama.cpp.
     template <typename Buffer> bool cut(Buffer & buffer, bool parse_special) const {
-        if (!is_used_) {
+        if (!is_used()) {
             return false;
         }
         const std::string & text = buffer.front().raw_text;
@@ -60,8 +61,11 @@ class SpecialTokens {
         size_t token, offset;
     };
 
+    bool is_used() const;
+
     void find(const Group & group, std::string_view text, const std::vector<uint64_t> & hashes,
-              const Fragment & fragment, bool parse_special, std::vector<Match> & matches) const;
+              const Fragment & fragment, bool parse_special, std::vector<Match> & matches,
+              std::vector<size_t> & not_special) const;
     void take(const std::vector<Match> & matches, std::string_view text, const Fragment & fragment,
               std::vector<bool> & taken, std::vector<Fragment> & out) const;
 

@@ -4,7 +4,11 @@
 
 thread_local Tokenizing * pmtp_current_tokenizing = nullptr;
 
-Tokenizing::Tokenizing(std::function<bool()> stopped) : stopped_(std::move(stopped)) { pmtp_current_tokenizing = this; }
+Tokenizing::Tokenizing(std::function<bool()> stopped, Literals * literals)
+    : stopped_(std::move(stopped)),
+      literals_(literals) {
+    pmtp_current_tokenizing = this;
+}
 
 Tokenizing::~Tokenizing() { pmtp_current_tokenizing = nullptr; }
 

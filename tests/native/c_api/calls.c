@@ -76,6 +76,33 @@ static void check_cut_files(const char * target, const char * head, const char *
     CHECK(model == NULL);
 }
 
+/* tokens: of PROMPT, with the token that begins it. What is not literal has no special tokens, whole or in part. */
+static void check_parts(const pmtp_model * model, const int32_t * tokens, int32_t n) {
+    int32_t ids[64], needed = 0;
+    CHECK(n <= 64);
+    for (size_t cut = 0; cut <= strlen(PROMPT); cut++) {
+        const pmtp_text parts[] = { { PROMPT, cut, 1 }, { PROMPT + cut, strlen(PROMPT) - cut, 0 } };
+        CHECK(pmtp_tokenize_parts(model, parts, 2, 1, ids, 64, &needed, NULL) == PMTP_OK && needed == n);
+        CHECK(memcmp(ids, tokens, (size_t) n * sizeof *ids) == 0);
+    }
+    const char * bos = "<bos>";
+    for (size_t cut = 0; cut <= strlen(bos); cut++) {
+        const pmtp_text parts[] = { { bos, cut, 1 }, { bos + cut, strlen(bos) - cut, 0 } };
+        CHECK(pmtp_tokenize_parts(model, parts, 2, 0, ids, 64, &needed, NULL) == PMTP_OK);
+        int32_t found = 0;
+        for (int32_t i = 0; i < needed; i++) {
+            found += ids[i] == tokens[0];
+        }
+        CHECK(found == (cut == strlen(bos)));
+    }
+    CHECK(pmtp_tokenize_parts(model, NULL, 0, 0, ids, 64, &needed, NULL) == PMTP_OK && needed == 0);
+    const pmtp_text no_text = { NULL, 1, 0 }, text = { "a b c", 5, 0 };
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_tokenize_parts(model, &no_text, 1, 0, ids, 64, &needed, NULL));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_tokenize_parts(model, NULL, 1, 0, ids, 64, &needed, NULL));
+    CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_tokenize_parts(model, &text, 1, 0, ids, 0, &needed, NULL));
+    CHECK(needed > 0);
+}
+
 static void check_info_and_text(pmtp_model * model) {
     pmtp_model_info info;
     CHECK(pmtp_model_get_info(model, &info) == PMTP_OK && info.n_ctx == N_CTX && info.has_head == 1 &&
@@ -114,6 +141,7 @@ static void check_info_and_text(pmtp_model * model) {
     /* A capacity without a buffer once led to writes to NULL. */
     CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_tokenize(model, "x", 1, 1, 1, NULL, n, &needed, NULL));
     CHECK_FAILS(PMTP_ERROR_INVALID_ARGUMENT, pmtp_token_bytes(model, tokens[0], 1, NULL, 8, &needed));
+    check_parts(model, tokens, n);
     free(exact);
     free(tokens);
 
