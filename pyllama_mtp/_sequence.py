@@ -67,12 +67,14 @@ class NativeStats:
 class NativeSequence:
     """Owns a pmtp_sequence, as NativeModel owns a model: waiting, running or ended.
 
-    seed: the one given, or the one drawn.
+    seed: the one given, or the one drawn. cancelled: cancel() was called.
     """
 
     def __init__(self, options: "SamplingOptions") -> None:
         """It begins with NativeModel.start()."""
         self.seed = secrets.randbits(63) if options.seed is None else options.seed
+        self.cancelled = False
+        self._begun = False
         self._n_logprobs = -1 if options.logprobs is None else options.logprobs
         self._process = os.getpid()
         self._lock = threading.RLock()  # orders calls, from any thread or signal handler, before free
@@ -105,6 +107,7 @@ class NativeSequence:
         segments = ffi.new(
             "pmtp_segment[]", [(i, len(i), segment.branches) for i, segment in zip(ids, prompt, strict=True)]
         )
+        self._begun = True
         check(lib.pmtp_sequence_start(model, segments, len(segments), native, self._slot))
 
     def read(self, burst: Any, number: int) -> Burst:
@@ -135,6 +138,7 @@ class NativeSequence:
 
     def cancel(self) -> None:
         """Makes the running or next step end it. From any thread; does not wait."""
+        self.cancelled = True
         if not self._foreign:
             with self._lock:
                 lib.pmtp_sequence_cancel(self._slot[0])
@@ -149,6 +153,8 @@ class NativeSequence:
             raise ModelClosedError("the completion was started before this process was forked: start one in the child")
         out = ffi.new("pmtp_stats *")
         with self._lock:
+            if not self._begun:
+                return NativeStats()
             if not self._slot[0]:
                 raise ModelClosedError("the completion was closed: start another one")
             check(lib.pmtp_sequence_get_stats(self._slot[0], out))

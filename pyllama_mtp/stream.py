@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, NoReturn
 from pyllama_mtp._library import logged
 from pyllama_mtp._sequence import NativeStats
 from pyllama_mtp.completion import Producer
-from pyllama_mtp.errors import InvalidRequestError, ModelClosedError, StreamError
+from pyllama_mtp.errors import InternalError, InvalidRequestError, ModelClosedError, PyllamaMtpError, StreamError
 from pyllama_mtp.loop import EngineLoop
 from pyllama_mtp.names import FinishReason
+from pyllama_mtp.preparation import Preparation
 from pyllama_mtp.results import Chunk, Round, Stats
 
 
@@ -225,6 +226,12 @@ class AsyncStream(BaseStream):
     Leaving the loop, cancelling the task that waits for a chunk, or `async with` cancel the completion. See BaseStream.
     """
 
+    _preparation: Preparation | None = None
+
+    def prepare(self, work: Callable[[], None]) -> None:
+        """Has the completion begin on another thread. work: raises nothing."""
+        self._preparation = Preparation(work)
+
     def __aiter__(self) -> AsyncIterator[Chunk]:
         """Chunks as they become certain. Raises StreamError the second time, and what the engine raises."""
         self._check_unread()
@@ -236,6 +243,8 @@ class AsyncStream(BaseStream):
         while self._final_stats is None:
             try:
                 self._check_process()
+                if self._preparation is not None:
+                    await self._preparation.wait()
                 await self._loop.wait_as_task(self._ready)
                 logged(lambda: None)
                 chunk = self._take()
@@ -259,6 +268,24 @@ class AsyncStream(BaseStream):
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
+
+
+def begin_later(stream: BaseStream, begin: Callable[[BaseStream], None]) -> Callable[[], None]:
+    """What has a completion begin on another thread, unless nobody waits for it any more; raises nothing."""
+    producer, loop, reference = stream._producer, stream._loop, weakref.ref(stream)
+
+    def work() -> None:
+        waiting = reference()
+        if waiting is None or waiting.left:
+            return
+        try:
+            begin(waiting)
+        except PyllamaMtpError as error:
+            producer.end("cancelled") if loop.closed else producer.end(None, error)
+        except BaseException as error:  # nobody else would hear of it
+            producer.end(None, InternalError(f"a prompt could not be made: {error!r}"))
+
+    return work
 
 
 class _AsyncChunks:
