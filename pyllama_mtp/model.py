@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
@@ -14,7 +14,6 @@ from pyllama_mtp._library import logged
 from pyllama_mtp._native import NativeModel
 from pyllama_mtp._sequence import NativeSequence
 from pyllama_mtp.batch import complete_all
-from pyllama_mtp.chat import Message
 from pyllama_mtp.completion import Producer
 from pyllama_mtp.cpus import default_threads
 from pyllama_mtp.errors import (
@@ -31,17 +30,27 @@ from pyllama_mtp.gguf.format import GGUFFile
 from pyllama_mtp.info import ModelInfo, describe
 from pyllama_mtp.loop import EngineLoop
 from pyllama_mtp.names import CacheType, ContextLength, DrafterName, DraftLength
-from pyllama_mtp.options import BatchRequest, ModelOptions, Prompt, Request, SamplingOptions, method_takes, values_of
+from pyllama_mtp.options import (
+    BatchRequest,
+    ChatOptions,
+    ChatRequest,
+    ModelOptions,
+    PromptRequest,
+    Request,
+    SamplingOptions,
+    method_takes,
+    values_of,
+)
 from pyllama_mtp.part_files import replacing
 from pyllama_mtp.progress import Progress, load_meter
-from pyllama_mtp.prompt import Prompts
+from pyllama_mtp.prompt import Prompts, named_tokens
 from pyllama_mtp.ranges import Integer
 from pyllama_mtp.results import Completion, Usage
-from pyllama_mtp.stream import AsyncStream, Stream
+from pyllama_mtp.stream import AsyncStream, BaseStream, Stream, begin_later
 
 DEFAULT_N_CTX = 4096
 
-AnyStream = TypeVar("AnyStream", Stream, AsyncStream)
+AnyStream = TypeVar("AnyStream", bound=BaseStream)
 
 
 def _context_length(target: GGUFFile, head: GGUFFile | None, options: ModelOptions) -> int:
@@ -125,7 +134,7 @@ class Model:
         native = NativeModel(str(header.path), head_path, sizes, n_cells(sizes, cast(int, sizes.n_ctx)), meter)
         try:
             self._info, special = describe(native, header.path.stem, self.options)
-            self._prompts = Prompts(native, self._info, special)
+            self._prompts = Prompts(native, self._info, special, named_tokens(header))
             self._loop = EngineLoop(native, self._info.max_num_seqs, sizes.max_queue)
         except BaseException:
             native.close()
@@ -160,9 +169,12 @@ class Model:
     def generate(self, request: Request) -> Stream:
         """Begins a completion; nothing is computed before the stream is read.
 
-        prompt: text, token ids, or messages ({"role": ..., "content": ...}) for the model's own chat template. Sampling
-        options have the names, meanings and ranges of vLLM's SamplingParams, except max_tokens: None is until the
-        context is full. temperature 0 is greedy; top_k 0 or -1 is all; logprobs: with each token so many best ones.
+        prompt: text, token ids, or messages ({"role": ..., "content": ...}) for the model's own chat template, or
+        chat_template. tools: declarations in OpenAI's shape. chat_template_kwargs: variables of the template, such as
+        {"enable_thinking": True}. add_generation_prompt: open the model's turn. continue_final_message: leave the last
+        message open instead; None: if it is the model's and has text. Sampling options have the names, meanings and
+        ranges of vLLM's SamplingParams, except max_tokens: None is until the context is full. temperature 0 is greedy;
+        top_k 0 or -1 is all; logprobs: with each token so many best ones.
         seed None: one is drawn and reported in Stream.stats.seed. num_speculative_tokens None: as the model was loaded.
         acceptance: "coupled" (the same seed gives the same text whatever num_speculative_tokens is), "rejection" (by
         p/q), "rejection_greedy" (likewise, with greedy drafts), "block" (block verification); all give exactly the
@@ -173,16 +185,24 @@ class Model:
         Raises InvalidRequestError, ContextOverflowError, ChatTemplateError, ModelClosedError, and QueueFullError where
         max_queue completions wait for their turn.
         """
-        return self._begin(request, Stream)
+        stream, begin = self._new(request, Stream)
+        try:
+            begin(stream)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
 
     @method_takes(Request)
     def agenerate(self, request: Request) -> AsyncStream:
         """generate() for asyncio: `async for chunk in model.agenerate(...)`, in any event loop, or in several.
 
-        Tokens and the prompt of messages are made at once, which takes about a tenth of a second for messages:
-        `await asyncio.to_thread(model.agenerate, messages)` where the event loop must not wait so long.
+        It returns at once: messages are rendered and text is split on another thread, so what is wrong with a prompt,
+        and QueueFullError, are raised where the stream is read.
         """
-        return self._begin(request, AsyncStream)
+        stream, begin = self._new(request, AsyncStream)
+        stream.prepare(begin_later(stream, begin))
+        return stream
 
     @method_takes(BatchRequest)
     def generate_all(self, request: BatchRequest) -> Iterator[Completion]:
@@ -193,18 +213,18 @@ class Model:
         itself: its Completion has `error`. Leaving the iterator ends what runs. Raises InvalidRequestError for an
         option, and ModelClosedError.
         """
-        options = values_of(SamplingOptions, request)
+        options = values_of(SamplingOptions, request) | values_of(ChatOptions, request)
         loop = self._open()
         return complete_all(
             request.prompts, lambda prompt: self.generate(prompt, **options), loop, self._info.max_num_seqs
         )
 
-    def _begin(self, request: Request, kind: type[AnyStream]) -> AnyStream:
+    def _new(self, request: Request, kind: type[AnyStream]) -> tuple[AnyStream, Callable[[BaseStream], None]]:
+        """A stream, and what has its completion begin. Raises InvalidRequestError, ModelClosedError."""
         loop = self._open()
         native = loop.native
         k = request.num_speculative_tokens
         options = replace(request, num_speculative_tokens=self.options.num_speculative_tokens if k is None else k)
-        prompt = self._prompts.segments(request.prompt)
         sequence = NativeSequence(options)
         producer = Producer(
             sequence,
@@ -214,24 +234,29 @@ class Model:
             trace=options.trace,
             logprobs=options.logprobs is not None,
         )
-        stream = kind(producer, loop, sequence.seed, options.trace, model=self)
-        try:
+
+        def begin(stream: BaseStream) -> None:
+            prompt = self._prompts.made(options.prompt, options).segments
             logged(lambda: loop.begin(sequence, producer, stream, prompt, options))
             producer.began()
-            return stream
-        except BaseException:
-            stream.close()
-            raise
+            if sequence.cancelled:  # while the prompt was made
+                sequence.cancel()
 
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        return kind(producer, loop, sequence.seed, options.trace, model=self), begin
+
+    @method_takes(PromptRequest)
+    def prompt_ids(self, request: PromptRequest) -> list[int]:
         """The token ids that generate() completes for this prompt. Raises InvalidRequestError, ChatTemplateError, and
         ContextOverflowError for a prompt that the context cannot hold.
         """
-        return [token for segment in self._prompts.segments(prompt) for token in segment.tokens]
+        return self._prompts.made(request.prompt, request).tokens
 
-    def render_chat(self, messages: Sequence[Message]) -> str:
-        """The prompt text that the model's own chat template makes of messages. Raises ChatTemplateError."""
-        return self._prompts.render(messages).text
+    @method_takes(ChatRequest)
+    def render_chat(self, request: ChatRequest) -> str:
+        """The prompt text that generate() makes of messages. As a prompt it is no longer told which of it the messages
+        hold: special tokens in them would count. Raises InvalidRequestError, ChatTemplateError.
+        """
+        return self._prompts.render(request.messages, request).text
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of text. add_special: with the tokens that begin (and end) a text of this model. parse_special:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyllama_mtp._library import ACCEPTANCE_RULES, DRAFTERS, MAX_DRAFT, MAX_LOGPROBS, MAX_SEQS
-from pyllama_mtp.chat import Message
+from pyllama_mtp.chat import Message, Tool
 from pyllama_mtp.errors import InvalidRequestError
 from pyllama_mtp.names import AcceptanceRule, CacheType, ContextLength, DrafterName, DraftLength
 from pyllama_mtp.ranges import (
@@ -106,8 +106,39 @@ class SamplingOptions:
             Integer(0, self.max_tokens).check("min_tokens", self.min_tokens)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """How messages become a prompt; chat.conversation() looks at the values. Names are those of transformers."""
+
+    tools: Sequence[Tool] | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    add_generation_prompt: Annotated[bool, Flag()] = True
+    continue_final_message: Annotated[bool | None, Flag()] = None
+
+
 @dataclass(frozen=True)
-class Request(SamplingOptions):
+class ChatRequest(ChatOptions):
+    """The parameters of Model.render_chat."""
+
+    messages: Sequence[Message]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class PromptRequest(ChatOptions):
+    """The parameters of Model.prompt_ids."""
+
+    prompt: Prompt
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class Request(ChatOptions, SamplingOptions):
     """The parameters of Model.generate."""
 
     prompt: Prompt
@@ -115,7 +146,7 @@ class Request(SamplingOptions):
 
 
 @dataclass(frozen=True)
-class BatchRequest(SamplingOptions):
+class BatchRequest(ChatOptions, SamplingOptions):
     """The parameters of Model.generate_all."""
 
     prompts: Iterable[Prompt]

@@ -1,7 +1,12 @@
-"""From what a caller passes as a prompt to token ids: text, ids, or messages for the model's own chat template."""
+"""From what a caller passes as a prompt to token ids: text, ids, or messages for the model's own chat template.
+
+Only what a template wrote itself becomes control tokens. Text of messages, tools and variables that reads like one
+stays text, and is otherwise tokenised as if it were not told apart.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from dataclasses import fields
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +15,9 @@ from pyllama_mtp import chat
 from pyllama_mtp._native import NativeModel
 from pyllama_mtp._sequence import Segment
 from pyllama_mtp.errors import ContextOverflowError, InvalidRequestError, seen
+from pyllama_mtp.gguf.format import GGUFFile
 from pyllama_mtp.info import ModelInfo, SpecialTokens
-from pyllama_mtp.options import Prompt
+from pyllama_mtp.options import ChatOptions, Prompt
 from pyllama_mtp.ranges import Flag, as_integer
 
 
@@ -20,28 +26,64 @@ def common_length(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
+# What templates call special tokens, with the word for each in a GGUF's keys.
+_NAMED_TOKENS = {
+    "bos_token": "bos",
+    "eos_token": "eos",
+    "unk_token": "unknown",
+    "sep_token": "seperator",  # as llama.cpp spells it
+    "pad_token": "padding",
+    "mask_token": "mask",
+}
+
+
+def named_tokens(header: GGUFFile) -> dict[str, int]:
+    """Ids of special tokens, by the names of the variables that templates are given."""
+    ids = {name: header.metadata.get(f"tokenizer.ggml.{word}_token_id") for name, word in _NAMED_TOKENS.items()}
+    return {name: value for name, value in ids.items() if isinstance(value, int)}
+
+
+class Made(NamedTuple):
+    """A prompt as tokens. opening: the text that the model's turn begins with; empty if the prompt was no messages."""
+
+    segments: list[Segment]
+    opening: str = ""
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for segment in self.segments for token in segment.tokens]
+
+
+def is_messages(prompt: object) -> bool:
+    return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+
+
 class Prompts:
     """The prompts of one model. Raises ModelClosedError after that was closed."""
 
-    def __init__(self, native: NativeModel, info: ModelInfo, special: SpecialTokens) -> None:
+    def __init__(self, native: NativeModel, info: ModelInfo, special: SpecialTokens, named: Mapping[str, int]) -> None:
+        """named: see named_tokens()."""
         self._native = native
         self._info = info
         self._special = special
+        self._named = {name: token for name, token in named.items() if 0 <= token < info.n_vocab}
 
-    def segments(self, prompt: Prompt) -> list[Segment]:
+    def made(self, prompt: Prompt, options: ChatOptions) -> Made:
         """At least one token. Raises InvalidRequestError, ChatTemplateError, and ContextOverflowError for a prompt that
         the context cannot hold.
         """
         limit = self._info.n_ctx - 1  # and one to generate
-        branches: list[int] = []
+        if is_messages(prompt):
+            return self._made_of_chat(self.render(cast(Sequence[chat.Message], prompt), options), limit)
+        for option in fields(ChatOptions):
+            if getattr(options, option.name) != option.default:
+                raise InvalidRequestError(f"{option.name} is for messages, the prompt is a {type(prompt).__name__}")
         if isinstance(prompt, str):
             ids = self.tokenize(prompt, limit=limit)
+            if self._special.add_bos and ids[:2] == [self._special.bos] * 2:  # it was rendered by a template
+                del ids[0]
         elif isinstance(prompt, np.ndarray):
             ids = self.checked_ids(prompt, limit)
-        elif isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
-            rendered = self.render(cast(Sequence[chat.Message], prompt))
-            ids = self._chat_ids(rendered.text, limit)
-            branches = [common_length(ids, self._chat_ids(rendered.text[:n], limit)) for n in rendered.branches]
         elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):
             ids = self.checked_ids(cast(Sequence[int], prompt), limit)
         else:
@@ -50,12 +92,20 @@ class Prompts:
             )
         if not ids:
             raise InvalidRequestError("the prompt is empty, expected at least one token")
-        ends = sorted({*branches, len(ids)} - {0})
-        return [Segment(ids[begin:end], branches=True) for begin, end in zip([0, *ends], ends, strict=False)]
+        return Made([Segment(ids, branches=True)])
 
-    def _chat_ids(self, text: str, limit: int) -> list[int]:
+    def _made_of_chat(self, rendered: chat.Rendered, limit: int) -> Made:
+        ids = self._chat_ids(rendered.pieces, limit)
+        if not ids:
+            raise InvalidRequestError("the chat template made an empty prompt of the messages: pass text or token ids")
+        branches = [common_length(ids, self._chat_ids(_cut(rendered.pieces, n), limit)) for n in rendered.branches]
+        ends = sorted({*branches, len(ids)} - {0})
+        segments = [Segment(ids[begin:end], branches=True) for begin, end in zip([0, *ends], ends, strict=False)]
+        return Made(segments, rendered.opening)
+
+    def _chat_ids(self, pieces: Sequence[tuple[str, bool]], limit: int) -> list[int]:
         """A template writes the tokens that begin a text itself, or leaves them out."""
-        ids = self.tokenize(text, add_special=False, limit=limit)
+        ids = self._native.tokenize_parts([(text.encode(), is_own) for text, is_own in pieces], limit)
         if self._special.add_bos and ids[:1] != [self._special.bos]:
             ids.insert(0, self._special.bos)
         return ids
@@ -89,16 +139,26 @@ class Prompts:
             )
         return InvalidRequestError(f"token id {seen(token)} at index {index}, expected 0..{self._info.n_vocab - 1}")
 
-    def render(self, messages: Sequence[chat.Message]) -> chat.Rendered:
-        """What the model's own chat template makes of messages. Raises ChatTemplateError."""
-
-        def special(token: int) -> str:
-            return self._native.token_bytes(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
-
-        template = self._native.metadata("tokenizer.chat_template")
-        return chat.render(
-            template, messages, bos_token=special(self._special.bos), eos_token=special(self._special.eos)
+    def render(self, messages: Sequence[chat.Message], options: ChatOptions) -> chat.Rendered:
+        """What the model's own chat template, or the one given, makes of messages. Raises InvalidRequestError,
+        ChatTemplateError.
+        """
+        given = chat.conversation(
+            messages,
+            tools=options.tools,
+            chat_template_kwargs=options.chat_template_kwargs,
+            add_generation_prompt=options.add_generation_prompt,
+            continue_final_message=options.continue_final_message,
         )
+        template = options.chat_template
+        if template is None and options.tools:
+            template = self._native.metadata("tokenizer.chat_template.tool_use")
+        if template is None:
+            template = self._native.metadata("tokenizer.chat_template")
+        return chat.rendered(template, given, {name: self._text_of(token) for name, token in self._named.items()})
+
+    def _text_of(self, token: int) -> str:
+        return self._native.token_bytes(token, special=True).decode("utf-8", "replace")
 
     def tokenize(
         self, text: str, add_special: bool = True, parse_special: bool = True, limit: int | None = None
@@ -113,3 +173,14 @@ class Prompts:
         flag = Flag()
         special = flag.check("add_special", add_special), flag.check("parse_special", parse_special)
         return self._native.tokenize(data, *special, limit)
+
+
+def _cut(pieces: Sequence[tuple[str, bool]], n: int) -> list[tuple[str, bool]]:
+    """The first n characters."""
+    cut = []
+    for text, is_own in pieces:
+        cut.append((text[:n], is_own))
+        n -= len(text)
+        if n <= 0:
+            break
+    return cut

@@ -1,6 +1,6 @@
 """Chat: messages, and the text that a model's own template makes of them."""
 
-from pyllama_mtp.chat.messages import Message
-from pyllama_mtp.chat.template import Rendered, render
+from pyllama_mtp.chat.messages import Conversation, Message, Tool, conversation
+from pyllama_mtp.chat.template import Rendered, render, rendered
 
-__all__ = ["Message", "Rendered", "render"]
+__all__ = ["Conversation", "Message", "Rendered", "Tool", "conversation", "render", "rendered"]

@@ -15,7 +15,7 @@ NESTED = "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.
 
 
 def rendered(template: str, messages=MESSAGES) -> str:
-    return render(template, messages, bos_token="<bos>", eos_token="<eos>").text
+    return render(template, messages, bos_token="<bos>", eos_token="<eos>")
 
 
 @pytest.mark.parametrize(

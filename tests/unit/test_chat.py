@@ -15,7 +15,7 @@ TURNS = (
 
 
 def rendered(template: str | None, messages=MESSAGES) -> str:
-    return render(template, messages, bos_token="<bos>", eos_token="<eos>").text
+    return render(template, messages, bos_token="<bos>", eos_token="<eos>")
 
 
 def test_turns_are_rendered_and_the_models_is_opened():
