@@ -153,6 +153,7 @@ void check(const pmtp_model & model, const pmtp_sequence_params & p) {
                         i == 0 ? 1 : p.synthetic_acceptance[i - 1]);
     }
     require_between("n_logprobs", p.n_logprobs, -1, PMTP_MAX_LOGPROBS);
+    require_between("n_prompt_logprobs", p.n_prompt_logprobs, -1, PMTP_MAX_LOGPROBS);
     require_between("num_speculative_tokens", p.num_speculative_tokens, PMTP_DRAFT_AUTO, PMTP_MAX_DRAFT);
     require_tokens(model, p.stop_tokens, p.n_stop_tokens, "stop_tokens");
     require(p.n_logit_bias >= 0 && (p.logit_bias != nullptr || p.n_logit_bias == 0), "logit_bias: none given");
@@ -269,6 +270,7 @@ pmtp::SequenceParams sequence_params(const pmtp_sequence_params & p, const std::
     }
     s.sampling.mask = p.mask;
     s.sampling.mask_user = p.mask_user;
+    s.n_prompt_logprobs = p.n_prompt_logprobs;
     s.max_tokens = p.max_tokens;
     s.seed = p.seed;
     s.reproducible = p.reproducible != 0;
@@ -293,6 +295,10 @@ void write(const pmtp::Burst & from, pmtp_burst & out) {
     std::copy(from.emitted.begin(), from.emitted.end(), out.emitted);
     if (from.n_emitted > 0 && !s.logprobs().empty()) {
         out.logprobs = reinterpret_cast<const pmtp_token_logprob *>(s.logprobs().data());
+    }
+    if (from.n_prompt > 0 && !s.prompt_logprobs().empty()) {
+        out.n_prompt_logprobs = s.n_prompt_reported();
+        out.prompt_logprobs = reinterpret_cast<const pmtp_token_logprob *>(s.prompt_logprobs().data());
     }
 }
 
@@ -354,6 +360,7 @@ pmtp_sequence_params pmtp_default_sequence_params(void) {
     p.repetition_penalty = 1.0;
     p.reproducible = 1;
     p.n_logprobs = -1;
+    p.n_prompt_logprobs = -1;
     p.num_speculative_tokens = PMTP_DRAFT_AUTO;
     return p;
 }

@@ -13,7 +13,7 @@
  *    only. Strings are UTF-8 and NUL-terminated unless a length is passed beside them.
  *  - Threads. Any call on a model and its sequences may be made from any thread. What computes or changes the KV cache
  *    (pmtp_step, pmtp_logits, pmtp_sequence_truncate) waits for the one under way; nothing else waits. Two exceptions:
- *    a handle may be freed while no other call on it runs only, and a burst's `logprobs` are valid until the next step.
+ *    a handle may be freed while no other call on it runs only, and a burst's logprobs are valid until the next step.
  *    The library starts no thread of its own but those that compute. Different models are independent.
  *  - Processes. A model belongs to the process that loaded it. In a forked child every call on it fails with
  *    OTHER_PROCESS, and freeing it does nothing there.
@@ -179,6 +179,7 @@ typedef struct pmtp_sequence_params {
     double repetition_penalty; /* (0, 2]; 1: none */
     int32_t ignore_eos;        /* 1: end-of-generation tokens do not end it */
     int32_t n_logprobs;        /* -1: none; else the emitted token's and so many best ones' */
+    int32_t n_prompt_logprobs; /* likewise of the prompt's tokens, all of which are evaluated again then */
     int32_t num_speculative_tokens; /* 0..PMTP_MAX_DRAFT, or PMTP_DRAFT_AUTO; without a drafter always 0 */
     int32_t n_synthetic_acceptance; /* > 0, for benchmarks: the first draft of a round is accepted with probability */
     const double * synthetic_acceptance; /* [0], the first two with [1] ...; not increasing. All work is done, the text
@@ -223,6 +224,9 @@ typedef struct pmtp_burst {
     int32_t emitted[17];
     const pmtp_token_logprob * logprobs; /* [n_emitted][1 + n_logprobs]: the token, then the best; NULL if n_logprobs <
                                           * 0; valid until the next step, or the sequence's truncation or end of life */
+    int32_t n_prompt_logprobs; /* rows of prompt_logprobs: the prompt's tokens in order, all but its first one */
+    const pmtp_token_logprob * prompt_logprobs; /* [n_prompt_logprobs][1 + the parameters' n_prompt_logprobs]: as
+                                                 * logprobs */
 } pmtp_burst;
 
 typedef struct pmtp_stats {

@@ -44,9 +44,9 @@ void Engine::set_drafter(std::unique_ptr<Drafter> drafter, const RoundCosts & fi
     if (drafter_ != nullptr && drafter_->reads_states()) {
         target_.give_states();
     }
-    scheduler_ =
-        std::make_unique<Scheduler>(params_.max_num_seqs, (int) params_.context.n_batch, params_.n_batch,
-                                    params_.shared_chunk, drafter_ != nullptr && kv_.can_truncate() ? kMaxDraft : 0);
+    scheduler_ = std::make_unique<Scheduler>(params_.max_num_seqs, (int) params_.context.n_batch,
+                                             (int) params_.context.n_outputs_max, params_.n_batch, params_.shared_chunk,
+                                             drafter_ != nullptr && kv_.can_truncate() ? kMaxDraft : 0);
 }
 
 SharedSequence Engine::start(std::vector<int32_t> prompt, SequenceParams params, void * owner) {
@@ -159,7 +159,8 @@ void Engine::accept(Plan & plan, std::vector<Burst> & bursts) {
         } catch (const std::bad_alloc &) {
             s.fail(Status::out_of_memory, "out of memory");
         }
-        const bool has_more = turn.n_outputs > 1 || s.finish() == Finish::failed;  // the cache, than was accepted
+        const bool has_more =
+            (turn.n_prompt == 0 && turn.n_outputs > 1) || s.finish() == Finish::failed;  // the cache, than was accepted
         if (has_more && !kv_.truncate(s.slot(), s.n_cached())) {
             s.forget_cached();
         }

@@ -66,10 +66,10 @@ PrefixCache::Match PrefixCache::match(int slot, const std::vector<int32_t> & pro
 
 // Going on in the slot loses the rest of its text, sharing loses what the last page has of the beginning: the smaller
 // loss is chosen, among the longest beginnings.
-Place PrefixCache::take(const std::vector<int32_t> & prompt) {
+Place PrefixCache::take(const std::vector<int32_t> & prompt, bool anew) {
     std::vector<int32_t> tokens(prompt);
     Match best;
-    for (int slot = 0; slot < (int) entries_.size(); slot++) {
+    for (int slot = 0; slot < (int) entries_.size() && !anew; slot++) {
         const Match found = match(slot, prompt);
         if (std::max(found.in_place, found.shared) > std::max(best.in_place, best.shared)) {
             best = found;

@@ -29,9 +29,9 @@ class PrefixCache {
 
     bool has_slot() const { return n_running_ < max_running_; }
 
-    // A slot for the prompt, with its longest usable beginning, which leaves at least one token to evaluate. has_slot()
-    // must hold.
-    Place take(const std::vector<int32_t> & prompt);
+    // A slot for the prompt, with its longest usable beginning, which leaves at least one token to evaluate, or anew:
+    // with nothing of it. has_slot() must hold.
+    Place take(const std::vector<int32_t> & prompt, bool anew = false);
 
     // Where in the prompt, behind n_cached, the window is to be saved: at the ends of pages below the places where
     // other prompts may branch off, and every so often.

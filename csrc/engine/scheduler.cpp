@@ -5,9 +5,10 @@
 
 namespace pmtp {
 
-Scheduler::Scheduler(int max_running, int n_rows, int n_prompt, int shared_chunk, int most_drafts)
+Scheduler::Scheduler(int max_running, int n_rows, int n_outputs, int n_prompt, int shared_chunk, int most_drafts)
     : max_running_(max_running),
       n_rows_(n_rows),
+      n_outputs_(n_outputs),
       n_prompt_(n_prompt),
       shared_chunk_(std::min(n_prompt, shared_chunk)),
       most_drafts_(most_drafts) {
@@ -33,7 +34,7 @@ void Scheduler::admit(KvCache & kv, PrefixCache & prefixes, DraftHistory * histo
             return;
         }
         SharedSequence sequence = waiting_.front();
-        const Place place = prefixes.take(sequence->prompt());
+        const Place place = prefixes.take(sequence->prompt(), /*anew*/ sequence->reports_prompt());
         int used = 0;  // of the reserved pages
         for (const SharedSequence & s : running_) {
             used += pages_of(s->n_cached());
@@ -58,9 +59,14 @@ Plan Scheduler::plan() {
     plan.n_decoding = (int) plan.turns.size();
     plan_drafts(plan);
     int left = std::max(1, std::min(n_rows_ - plan.n_rows, plan.n_decoding > 0 ? shared_chunk_ : n_prompt_));
+    int outputs = n_outputs_ - plan.n_rows - ((int) running_.size() - plan.n_decoding);  // beside one for each prompt
     for (const SharedSequence & s : running_) {
         if (s->in_prompt() && left > 0) {
-            const int n = std::min({ left, s->prompt_left(), s->next_stop() - s->n_cached() });
+            int n = std::min({ left, s->prompt_left(), s->next_stop() - s->n_cached() });
+            if (s->reports_prompt()) {
+                n = std::min(n, 1 + std::max(0, outputs));
+                outputs -= n - 1;
+            }
             plan.turns.push_back({ s.get(), n });
             plan.n_rows += n;
             left -= n;

@@ -23,9 +23,10 @@ struct Plan {
 
 class Scheduler {
   public:
-    // n_rows: of a step. n_prompt: prompt tokens of a step; shared_chunk: of one in which others decode, who wait for
-    // them. most_drafts: of the drafter; 0 without one.
-    Scheduler(int max_running, int n_rows, int n_prompt, int shared_chunk, int most_drafts);
+    // n_rows: of a step; n_outputs: of them such with logits, kMaxDraft + 1 for each running sequence or more.
+    // n_prompt: prompt tokens of a step; shared_chunk: of one in which others decode, who wait for them. most_drafts:
+    // of the drafter; 0 without one.
+    Scheduler(int max_running, int n_rows, int n_outputs, int n_prompt, int shared_chunk, int most_drafts);
 
     // To wait its turn. From any thread.
     void add(SharedSequence sequence);
@@ -48,7 +49,7 @@ class Scheduler {
   private:
     void plan_drafts(Plan & plan);
 
-    const int max_running_, n_rows_, n_prompt_, shared_chunk_, most_drafts_;
+    const int max_running_, n_rows_, n_outputs_, n_prompt_, shared_chunk_, most_drafts_;
     DraftPlanner planner_;
     std::vector<DraftPlanner::Ask> asks_;
     std::vector<SharedSequence> running_;  // in the order in which they began

@@ -16,7 +16,8 @@ Sequence::Sequence(std::vector<int32_t> prompt, SequenceParams params, int n_voc
       // Where the seed must give the text again, and where live timings choose k and so must not choose the text.
       acceptance_(params.rule, sampler_.params().warp, params.seed, params.reproducible || params.drafts == kDraftAuto,
                   finds_candidates, std::move(params.synthetic)),
-      drafts_wanted_(params.drafts) {
+      drafts_wanted_(params.drafts),
+      n_prompt_logprobs_(params.n_prompt_logprobs) {
     stats_.prompt_tokens = (int) prompt_.size();
     stats_.rule = acceptance_.rule();
     drafts_.reserve(kMaxDraft);
@@ -62,10 +63,12 @@ DraftTurn Sequence::draft_turn(int k) {
 
 void Sequence::put(Batch & batch, Turn & turn) {
     sampler_.clear_logprobs();
+    prompt_logprobs_.clear();
     turn.first_output = batch.n_outputs();
     if (turn.n_prompt > 0) {
         for (int i = 0; i < turn.n_prompt; i++) {
-            batch.add(prompt_[n_cached_ + i], n_cached_ + i, slot_, /*output*/ i + 1 == prompt_left());
+            batch.add(prompt_[n_cached_ + i], n_cached_ + i, slot_,
+                      /*output*/ reports_prompt() || i + 1 == prompt_left());
         }
         drafts_.clear();
     } else {
@@ -78,24 +81,51 @@ void Sequence::put(Batch & batch, Turn & turn) {
 }
 
 Wanted Sequence::wanted(const Turn & turn) const {
+    if (turn.n_prompt > 0 && reports_prompt()) {
+        return {};
+    }
     return sampler_.wanted(turn.n_outputs, acceptance_.couples() ? &seed_ : nullptr);
 }
 
 void Sequence::accept(Target & target, const Turn & turn, bool keeps_state, Burst & burst) {
     burst.n_prompt = turn.n_prompt;
     burst.is_round = turn.n_prompt == 0;
-    if (turn.n_outputs > 0) {
+    const bool is_prompt = turn.n_prompt > 0;
+    if (is_prompt && reports_prompt()) {
+        report_prompt(target, turn);
+    }
+    if (!is_prompt || turn.n_prompt == prompt_left()) {
+        const int end = turn.first_output + turn.n_outputs, first = is_prompt ? end - 1 : turn.first_output;
         rows_.clear();
-        for (int i = 0; i < turn.n_outputs; i++) {
-            rows_.push_back(target.row(turn.first_output + i));
+        for (int i = first; i < end; i++) {
+            rows_.push_back(target.row(i));
         }
         choose(burst);
         if (keeps_state) {
-            const float * state = target.state(turn.first_output + burst.n_emitted - 1);
+            const float * state = target.state(first + burst.n_emitted - 1);
             state_.assign(state, state + llama_model_n_embd(llama_get_model(target.context())));
         }
     }
     n_cached_ += turn.n_prompt > 0 ? turn.n_prompt : 1 + burst.n_accepted;
+}
+
+// Row i judges the prompt token behind the one that it was computed from. Where the cache was lost, the prompt begins
+// anew, and what was reported is not reported again.
+void Sequence::report_prompt(Target & target, const Turn & turn) {
+    const int n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(target.context())));
+    for (int i = 0; i < turn.n_outputs; i++) {
+        const int judged = n_cached_ + i + 1;
+        if (judged < n_judged_ || judged >= (int) prompt_.size()) {
+            continue;
+        }
+        const float * logits = target.row(turn.first_output + i).logits;
+        const int32_t token = prompt_[judged];
+        const size_t own = prompt_logprobs_.size();
+        prompt_logprobs_.push_back({ token, 0 });
+        const double log_sum = append_best(logits, n_vocab, n_prompt_logprobs_, largest_, prompt_logprobs_);
+        prompt_logprobs_[own].logprob = (float) (logits[token] - log_sum);
+        n_judged_ = judged + 1;
+    }
 }
 
 // Row i of the evaluated batch gives the token after draft i. The first one that is not the next draft is the bonus

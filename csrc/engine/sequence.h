@@ -36,6 +36,7 @@ struct SequenceParams {
     Rule rule = Rule::automatic;
     int drafts = kDraftAuto;
     std::vector<double> synthetic;  // see Acceptance
+    int n_prompt_logprobs = -1;     // with each prompt token; -1: none
     std::vector<int> branches;      // lengths of the prompt's beginnings after which others may go on differently
 };
 
@@ -99,6 +100,8 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
     const std::vector<int32_t> & prompt() const { return prompt_; }
     std::vector<int32_t> cached_tokens() const;
     const std::vector<int> & branches() const { return branches_; }
+    // Rows of logits are then wanted for the whole prompt, so what the cache holds of it is of no use.
+    bool reports_prompt() const { return n_prompt_logprobs_ >= 0; }
     // Positions of the prompt where a step ends, so that what the cache holds then can be saved.
     void set_stops(std::vector<int> stops) { stops_ = std::move(stops); }
     int next_stop() const { return stops_.empty() ? INT_MAX : stops_.front(); }
@@ -134,10 +137,14 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
     void publish();
     Statistics published() const;
     const std::vector<TokenLogprob> & logprobs() const { return sampler_.logprobs(); }
+    // (1 + n_prompt_logprobs) entries for each prompt token, but the first, that the last turn could judge.
+    const std::vector<TokenLogprob> & prompt_logprobs() const { return prompt_logprobs_; }
+    int n_prompt_reported() const { return (int) prompt_logprobs_.size() / (1 + n_prompt_logprobs_); }
 
     void * owner = nullptr;  // the handle of this sequence outside the engine
 
   private:
+    void report_prompt(Target & target, const Turn & turn);
     void choose(Burst & burst);
     void emit(int32_t token, Burst & burst);
 
@@ -149,6 +156,10 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
     Sampler sampler_;
     Acceptance acceptance_;
     const int drafts_wanted_;
+    const int n_prompt_logprobs_;
+    std::vector<TokenLogprob> prompt_logprobs_;  // of the last turn
+    int n_judged_ = 1;                           // prompt tokens that were reported; the first has no probability
+    std::vector<Candidate> largest_;
     bool clock_decides_ = false;
     DraftHistory table_;  // a table of costs, where live timings may not choose k
     std::optional<DraftLength> draft_length_;

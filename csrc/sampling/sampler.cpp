@@ -165,16 +165,8 @@ void Sampler::apply_bias_and_penalties(Row & row) {
 }
 
 void Sampler::report_best(Row & row) {
-    const float max = row.logits[arg_max(row.logits, n_vocab_)];
-    row.log_sum = max + std::log(exp_sum(row.logits, n_vocab_, max, 1.0f));
     row.best.clear();
-    if (params_.n_logprobs > 0) {
-        gather_largest(row.logits, n_vocab_, params_.n_logprobs, kLowest, largest_);
-        std::sort_heap(largest_.begin(), largest_.end(), more_probable);
-        for (const Candidate & c : largest_) {
-            row.best.push_back({ c.index, (float) (c.logit - row.log_sum) });
-        }
-    }
+    row.log_sum = append_best(row.logits, n_vocab_, params_.n_logprobs, largest_, row.best);
 }
 
 }  // namespace pmtp

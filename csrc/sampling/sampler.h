@@ -3,6 +3,7 @@
 #pragma once
 
 #include "sampling/distribution.h"
+#include "sampling/logprobs.h"
 
 #include <cstdint>
 #include <functional>
@@ -14,11 +15,6 @@ namespace pmtp {
 struct LogitBias {
     int32_t token;
     float bias;
-};
-
-struct TokenLogprob {
-    int32_t token;
-    float logprob;
 };
 
 // As pmtp_mask_fn.
