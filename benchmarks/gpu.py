@@ -267,7 +267,8 @@ def time_sampling(args: argparse.Namespace) -> None:
     from pyllama_mtp.bench.shapes import random_pair
 
     target, head = random_pair("e2b", "q4_0", args.folder / "models")
-    with Model(target, mtp_head=head, n_ctx=1024, n_threads=args.n_threads) as model:
+    load = {"n_ctx": 1024, "n_threads": args.n_threads, "sampling_defaults": "vllm"}
+    with Model(target, mtp_head=head, **load) as model:
         for options in SAMPLING:
             for k in (0, 3):
                 s = second_run(model, PROMPT, k, args.tokens, **options)

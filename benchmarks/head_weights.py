@@ -28,7 +28,7 @@ TOKENS = 400
 def main() -> None:
     demo = Path(str(resources.files("pyllama_mtp") / "demo"))
     target, head = demo / "target.gguf", demo / "assistant.gguf"
-    with Model(target, n_ctx=1024) as model:
+    with Model(target, n_ctx=1024, sampling_defaults="vllm") as model:
         texts = [model.tokenize(p) + run(model, p, 0, n=TOKENS, seed=1, temperature=0.7)[0] for p in PROMPTS]
     print("| weights | bytes | acceptance | less |\n|---|---|---|---|")
     plain = None

@@ -26,7 +26,7 @@ from pyllama_mtp.generate import clear_cache, generate
 from pyllama_mtp.info import ModelInfo
 from pyllama_mtp.model import Model
 from pyllama_mtp.paths import get_cmake_dir, get_include, get_library, get_pkgconfig_dir
-from pyllama_mtp.results import Chunk, Completion, Round, Stats, TokenLogprob, Usage
+from pyllama_mtp.results import Chunk, Completion, Round, Stats, TokenLogprob, ToolCall, Usage
 from pyllama_mtp.stream import AsyncStream, Stream
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "StateFileError",
     "StreamError",
     "TokenLogprob",
+    "ToolCall",
     "Usage",
     "clear_cache",
     "generate",

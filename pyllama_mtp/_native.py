@@ -29,7 +29,7 @@ from pyllama_mtp.errors import (
 from pyllama_mtp.task import run
 
 if TYPE_CHECKING:  # options take their limits from the library
-    from pyllama_mtp.options import LoadOptions, SamplingOptions
+    from pyllama_mtp.options import LoadOptions, Request
 
 _SHORT_TEXT = 1 << 16  # bytes, tokenised in some 0.1 s
 
@@ -268,7 +268,7 @@ class NativeModel:
         except ModelLoadError as error:
             raise StateFileError(str(error)) from error
 
-    def start(self, sequence: NativeSequence, prompt: Sequence[Segment], options: "SamplingOptions") -> None:
+    def start(self, sequence: NativeSequence, prompt: Sequence[Segment], options: "Request") -> None:
         """Begins a sequence; it is this model's until it is closed. Raises ContextOverflowError, InvalidRequestError.
 
         It is listed before steps may give it bursts, and where this is interrupted it stays listed.

@@ -3,7 +3,7 @@
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +12,7 @@ from pyllama_mtp.errors import ModelClosedError, PyllamaMtpError
 from pyllama_mtp.names import FinishReason
 
 if TYPE_CHECKING:  # options take their limits from the library
-    from pyllama_mtp.options import SamplingOptions
+    from pyllama_mtp.options import Request
 
 
 class Segment(NamedTuple):
@@ -24,7 +24,8 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """What one step brought one sequence; see pmtp_burst. `logprobs` has per emitted token a list of (token, logprob).
+    """What one step brought one sequence; see pmtp_burst. `logprobs` has per emitted token a list of (token, logprob),
+    `prompt_logprobs` likewise per prompt token that the step judged.
 
     number: of the step, larger than of those before. error: why the sequence failed.
     """
@@ -39,6 +40,7 @@ class Burst:
     finish_reason: FinishReason | None
     error: PyllamaMtpError | None
     logprobs: list[list[tuple[int, float]]] | None
+    prompt_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +66,25 @@ class NativeStats:
     sample_seconds: float = 0.0
 
 
+def _rows(entries: Any, n_rows: int, width: int) -> list[list[tuple[int, float]]]:
+    """(token, logprob) of a native table."""
+    rows = (entries[row * width : (row + 1) * width] for row in range(n_rows))
+    return [[(entry.token, entry.logprob) for entry in row] for row in rows]
+
+
 class NativeSequence:
     """Owns a pmtp_sequence, as NativeModel owns a model: waiting, running or ended.
 
     seed: the one given, or the one drawn. cancelled: cancel() was called.
     """
 
-    def __init__(self, options: "SamplingOptions") -> None:
-        """It begins with NativeModel.start()."""
+    def __init__(self, options: "Request") -> None:
+        """It begins with NativeModel.start(). options: none of those of pyllama_mtp.sampling is None."""
         self.seed = secrets.randbits(63) if options.seed is None else options.seed
         self.cancelled = False
         self._begun = False
         self._n_logprobs = -1 if options.logprobs is None else options.logprobs
+        self._n_prompt_logprobs = -1 if options.prompt_logprobs is None else options.prompt_logprobs
         self._process = os.getpid()
         self._lock = threading.RLock()  # orders calls, from any thread or signal handler, before free
         self._slot = ffi.gc(ffi.new("pmtp_sequence **"), lib.pmtp_sequence_release)
@@ -85,18 +94,19 @@ class NativeSequence:
         """0: it has not begun, or was freed."""
         return int(ffi.cast("intptr_t", self._slot[0]))
 
-    def begin(self, model: Any, prompt: Sequence[Segment], options: "SamplingOptions") -> None:
+    def begin(self, model: Any, prompt: Sequence[Segment], options: "Request") -> None:
         """model: a pmtp_model. See NativeModel.start()."""
         stop_tokens = ffi.new("int32_t[]", list(options.stop_token_ids or ()))
         logit_bias = ffi.new("pmtp_logit_bias[]", list((options.logit_bias or {}).items()))
         synthetic = ffi.new("double[]", list(options.synthetic_acceptance))
         native = ffi.new("pmtp_sequence_params *", lib.pmtp_default_sequence_params())
         set_numbers(native, options)  # what is None or "auto" stays as it is by default
-        native.top_k = max(0, options.top_k)
+        native.top_k = max(0, options.top_k or 0)
         native.seed = self.seed
         native.reproducible = options.seed is not None
         native.acceptance = ACCEPTANCE_RULES.index(options.acceptance)
         native.n_logprobs = self._n_logprobs
+        native.n_prompt_logprobs = self._n_prompt_logprobs
         native.stop_tokens = stop_tokens
         native.n_stop_tokens = len(stop_tokens)
         native.logit_bias = logit_bias
@@ -123,14 +133,9 @@ class NativeSequence:
             emitted=list(burst.emitted[0 : burst.n_emitted]),
             finish_reason=None if error is not None else FINISH_REASONS[burst.finish],
             error=error,
-            logprobs=list(self._logprobs(burst)) if self._n_logprobs >= 0 else None,
+            logprobs=None if self._n_logprobs < 0 else _rows(burst.logprobs, burst.n_emitted, 1 + self._n_logprobs),
+            prompt_logprobs=_rows(burst.prompt_logprobs, burst.n_prompt_logprobs, 1 + self._n_prompt_logprobs),
         )
-
-    def _logprobs(self, burst: Any) -> Iterator[list[tuple[int, float]]]:
-        width = 1 + self._n_logprobs
-        for row in range(burst.n_emitted):
-            entries = burst.logprobs[row * width : (row + 1) * width]
-            yield [(entry.token, entry.logprob) for entry in entries]
 
     def error(self) -> str:
         """Why it failed; empty if it did not."""

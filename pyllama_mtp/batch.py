@@ -75,6 +75,11 @@ def _read(one: Stream | Completion) -> Completion:
         stats=one.stats,
         logprobs=_joined([chunk.logprobs for chunk in chunks]),
         error=error,
+        reasoning="".join(chunk.reasoning for chunk in chunks),
+        tool_calls=[call for chunk in chunks for call in chunk.tool_calls],
+        stop_reason=chunks[-1].stop_reason if chunks else None,
+        malformed_call=any(chunk.malformed_call for chunk in chunks),
+        prompt_logprobs=chunks[0].prompt_logprobs if chunks else None,
     )
 
 

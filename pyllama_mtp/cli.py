@@ -14,6 +14,7 @@ from pyllama_mtp.chat import Message
 from pyllama_mtp.errors import PyllamaMtpError, one_line, shown
 from pyllama_mtp.model import Model
 from pyllama_mtp.results import Stats
+from pyllama_mtp.sampling import Sampling
 from pyllama_mtp.stream import Stream
 
 DEMO_PROMPT = '''def read_config(path):
@@ -22,8 +23,11 @@ DEMO_PROMPT = '''def read_config(path):
 
 
 def _print_stream(stream: Stream) -> None:
+    """Text and calls; what the model thinks goes to stderr."""
     for chunk in stream:
-        print(chunk.text, end="", flush=True)
+        if chunk.reasoning:
+            print(chunk.reasoning, end="", file=sys.stderr, flush=True)
+        print(chunk.text + "".join(call.raw for call in chunk.tool_calls), end="", flush=True)
     print()
 
 
@@ -45,6 +49,7 @@ def format_stats(stats: Stats) -> str:
             f"{stats.prompt_seconds:.3f} s",
             f"completion               {stats.completion_tokens} tokens in {stats.rounds} rounds, seed {stats.seed}, "
             f"acceptance {stats.acceptance}",
+            f"sampling                 {stats.sampling}",
             f"speed                    {speed}",
             f"acceptance rate          {_percent(stats.acceptance_rate)} of {stats.drafted} drafted tokens",
             f"mean acceptance length   {length}",
@@ -59,7 +64,8 @@ def format_stats(stats: Stats) -> str:
 
 
 def _add_generation_options(parser: argparse.ArgumentParser, **defaults: object) -> None:
-    add_options(parser, DEFAULTS | defaults)
+    notes = {field.name: "default: the model's own" for field in fields(Sampling) if field.name not in defaults}
+    add_options(parser, DEFAULTS | defaults, notes)
     parser.add_argument("--n-threads", type=int, help="default: every CPU this process may use")
 
 

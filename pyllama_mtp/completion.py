@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from pyllama_mtp._sequence import Burst, NativeStats
+from pyllama_mtp.chat.reader import Reader
 from pyllama_mtp.errors import ModelClosedError, PyllamaMtpError
 from pyllama_mtp.names import FinishReason
 from pyllama_mtp.results import Chunk, Round, TokenLogprob
-from pyllama_mtp.text import Saved, TextAssembler
+from pyllama_mtp.text import Saved, Shown, TextAssembler
 
 
 class TokenSource(Protocol):
@@ -38,6 +39,7 @@ class State(NamedTuple):
     n_tokens: int = 0
     n_queued: int = 0
     n_rounds: int = 0
+    n_prompt_logprobs: int = 1
     n_chunks: int = 0
     finish_reason: FinishReason | None = None
     error: PyllamaMtpError | None = None
@@ -56,6 +58,10 @@ class Queued(NamedTuple):
     stats: NativeStats
 
 
+def _named(rows: list[list[tuple[int, float]]], token_bytes: Callable[[int], bytes]) -> list[list[TokenLogprob]]:
+    return [[TokenLogprob(token, value, token_bytes(token)) for token, value in row] for row in rows]
+
+
 class Producer:
     """Makes chunks. take() and end() are called by the thread that steps, everything else by any.
 
@@ -67,22 +73,42 @@ class Producer:
         source: TokenSource,
         *,
         token_bytes: Callable[[int], bytes],
+        raw: bool = False,
         stop: Sequence[str] = (),
+        stop_token_ids: Sequence[int] = (),
         min_tokens: int = 0,
         trace: bool = False,
-        logprobs: bool = False,
+        logprobs: Callable[[int], bytes] | None = None,
+        prompt_logprobs: Callable[[int], bytes] | None = None,
     ):
-        """token_bytes: the text of a token. trace: record rounds."""
+        """token_bytes: the text of a token. raw: a token that ends the completion has its text too. trace: record
+        rounds. logprobs, prompt_logprobs: the bytes of a token, for those.
+        """
         self.source = source
         self.queue: list[Queued | None] = []
         self.rounds: list[Round] = []
         self.token_ids: list[int] = []
         self._token_bytes = token_bytes
+        self._raw = raw
+        self._stop = stop, min_tokens
+        self._echo = ""
+        self._stop_token_ids = frozenset(stop_token_ids)
         self._assembler = TextAssembler(stop, min_tokens)
         self._trace = trace
-        self._logprobs: list[list[TokenLogprob]] | None = [] if logprobs else None
+        self._logprob_bytes = logprobs
+        self._logprobs: list[list[TokenLogprob]] | None = None if logprobs is None else []
+        self._prompt_logprob_bytes = prompt_logprobs
+        self._prompt_logprobs: list[list[TokenLogprob]] = [[]]  # the first token has no probability
         self.state = State(-1, self._assembler.save())
         self.first_stats = NativeStats()
+
+    def follow(self, reader: Reader, echo: str = "") -> None:
+        """Has `reader` tell text from thoughts and calls; else all is text. echo: what the text begins with. To be
+        called before the first burst.
+        """
+        self._echo = echo
+        self._assembler = TextAssembler(*self._stop, reader)
+        self.state = State(-1, self._assembler.save())
 
     def began(self) -> None:
         """The source gives bursts from now on."""
@@ -96,33 +122,43 @@ class Producer:
         self._take_back(before)
         if burst.is_round and self._trace:
             self.rounds.append(Round(burst.drafted, burst.accepted, burst.emitted))
-        if self._logprobs is not None and burst.logprobs is not None:
-            self._logprobs += [[TokenLogprob(token, logprob) for token, logprob in row] for row in burst.logprobs]
+        if self._logprobs is not None and self._logprob_bytes is not None and burst.logprobs is not None:
+            self._logprobs += _named(burst.logprobs, self._logprob_bytes)
+        if self._prompt_logprob_bytes is not None:
+            self._prompt_logprobs += _named(burst.prompt_logprobs, self._prompt_logprob_bytes)
         self.token_ids += burst.emitted
         n_tokens = len(self.token_ids)
         finish_reason = burst.finish_reason
-        text = ""
+        shown = Shown()
+        stop_reason: str | int | None = None
         for index, token in enumerate(burst.emitted):
             ends = finish_reason == "stop" and index == len(burst.emitted) - 1
-            text += self._assembler.feed(b"" if ends else self._token_bytes(token))
+            if ends and token in self._stop_token_ids:
+                stop_reason = token
+            data = b"" if ends and not self._raw else self._token_bytes(token)
+            self._assembler.feed(token, data, shown)
             if self._assembler.stopped:
-                n_tokens = max(before.n_queued, self._assembler.delivered_tokens)
-                self.source.truncate(n_tokens)
-                finish_reason = "stop"
                 break
         if finish_reason is not None and burst.error is None:
-            text += self._assembler.finish()
+            self._assembler.finish(shown)
+        if self._assembler.stopped:
+            n_tokens = max(before.n_queued, self._assembler.delivered_tokens)
+            self.source.truncate(n_tokens)
+            finish_reason, stop_reason = "stop", self._assembler.stop_string
+        if finish_reason == "stop" and self._assembler.n_calls > 0:
+            finish_reason = "tool_calls"
         after = before._replace(
             burst=burst.number,
             text=self._assembler.save(),
             n_committed=len(self.token_ids),
             n_tokens=n_tokens,
             n_rounds=len(self.rounds),
+            n_prompt_logprobs=len(self._prompt_logprobs),
             finish_reason=finish_reason,
             error=burst.error,
         )
         ready = n_tokens if finish_reason is not None else self._assembler.delivered_tokens
-        self._queue(after, text, ready if burst.error is None else after.n_queued)
+        self._queue(after, shown, ready if burst.error is None else after.n_queued, stop_reason)
 
     def end(self, finish_reason: FinishReason | None, error: PyllamaMtpError | None = None) -> None:
         """Ends it where it is, unless it has ended: what is held back of its text and tokens is dropped."""
@@ -132,17 +168,27 @@ class Producer:
             if before.n_tokens > before.n_queued:
                 self.source.truncate(before.n_queued)
             after = before._replace(n_tokens=before.n_queued, finish_reason=finish_reason, error=error)
-            self._queue(after, "", after.n_queued)
+            self._queue(after, Shown(), after.n_queued)
 
-    def _queue(self, after: State, text: str, n_tokens: int) -> None:
+    def _queue(self, after: State, shown: Shown, n_tokens: int, stop_reason: str | int | None = None) -> None:
         """Adds a chunk with the tokens up to n_tokens, if there is anything to tell, and makes `after` the state."""
         stats = self.source.stats()
         if after.ended:
             after = after._replace(stats=stats)
         begin = after.n_queued
-        if text or n_tokens > begin or after.finish_reason is not None:
-            logprobs = None if self._logprobs is None else self._logprobs[begin:n_tokens]
-            chunk = Chunk(text, self.token_ids[begin:n_tokens], after.finish_reason, logprobs)
+        first = after.n_chunks == 0
+        if n_tokens > begin or after.finish_reason is not None or shown != Shown():
+            chunk = Chunk(
+                text=self._echo + shown.text if first else shown.text,
+                token_ids=self.token_ids[begin:n_tokens],
+                finish_reason=after.finish_reason,
+                logprobs=None if self._logprobs is None else self._logprobs[begin:n_tokens],
+                reasoning=shown.reasoning,
+                tool_calls=shown.calls,
+                stop_reason=stop_reason,
+                malformed_call=shown.malformed,
+                prompt_logprobs=self._prompt_logprobs if first and self._prompt_logprob_bytes is not None else None,
+            )
             self.queue.append(Queued(chunk, after.n_rounds, stats))
             after = after._replace(n_queued=n_tokens, n_chunks=after.n_chunks + 1)
         self.state = after
@@ -153,6 +199,7 @@ class Producer:
         del self.token_ids[state.n_committed :]
         del self.rounds[state.n_rounds :]
         del self.queue[state.n_chunks :]
+        del self._prompt_logprobs[state.n_prompt_logprobs :]
         if self._logprobs is not None:
             del self._logprobs[state.n_committed :]
 

@@ -7,6 +7,7 @@ from pyllama_mtp._library import DRAFTERS
 from pyllama_mtp._native import NativeModel
 from pyllama_mtp.names import DrafterName
 from pyllama_mtp.options import ModelOptions
+from pyllama_mtp.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class ModelInfo:
     window, 0 if there is none. head_n_centroids: clusters of the head's centroid LM head, of which head_top_k are
     scored for a token; 0 for a dense LM head or no head. batch_invariant: a row of logits has the same bits alone and
     among the drafts of a round, so greedy text and the text of a seed are the same bytes with drafting on and off; else
-    batch_dependence says why not.
+    batch_dependence says why not. sampling: what completions take for the options that they leave out.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ModelInfo:
     cache_bytes: int
     prefix_cache_bytes: int
     compute_bytes: int
+    sampling: Sampling
 
 
 class SpecialTokens(NamedTuple):
@@ -61,7 +63,9 @@ class SpecialTokens(NamedTuple):
     add_bos: bool
 
 
-def describe(native: NativeModel, stem: str, options: ModelOptions) -> tuple[ModelInfo, SpecialTokens]:
+def describe(
+    native: NativeModel, stem: str, options: ModelOptions, sampling: Sampling
+) -> tuple[ModelInfo, SpecialTokens]:
     """stem: the name of a model that has none in its file."""
     fields: dict[str, Any] = dict(native.info())
     special = SpecialTokens(fields.pop("token_bos"), fields.pop("token_eos"), bool(fields.pop("add_bos")))
@@ -78,6 +82,7 @@ def describe(native: NativeModel, stem: str, options: ModelOptions) -> tuple[Mod
         cache_type_v=options.cache_type_v,
         cache_type_k_swa=options.cache_type_k_swa or options.cache_type_k,
         cache_type_v_swa=options.cache_type_v_swa or options.cache_type_v,
+        sampling=sampling,
         **fields,
     )
     return info, special

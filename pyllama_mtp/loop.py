@@ -21,7 +21,7 @@ from pyllama_mtp._native import NativeModel
 from pyllama_mtp._sequence import NativeSequence, Segment
 from pyllama_mtp.completion import Producer
 from pyllama_mtp.errors import InternalError, ModelClosedError, PyllamaMtpError, QueueFullError, StreamError
-from pyllama_mtp.options import SamplingOptions
+from pyllama_mtp.options import Request
 from pyllama_mtp.task import start_thread
 
 PATIENCE_SECONDS = 0.25
@@ -104,7 +104,7 @@ class EngineLoop:
         producer: Producer,
         reader: Reader,
         prompt: Sequence[Segment],
-        options: SamplingOptions,
+        options: Request,
     ) -> None:
         """Starts a completion. Raises QueueFullError, ContextOverflowError, InvalidRequestError, ModelClosedError."""
         self.native.check_process()

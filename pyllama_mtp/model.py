@@ -14,7 +14,6 @@ from pyllama_mtp._library import logged
 from pyllama_mtp._native import NativeModel
 from pyllama_mtp._sequence import NativeSequence
 from pyllama_mtp.batch import complete_all
-from pyllama_mtp.completion import Producer
 from pyllama_mtp.cpus import default_threads
 from pyllama_mtp.errors import (
     InvalidRequestError,
@@ -29,7 +28,7 @@ from pyllama_mtp.gguf.checks import check_head, check_target
 from pyllama_mtp.gguf.format import GGUFFile
 from pyllama_mtp.info import ModelInfo, describe
 from pyllama_mtp.loop import EngineLoop
-from pyllama_mtp.names import CacheType, ContextLength, DrafterName, DraftLength
+from pyllama_mtp.names import CacheType, ContextLength, DrafterName, DraftLength, SamplingDefaults
 from pyllama_mtp.options import (
     BatchRequest,
     ChatOptions,
@@ -41,11 +40,14 @@ from pyllama_mtp.options import (
     method_takes,
     values_of,
 )
+from pyllama_mtp.output import Outputs
+from pyllama_mtp.output_options import OutputOptions
 from pyllama_mtp.part_files import replacing
 from pyllama_mtp.progress import Progress, load_meter
 from pyllama_mtp.prompt import Prompts, named_tokens
 from pyllama_mtp.ranges import Integer
 from pyllama_mtp.results import Completion, Usage
+from pyllama_mtp.sampling import NEUTRAL, Sampling, sampling_of
 from pyllama_mtp.stream import AsyncStream, BaseStream, Stream, begin_later
 
 DEFAULT_N_CTX = 4096
@@ -74,7 +76,9 @@ class Model:
     cache_type_v: types of the KV cache (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl, turbo4, turbo3, turbo2);
     cache_type_k_swa, cache_type_v_swa: of the sliding layers, None: the same. n_gpu_layers: -1 for all. n_threads:
     default: one for each core that this process may use. n_batch: most prompt tokens evaluated at once.
-    flash_attention: None where it is supported.
+    flash_attention: None where it is supported. sampling_defaults: what completions take for the sampling options that
+    they leave out: "model": the file's own (general.sampling.*), else those published for its architecture; "vllm": the
+    neutral ones.
     progress: called while the model loads, on this thread, with bytes done, bytes in all, and what is being done; True:
     a line on the terminal. What it or a signal handler raises ends the load.
 
@@ -100,6 +104,7 @@ class Model:
         n_threads: int | None = None,
         n_batch: int = 512,
         flash_attention: bool | None = None,
+        sampling_defaults: SamplingDefaults = "model",
         progress: bool | Progress | None = None,
     ):
         self._loop: EngineLoop | None = None
@@ -118,6 +123,7 @@ class Model:
             n_threads=n_threads,
             n_batch=n_batch,
             flash_attention=flash_attention,
+            sampling_defaults=sampling_defaults,
         )
         for path in (target, mtp_head):
             if not isinstance(path, str | os.PathLike | None):
@@ -125,6 +131,7 @@ class Model:
         header = check_target(target)
         head = None if mtp_head is None else check_head(mtp_head, header)
         head_path = None if head is None else str(head.path)
+        self._sampling = sampling_of(header) if self.options.sampling_defaults == "model" else NEUTRAL
         sizes = replace(
             self.options,
             n_ctx=_context_length(header, head, self.options),
@@ -133,8 +140,9 @@ class Model:
         meter = load_meter(progress, header.path, head_path)
         native = NativeModel(str(header.path), head_path, sizes, n_cells(sizes, cast(int, sizes.n_ctx)), meter)
         try:
-            self._info, special = describe(native, header.path.stem, self.options)
+            self._info, special = describe(native, header.path.stem, self.options, self._sampling)
             self._prompts = Prompts(native, self._info, special, named_tokens(header))
+            self._outputs = Outputs(native)
             self._loop = EngineLoop(native, self._info.max_num_seqs, sizes.max_queue)
         except BaseException:
             native.close()
@@ -173,14 +181,20 @@ class Model:
         chat_template. tools: declarations in OpenAI's shape. chat_template_kwargs: variables of the template, such as
         {"enable_thinking": True}. add_generation_prompt: open the model's turn. continue_final_message: leave the last
         message open instead; None: if it is the model's and has text. Sampling options have the names, meanings and
-        ranges of vLLM's SamplingParams, except max_tokens: None is until the context is full. temperature 0 is greedy;
-        top_k 0 or -1 is all; logprobs: with each token so many best ones.
-        seed None: one is drawn and reported in Stream.stats.seed. num_speculative_tokens None: as the model was loaded.
+        ranges of vLLM's SamplingParams, except max_tokens: None is until the context is full. temperature, top_p,
+        top_k, min_p and repetition_penalty None: those of Model.info.sampling. temperature 0 is greedy; top_k 0 or -1
+        is all; logprobs: with each token so many best ones. seed None: one is drawn and reported in Stream.stats.seed.
+        num_speculative_tokens None: as the model was loaded.
         acceptance: "coupled" (the same seed gives the same text whatever num_speculative_tokens is), "rejection" (by
         p/q), "rejection_greedy" (likewise, with greedy drafts), "block" (block verification); all give exactly the
         target's distribution. "auto": coupled if a seed is given, else the one that accepts most.
         synthetic_acceptance: for benchmarks: the share of rounds that accept the first draft, the first two ...,
         whatever was drafted; all work is done, the text is senseless. trace: record Stream.rounds.
+
+        raw: all that the model writes is text, its marks of thoughts and calls and its control tokens included. echo:
+        the text begins with the prompt's. prompt_logprobs: in the first chunk, with each token of the prompt so many
+        best ones; the whole prompt is evaluated then. response_schema: a response_template, or the older
+        response_schema, of a tokenizer_config.json, which says what is text, thought or call.
 
         Raises InvalidRequestError, ContextOverflowError, ChatTemplateError, ModelClosedError, and QueueFullError where
         max_queue completions wait for their turn.
@@ -213,7 +227,9 @@ class Model:
         itself: its Completion has `error`. Leaving the iterator ends what runs. Raises InvalidRequestError for an
         option, and ModelClosedError.
         """
-        options = values_of(SamplingOptions, request) | values_of(ChatOptions, request)
+        options = (
+            values_of(SamplingOptions, request) | values_of(ChatOptions, request) | values_of(OutputOptions, request)
+        )
         loop = self._open()
         return complete_all(
             request.prompts, lambda prompt: self.generate(prompt, **options), loop, self._info.max_num_seqs
@@ -222,27 +238,23 @@ class Model:
     def _new(self, request: Request, kind: type[AnyStream]) -> tuple[AnyStream, Callable[[BaseStream], None]]:
         """A stream, and what has its completion begin. Raises InvalidRequestError, ModelClosedError."""
         loop = self._open()
-        native = loop.native
         k = request.num_speculative_tokens
-        options = replace(request, num_speculative_tokens=self.options.num_speculative_tokens if k is None else k)
-        sequence = NativeSequence(options)
-        producer = Producer(
-            sequence,
-            token_bytes=lambda token: native.token_bytes(token, special=False),
-            stop=options.stop or (),
-            min_tokens=options.min_tokens,
-            trace=options.trace,
-            logprobs=options.logprobs is not None,
+        options = replace(
+            self._sampling.fill(request), num_speculative_tokens=self.options.num_speculative_tokens if k is None else k
         )
+        sequence = NativeSequence(options)
+        producer = self._outputs.producer(sequence, options)
 
         def begin(stream: BaseStream) -> None:
-            prompt = self._prompts.made(options.prompt, options).segments
-            logged(lambda: loop.begin(sequence, producer, stream, prompt, options))
+            prompt = self._prompts.made(options.prompt, options)
+            self._outputs.follow(producer, options, prompt.tokens)
+            logged(lambda: loop.begin(sequence, producer, stream, prompt.segments, options))
             producer.began()
             if sequence.cancelled:  # while the prompt was made
                 sequence.cancel()
 
-        return kind(producer, loop, sequence.seed, options.trace, model=self), begin
+        sampling = Sampling.of(options)
+        return kind(producer, loop, sequence.seed, options.trace, model=self, sampling=sampling), begin
 
     @method_takes(PromptRequest)
     def prompt_ids(self, request: PromptRequest) -> list[int]:

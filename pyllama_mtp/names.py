@@ -7,6 +7,7 @@ CacheType = Literal[
 ]
 AcceptanceRule = Literal["auto", "coupled", "rejection", "rejection_greedy", "block"]
 DrafterName = Literal["auto", "none", "mtp", "ngram"]
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+SamplingDefaults = Literal["model", "vllm"]
 DraftLength = int | Literal["auto"]
 ContextLength = int | Literal["max"]

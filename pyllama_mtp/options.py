@@ -15,7 +15,8 @@ import numpy.typing as npt
 from pyllama_mtp._library import ACCEPTANCE_RULES, DRAFTERS, MAX_DRAFT, MAX_LOGPROBS, MAX_SEQS
 from pyllama_mtp.chat import Message, Tool
 from pyllama_mtp.errors import InvalidRequestError
-from pyllama_mtp.names import AcceptanceRule, CacheType, ContextLength, DrafterName, DraftLength
+from pyllama_mtp.names import AcceptanceRule, CacheType, ContextLength, DrafterName, DraftLength, SamplingDefaults
+from pyllama_mtp.output_options import OutputOptions
 from pyllama_mtp.ranges import (
     Biases,
     Drafts,
@@ -50,7 +51,7 @@ def check_draft_length(value: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """What the engine is told when it loads a model."""
+    """How a model is loaded, but for what each of its completions may have otherwise."""
 
     n_ctx: Annotated[ContextLength | None, Tokens(1 << 24)] = None
     max_num_seqs: Annotated[int, Integer(1, MAX_SEQS)] = 4
@@ -65,6 +66,7 @@ class LoadOptions:
     n_threads: Annotated[int | None, Integer(1, 512)] = None
     n_batch: Annotated[int, Integer(32, 1 << 16)] = 512
     flash_attention: Annotated[bool | None, Flag()] = None
+    sampling_defaults: Annotated[SamplingDefaults, OneOf(get_args(SamplingDefaults))] = "model"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -79,21 +81,25 @@ class ModelOptions(LoadOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """One completion. Names and meanings are vLLM's SamplingParams; the string is what a command line says of it."""
+    """One completion. Names and meanings are vLLM's SamplingParams; the string is what a command line says of it. Those
+    of pyllama_mtp.sampling that are None are the model's own.
+    """
 
     max_tokens: Annotated[int | None, Integer(1, _INT32_MAX), "most tokens of the completion"] = None
     min_tokens: Annotated[int, Integer(0, _INT32_MAX), "no end before so many tokens"] = 0
-    temperature: Annotated[float, Number(0, 1e6), "0: greedy"] = 1.0
-    top_p: Annotated[float, Number(0, 1, open_low=True), "most probable tokens of this share together"] = 1.0
-    top_k: Annotated[int, Integer(-1, _INT32_MAX), "so many most probable tokens; 0 or -1: all"] = 0
-    min_p: Annotated[float, Number(0, 1), "tokens of at least this share of the best one's probability"] = 0.0
+    temperature: Annotated[float | None, Number(0, 1e6), "0: greedy"] = None
+    top_p: Annotated[float | None, Number(0, 1, open_low=True), "most probable tokens of this share together"] = None
+    top_k: Annotated[int | None, Integer(-1, _INT32_MAX), "so many most probable tokens; 0 or -1: all"] = None
+    min_p: Annotated[float | None, Number(0, 1), "tokens of at least this share of the best one's probability"] = None
     seed: Annotated[int | None, Integer(0, 2**64 - 1), "drawn and reported unless it is given"] = None
     stop: Annotated[str | Sequence[str] | None, Texts(), "end before this text; may be given several times"] = None
     stop_token_ids: Annotated[Sequence[int] | None, Listed(_TOKEN, "a stop token id")] = None
     ignore_eos: Annotated[bool, Flag(), "go on after an end-of-generation token"] = False
     presence_penalty: Annotated[float, Number(-2, 2), "less likely: tokens that were generated"] = 0.0
     frequency_penalty: Annotated[float, Number(-2, 2), "less likely: the same, for each time"] = 0.0
-    repetition_penalty: Annotated[float, Number(0, 2, open_low=True), "less likely: tokens of the text, if > 1"] = 1.0
+    repetition_penalty: Annotated[
+        float | None, Number(0, 2, open_low=True), "less likely: tokens of the text, if > 1"
+    ] = None
     logit_bias: Annotated[Mapping[int, float] | None, Biases(_TOKEN, Number(-1e4, 1e4))] = None
     logprobs: Annotated[int | None, Integer(0, MAX_LOGPROBS)] = None
     num_speculative_tokens: Annotated[DraftLength | None, Drafts(MAX_DRAFT), '0..16 drafts a round, or "auto"'] = None
@@ -138,7 +144,7 @@ class PromptRequest(ChatOptions):
 
 
 @dataclass(frozen=True)
-class Request(ChatOptions, SamplingOptions):
+class Request(ChatOptions, SamplingOptions, OutputOptions):
     """The parameters of Model.generate."""
 
     prompt: Prompt
@@ -146,7 +152,7 @@ class Request(ChatOptions, SamplingOptions):
 
 
 @dataclass(frozen=True)
-class BatchRequest(ChatOptions, SamplingOptions):
+class BatchRequest(ChatOptions, SamplingOptions, OutputOptions):
     """The parameters of Model.generate_all."""
 
     prompts: Iterable[Prompt]

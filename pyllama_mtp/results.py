@@ -1,34 +1,64 @@
 """What a completion tells: chunks of text, rounds, statistics, and all of it once it has ended."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from pyllama_mtp._library import ACCEPTANCE_RULES
 from pyllama_mtp._sequence import NativeStats
 from pyllama_mtp.errors import PyllamaMtpError
 from pyllama_mtp.names import AcceptanceRule, FinishReason
+from pyllama_mtp.sampling import NEUTRAL, Sampling
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token and the natural logarithm of its probability under the target, before any sampling option is applied."""
+    """A token and the natural logarithm of its probability under the target, before any sampling option is applied.
+
+    token_bytes: what the token stands for, control tokens included; maybe a part of a character.
+    """
 
     token_id: int
     logprob: float
+    token_bytes: bytes = b""
+
+    @property
+    def text(self) -> str:
+        """The bytes as text, with U+FFFD for what is no whole character."""
+        return self.token_bytes.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool that the model asks for. id: for the message with its result. raw: as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+    raw: str
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """What became certain since the last chunk.
 
-    text: whole characters; maybe empty, as control tokens have none. token_ids: the tokens whose text is out.
-    finish_reason: None until the last chunk, then "stop", "length" or "cancelled". logprobs: for each of token_ids its
-    own TokenLogprob followed by the n best, or None if none were asked for.
+    text: whole characters, for a reader; maybe empty, as control tokens have none. reasoning: likewise, of what the
+    model thinks. tool_calls: complete ones. token_ids: the tokens of which all is out. finish_reason: None until the
+    last chunk, then "stop", "length", "cancelled", or "tool_calls" where the model ended by itself and has called some.
+    logprobs: for each of token_ids its own TokenLogprob followed by the n best, or None if none were asked for.
+    stop_reason: the stop string, or the one of stop_token_ids, that ended it. malformed_call: text or reasoning hold
+    what was meant for a call and cannot be read as one. prompt_logprobs: in the first chunk alone, likewise for each
+    token of the prompt; an empty list for its first token, which nothing comes before.
     """
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason | None = None
     logprobs: list[list[TokenLogprob]] | None = None
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    stop_reason: str | int | None = None
+    malformed_call: bool = False
+    prompt_logprobs: list[list[TokenLogprob]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +81,8 @@ class Stats:
     = draft + verify + sample + a rest. These are the times of the steps that the completion took part in, as a whole:
     beside others its steps take longer, and the seconds of all completions together are more than those of the clock.
     tokens_per_second: tokens after the first one over decode_seconds; None before the first round.
-    acceptance: the acceptance rule in use, never "auto"; greedy text has no other than "coupled". The same request with
-    this seed and this rule gives the same text.
+    acceptance: the acceptance rule in use, never "auto"; greedy text has no other than "coupled". sampling: the options
+    in use, those that the request left out too. The same request with this seed and this rule gives the same text.
     rounds: draft/verify rounds, also those that drafted nothing; the first token belongs to none.
     acceptance_rate: accepted over drafted. mean_acceptance_length: tokens that a round gives: accepted drafts and the
     bonus token, which is missing only where an accepted draft ends the completion. acceptance_per_position: for each
@@ -78,9 +108,10 @@ class Stats:
     acceptance_rate: float | None
     mean_acceptance_length: float | None
     acceptance_per_position: list[float] | None
+    sampling: Sampling = NEUTRAL
 
     @classmethod
-    def from_native(cls, native: NativeStats, seed: int) -> "Stats":
+    def from_native(cls, native: NativeStats, seed: int, sampling: Sampling = NEUTRAL) -> "Stats":
         """native: the engine's counters."""
         positions = zip(native.accepted_per_position, native.drafted_per_position, strict=True)
         decoded = max(0, native.completion_tokens - 1)
@@ -104,6 +135,7 @@ class Stats:
             acceptance_rate=native.accepted / native.drafted if native.drafted else None,
             mean_acceptance_length=native.drafting_rounds_emitted / drafting if drafting else None,
             acceptance_per_position=[a / d for a, d in positions if d] if drafting else None,
+            sampling=sampling,
         )
 
 
@@ -124,8 +156,8 @@ class Usage:
 class Completion:
     """A completion of Model.generate_all that has ended.
 
-    error: why there is none, or why it ended early; text and the rest are what there was before. finish_reason: "stop",
-    "length" or "cancelled"; None where error is not. stats: None if it never began. logprobs: as in Chunk.
+    error: why there is none, or why it ended early; text and the rest are what there was before. finish_reason: as in
+    Chunk; None where error is not. stats: None if it never began. The rest is that of all its Chunks.
     """
 
     text: str
@@ -134,3 +166,8 @@ class Completion:
     stats: Stats | None = None
     logprobs: list[list[TokenLogprob]] | None = None
     error: PyllamaMtpError | None = None
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    stop_reason: str | int | None = None
+    malformed_call: bool = False
+    prompt_logprobs: list[list[TokenLogprob]] | None = None

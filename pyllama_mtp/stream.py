@@ -15,6 +15,7 @@ from pyllama_mtp.loop import EngineLoop
 from pyllama_mtp.names import FinishReason
 from pyllama_mtp.preparation import Preparation
 from pyllama_mtp.results import Chunk, Round, Stats
+from pyllama_mtp.sampling import NEUTRAL, Sampling
 
 
 class Position(NamedTuple):
@@ -38,11 +39,20 @@ class BaseStream:
     A loop that was left is noticed by whoever asks next, be it for a property or for another completion of the model.
     """
 
-    def __init__(self, producer: Producer, loop: EngineLoop, seed: int, trace: bool, model: object = None):
-        """model: what must stay alive until the completion has ended."""
+    def __init__(
+        self,
+        producer: Producer,
+        loop: EngineLoop,
+        seed: int,
+        trace: bool,
+        model: object = None,
+        sampling: Sampling = NEUTRAL,
+    ):
+        """model: what must stay alive until the completion has ended. sampling: for the statistics."""
         self._producer = producer
         self._loop = loop
         self._seed = seed
+        self._sampling = sampling
         self._trace = trace
         self._model = model
         self._process = os.getpid()
@@ -118,7 +128,7 @@ class BaseStream:
     def _delivered_stats(self) -> Stats:
         position = self._position
         stats = position.stats or self._producer.first_stats
-        return Stats.from_native(replace(stats, completion_tokens=position.n_tokens), self._seed)
+        return Stats.from_native(replace(stats, completion_tokens=position.n_tokens), self._seed, self._sampling)
 
     @property
     def computed(self) -> bool:
@@ -152,7 +162,7 @@ class BaseStream:
     def stats(self) -> Stats:
         """Figures up to now; see Stats. After the end they are those of what was delivered."""
         self._settle()
-        return self._final_stats or Stats.from_native(self._producer.stats(), self._seed)
+        return self._final_stats or Stats.from_native(self._producer.stats(), self._seed, self._sampling)
 
     @property
     def rounds(self) -> list[Round]:
@@ -173,7 +183,7 @@ class BaseStream:
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """None while it runs; then "stop", "length" or "cancelled"."""
+        """None while it runs; then as in Chunk."""
         self._settle()
         return self._position.finish_reason or (None if self._final_stats is None else "cancelled")
 

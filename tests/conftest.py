@@ -30,8 +30,9 @@ def demo() -> Files:
 
 @pytest.fixture(scope="session")
 def demo_model(demo: Files) -> Iterator[pyllama_mtp.Model]:
-    """The embedded pair, loaded once; a test must finish or close its streams."""
-    with pyllama_mtp.Model(demo.target, mtp_head=demo.head, n_ctx=1024, n_threads=1) as model:
+    """The embedded pair, loaded once; a test must finish or close its streams. It draws from the whole distribution."""
+    options = {"n_ctx": 1024, "n_threads": 1, "sampling_defaults": "vllm"}
+    with pyllama_mtp.Model(demo.target, mtp_head=demo.head, **options) as model:
         yield model
 
 

@@ -73,9 +73,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     }
     notes |= {
         "seed": "of the first run; each further one counts up",
+        "top_k": "default: 0",
+        "min_p": "default: 0",
         "ignore_eos": "implied by --prompts tokens and --peer",
     }
-    add_options(work, dict.fromkeys(notes) | {name: DEFAULTS[name] for name in ("top_k", "min_p", "ignore_eos")}, notes)
+    add_options(work, dict.fromkeys(notes) | {"ignore_eos": DEFAULTS["ignore_eos"]}, notes)
     work.add_argument("--runs", type=int, help="counted completions of each prompt (default: 5; space-invaders: 1)")
     work.add_argument("--warmup", type=int, help="completions before them (default: 1; space-invaders: 0)")
 

@@ -9,6 +9,7 @@ from pyllama_mtp.bench.peer import PACKAGE, VERSION
 from pyllama_mtp.bench.plan import Results
 from pyllama_mtp.bench.settings import Settings, extended_rates
 from pyllama_mtp.bench.summary import ModeSummary, PeerSummary, Spread, summarize, summarize_peer
+from pyllama_mtp.sampling import Sampling
 
 FORMAT = 1  # of the JSON file; counted up when a field changes its meaning
 
@@ -61,12 +62,13 @@ def format_report(settings: Settings, results: Results, environment: dict[str, o
 
 def _header(settings: Settings, results: Results, environment: dict[str, object]) -> list[str]:
     info = results.info
-    sampling = "greedy" if settings.temperature == 0 else f"temperature {settings.temperature:g}"
+    sampling = Sampling.of(settings)
+    drawn = "greedy" if sampling.temperature == 0 else str(sampling)
     lines = [
         f"{info.name} on {environment['cpu']}, {settings.n_threads} threads; {info.placement}",
         f"loaded in {results.load_seconds:.2f} s: target {_size(info.target_bytes)}, head {_size(info.head_bytes)}, "
         f"KV cache {_size(info.cache_bytes)} ({info.n_ctx} tokens), scratch {_size(info.compute_bytes)}",
-        f"{settings.max_tokens} tokens a completion, {sampling}, top_p {settings.top_p:g}; {settings.warmup} warm-up "
+        f"{settings.max_tokens} tokens a completion, {drawn}; {settings.warmup} warm-up "
         f"and {settings.runs} counted runs a prompt, modes alternating",
     ]
     if settings.synthetic_acceptance:

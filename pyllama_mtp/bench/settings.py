@@ -11,6 +11,7 @@ from pyllama_mtp.errors import InvalidRequestError
 from pyllama_mtp.names import DraftLength
 from pyllama_mtp.options import SamplingOptions, check_draft_length, values_of
 from pyllama_mtp.ranges import Integer
+from pyllama_mtp.sampling import NEUTRAL, Sampling
 
 SPACE_INVADERS = "space-invaders"
 TOKENS = "tokens"
@@ -20,6 +21,12 @@ PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
     TOKENS: {"max_tokens": 128, "temperature": 0.0, "top_p": 1.0, "runs": 5, "warmup": 1},
     SPACE_INVADERS: {"max_tokens": 800, "temperature": 0.6, "top_p": 0.95, "runs": 1, "warmup": 0},
 }
+# A benchmark does not depend on what a file recommends.
+NEUTRAL_SAMPLING: dict[str, Any] = {
+    "top_k": NEUTRAL.top_k,
+    "min_p": NEUTRAL.min_p,
+    "repetition_penalty": NEUTRAL.repetition_penalty,
+}
 DEFAULT_CONTEXT = 100
 MAX_COUNT = 2**31 - 1
 
@@ -28,7 +35,8 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(SamplingOptions):
-    """One benchmark: sampling options, whose draft length is not used, and more. max_tokens: at least 2, never None.
+    """One benchmark: sampling options, whose draft length is not used, and more. max_tokens: at least 2, never None,
+    as are those of Sampling.
     synthetic_acceptance: the first rates, see extended_rates. draft_lengths: those that draft, so 1..16 or "auto";
     plain decoding is always measured beside them. contexts: prompt tokens, for prompts of token ids. runs: counted
     completions of each prompt; warmup: such that come before and are not counted. peer: "llama.cpp" or None;
@@ -66,7 +74,7 @@ class Settings(SamplingOptions):
     def seed_of(self, repetition: int) -> int | None:
         """A seed of its own for each repetition. Greedy text needs none, but forced acceptance is drawn with it."""
         if self.seed is None:
-            return None if self.temperature > 0 else repetition
+            return None if Sampling.of(self).temperature > 0 else repetition
         return self.seed + repetition
 
 
@@ -99,7 +107,7 @@ def make_settings(
     default = PROMPT_DEFAULTS[prompts]
     said = {name: value for name, value in sampling.items() if value is not None}
     return Settings(
-        **{name: default[name] for name in ("max_tokens", "temperature", "top_p")} | said,
+        **NEUTRAL_SAMPLING | {name: default[name] for name in ("max_tokens", "temperature", "top_p")} | said,
         target=target,
         head=head,
         draft_lengths=tuple(dict.fromkeys(k for k in draft_lengths if k != 0)),

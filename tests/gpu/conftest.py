@@ -31,11 +31,14 @@ def device(demo) -> str:
 
 @pytest.fixture
 def load(demo, device) -> Iterator[Callable[..., Model]]:
-    """Loads the embedded pair; keyword arguments as for Model, n_gpu_layers=0 for the CPU."""
+    """Loads the embedded pair, which draws from the whole distribution; keyword arguments as for Model, n_gpu_layers=0
+    for the CPU.
+    """
     models: list[Model] = []
+    defaults = {"n_ctx": 1024, "n_threads": 2, "sampling_defaults": "vllm"}
 
     def load_pair(**options: object) -> Model:
-        models.append(Model(demo.target, mtp_head=demo.head, **{"n_ctx": 1024, "n_threads": 2, **options}))
+        models.append(Model(demo.target, mtp_head=demo.head, **{**defaults, **options}))
         return models[-1]
 
     yield load_pair

@@ -40,7 +40,7 @@ def test_a_head_that_knows_nothing_changes_nothing(demo, tmp_path: Path, accepta
     """Its final norm negated, the head drafts what it believes least."""
     head = tmp_path / "wrong.gguf"
     edit_tensor(demo.head, head, "output_norm.weight", np.negative)
-    with Model(demo.target, mtp_head=head, n_ctx=256, n_threads=1) as model:
+    with Model(demo.target, mtp_head=head, n_ctx=256, n_threads=1, sampling_defaults="vllm") as model:
         rate = check_first_tokens(model, {"temperature": 1.0}, num_speculative_tokens=2, acceptance=acceptance)
     assert rate < 0.05
 

@@ -76,6 +76,7 @@ def generate(target: Path, head: Path, case: Case, max_tokens: int) -> list[int]
         n_threads=case.n_threads,
         cache_type_k=case.cache_type,
         cache_type_v=case.cache_type,
+        sampling_defaults="vllm",
     ) as model:
         stream = model.generate(
             prompt(case.text),

@@ -63,6 +63,7 @@ class Interleaving:
         self.k, self.v = rng.choice(CACHES)
         self.drafter = rng.choice(["auto", "auto", "ngram", "none"])
         self.n_batch = rng.choice([32, 64, 512])
+        self.defaults = rng.choice(["model", "vllm"])
         self.texts = [self._ids(rng.randint(1, 60)) for _ in range(3)]
         self.running: list[Running] = []
         self.checked = self.tokens = 0
@@ -82,6 +83,7 @@ class Interleaving:
             cache_type_v=self.v,
             drafter=self.drafter,
             max_num_seqs=max_num_seqs,
+            sampling_defaults=self.defaults,
         )
 
     def run(self) -> None:

@@ -13,6 +13,7 @@ STRUCTS = (
     "pmtp_watch",
     "pmtp_model_params",
     "pmtp_model_info",
+    "pmtp_usage",
     "pmtp_logit_bias",
     "pmtp_token_logprob",
     "pmtp_sequence_params",

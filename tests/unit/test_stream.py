@@ -8,11 +8,15 @@ import pytest
 
 from pyllama_mtp import InternalError
 from pyllama_mtp._sequence import Burst, NativeStats
+from pyllama_mtp.chat.formats import OutputFormat
+from pyllama_mtp.chat.gemma4 import Gemma4Reader
 from pyllama_mtp.completion import Producer
 from pyllama_mtp.results import Stats
 from pyllama_mtp.stream import AsyncStream, Stream
 
 TEXTS = {0: b"a", 1: b"bc", 2: b"d", 3: "é".encode()[:1], 4: "é".encode()[1:], 5: b"<eos>"}
+TEXTS |= {6: b"<|channel>", 7: b"<channel|>", 8: b"<|tool_call>", 9: b"<tool_call|>", 10: b"thought\n", 11: b"call:f{}"}
+FORM = OutputFormat("gemma4", 6, 7, 8, 9)
 
 
 class Script:
@@ -71,9 +75,11 @@ def round_of(*emitted: int, finish: str | None = None, error: Exception | None =
     return Burst(None, 0, 0, True, list(emitted[:-1]), len(emitted) - 1, list(emitted), finish, error, None)
 
 
-def stream_of(source: Script, kind=Stream, **options):
+def stream_of(source: Script, kind=Stream, reader=None, **options):
     loop = ScriptLoop(source)
     loop.producer = Producer(source, token_bytes=TEXTS.__getitem__, trace=True, **options)
+    if reader is not None:
+        loop.producer.follow(reader)
     loop.producer.began()
     return kind(loop.producer, loop, 0, trace=True)
 
@@ -151,15 +157,61 @@ def test_an_error_comes_after_the_chunks_before_it():
     assert got == ["a", "bc"] and stream.token_ids == [0, 1] and stream.finish_reason == "cancelled"
 
 
+def reader() -> Gemma4Reader:
+    return Gemma4Reader(FORM, TEXTS.__getitem__)
+
+
+def told(stream: Stream) -> list[tuple]:
+    return [(c.text, c.reasoning, [t.name for t in c.tool_calls], c.token_ids, c.finish_reason) for c in stream]
+
+
+def test_thoughts_and_calls_come_with_their_tokens():
+    source = Script(first(6), round_of(10, 2), round_of(7, 1), round_of(8, 11), round_of(9, 5, finish="stop"))
+    assert told(stream_of(source, reader=reader())) == [
+        ("", "", [], [6], None),
+        ("", "d", [], [10, 2], None),
+        ("bc", "", [], [7, 1], None),
+        ("", "", ["f"], [8, 11, 9, 5], "tool_calls"),
+    ]
+
+
+def test_a_call_that_is_left_open_is_text_at_the_end():
+    stream = stream_of(Script(first(0), round_of(8, 1, finish="length")), reader=reader())
+    chunks = list(stream)
+    assert "".join(c.text for c in chunks) == "a<|tool_call>bc"
+    assert chunks[-1].malformed_call and chunks[-1].finish_reason == "length" and stream.token_ids == [0, 8, 1]
+
+
+def test_a_stop_string_in_what_was_held_to_the_end_cuts_it():
+    source = Script(first(0), round_of(8, 11), round_of(2, finish="length"))
+    chunks = list(stream_of(source, reader=reader(), stop=["{}d"]))
+    assert "".join(c.text for c in chunks) == "a<|tool_call>call:f"
+    assert (chunks[-1].finish_reason, chunks[-1].stop_reason) == ("stop", "{}d") and source.truncated == [3]
+
+
+def test_cancelling_takes_back_a_call_that_is_not_out():
+    source = Script(first(0), round_of(8, 11), round_of(9, finish="length"))
+    stream = stream_of(source, reader=reader())
+    for _ in range(2):
+        stream._loop.step()
+    assert next(iter(stream)).text == "a"
+    stream.close()
+    assert stream.token_ids == [0] and stream.stats.completion_tokens == 1
+
+
 class Interrupt(Exception):
     pass
 
 
+PLAIN = [first(0), round_of(1, 3), round_of(4, 2, 0), round_of(1, 2), round_of(2, finish="length")]
+CALLS = [first(6), round_of(10, 2, 3), round_of(4, 7, 0, 8), round_of(11, 9, 1, 8), round_of(1, 9, 2, finish="length")]
+
+
+@pytest.mark.parametrize("bursts", [PLAIN, CALLS], ids=["plain", "calls"])
 @pytest.mark.parametrize("stop", [(), ("cd",)])
-def test_a_burst_whose_taking_was_interrupted_is_taken_again(stop: tuple[str, ...]):
+def test_a_burst_whose_taking_was_interrupted_is_taken_again(stop: tuple[str, ...], bursts: list[Burst]):
     """The exception of a signal handler that one reader gets must not cost another one a byte."""
-    bursts = [first(0), round_of(1, 3), round_of(4, 2, 0), round_of(1, 2), round_of(2, finish="length")]
-    expected = list(stream_of(Script(*bursts), stop=stop))
+    expected = told(stream_of(Script(*bursts), stop=stop, reader=reader()))
     for place in range(1, 200):
         source = Script(*bursts)
         calls = 0
@@ -171,7 +223,7 @@ def test_a_burst_whose_taking_was_interrupted_is_taken_again(stop: tuple[str, ..
                 raise Interrupt
             return result
 
-        stream = stream_of(source, stop=stop)
+        stream = stream_of(source, stop=stop, reader=reader())
         producer = stream._producer
         producer._token_bytes = lambda token, interrupt=interrupt: interrupt(TEXTS[token])
         stats, save = source.stats, producer._assembler.save
@@ -186,7 +238,7 @@ def test_a_burst_whose_taking_was_interrupted_is_taken_again(stop: tuple[str, ..
                     break
                 except Interrupt:
                     pass
-        assert list(stream) == expected
+        assert told(stream) == expected
         if calls < place:
             return
     raise AssertionError("it never went through")

@@ -5,9 +5,30 @@ import itertools
 import numpy as np
 import pytest
 
-from pyllama_mtp.text import TextAssembler
+from pyllama_mtp.text import Shown, TextAssembler
 
 SAMPLE = "a\u00e4\u20ac\U0001f600z"
+
+
+class Plain:
+    """A TextAssembler of tokens that are all text."""
+
+    def __init__(self, *args):
+        self.assembler = TextAssembler(*args)
+
+    def feed(self, data: bytes) -> str:
+        shown = Shown()
+        self.assembler.feed(0, data, shown)
+        return shown.text
+
+    def finish(self) -> str:
+        shown = Shown()
+        self.assembler.finish(shown)
+        return shown.text
+
+    @property
+    def stopped(self) -> bool:
+        return self.assembler.stopped
 
 
 def splits(data: bytes):
@@ -23,14 +44,14 @@ def splits(data: bytes):
 
 def test_characters_are_never_split():
     for pieces in splits(SAMPLE.encode()):
-        assembler = TextAssembler()
+        assembler = Plain()
         texts = [assembler.feed(piece) for piece in pieces]
         assert "\ufffd" not in "".join(texts)
         assert "".join(texts) + assembler.finish() == SAMPLE
 
 
 def test_bytes_that_are_no_utf_8_become_replacement_characters():
-    assembler = TextAssembler()
+    assembler = Plain()
     assert assembler.feed(b"a\xff") + assembler.feed(b"b\xe2\x82") + assembler.finish() == "a\ufffdb\ufffd"
 
 
@@ -43,7 +64,7 @@ def test_stop_strings_against_a_brute_force_reference():
         data = text.encode()
         cuts = sorted(set(random.integers(1, len(data) + 1, 6).tolist()) | {len(data)})
         pieces = [data[a:b] for a, b in zip([0, *cuts], cuts, strict=False)]
-        assembler = TextAssembler(stops)
+        assembler = Plain(stops)
         shown, fed = "", 0
         for piece in pieces:
             shown += assembler.feed(piece)
@@ -65,16 +86,16 @@ def test_stop_strings_against_a_brute_force_reference():
 
 
 def test_text_that_begins_a_stop_string_is_held_back_until_decided():
-    assembler = TextAssembler(["\n\ndef"])
+    assembler = Plain(["\n\ndef"])
     assert [assembler.feed(piece) for piece in (b"x", b"\n", b"\n", b"d", b"o")] == ["x", "", "", "", "\n\ndo"]
 
 
 @pytest.mark.parametrize("stop", ["abc", "c", "bc"])
 def test_tokens_that_wrote_nothing_of_the_text_are_not_delivered(stop: str):
-    assembler = TextAssembler([stop])
+    assembler = Plain([stop])
     for piece in (b"xa", b"b", b"c", b"d"):
         assembler.feed(piece)
         if assembler.stopped:
             break
     expected = {"abc": 1, "bc": 1, "c": 2}[stop]
-    assert assembler.delivered_tokens == expected
+    assert assembler.assembler.delivered_tokens == expected
