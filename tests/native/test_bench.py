@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pyllama_mtp import BenchmarkError, ChatTemplateError, InvalidRequestError, Model
+from pyllama_mtp import BenchmarkError, ChatTemplateError, InvalidRequestError
 from pyllama_mtp.bench import kv, plot, shapes
 from pyllama_mtp.bench.settings import extended_rates, make_settings, parse_draft_lengths
 from pyllama_mtp.bench.summary import spread
 from pyllama_mtp.cli import main
 from pyllama_mtp.gguf.format import read_header
+from pyllama_mtp.prompt import Prompts
 
 FIELDS = {
     "mode",
@@ -127,7 +128,7 @@ def no_template(*_: object) -> str:
 @pytest.mark.parametrize("template", [True, False])
 def test_the_space_invaders_prompts(demo, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, template: bool):
     if not template:
-        monkeypatch.setattr(Model, "_render", no_template)
+        monkeypatch.setattr(Prompts, "render", no_template)
     report = run(demo, tmp_path, "--num-speculative-tokens", "3", "--max-tokens", "20", "--ignore-eos")
     assert [r["prompt"] for r in report["runs"]] == ["html", "html", "css", "css", "javascript", "javascript"]
     assert [r["cold"] for r in report["runs"]] == [True, True, False, False, False, False]
