@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/watch.h"
+#include "engine/matcher.h"
 #include "engine/model.h"
 #include "engine/tokenize.h"
 
@@ -47,6 +48,11 @@ static_assert(pmtp::kMaxDraft == PMTP_MAX_DRAFT && pmtp::kDraftAuto == PMTP_DRAF
 static_assert((int) pmtp::Rule::automatic == PMTP_ACCEPTANCE_AUTO && (int) pmtp::Rule::block == PMTP_ACCEPTANCE_BLOCK &&
               (int) pmtp::Finish::none == PMTP_FINISH_NONE && (int) pmtp::Finish::failed == PMTP_FINISH_FAILED &&
               (int) pmtp::DrafterKind::ngram == PMTP_DRAFTER_NGRAM);
+static_assert(PMTP_PHASE_IN_TEXT == pmtp::Matcher::in_text && PMTP_PHASE_IN_THOUGHT == pmtp::Matcher::in_thought);
+static_assert(sizeof(pmtp_matcher) == sizeof(pmtp::Matcher) &&
+              offsetof(pmtp_matcher, rollback) == offsetof(pmtp::Matcher, rollback) &&
+              offsetof(pmtp_matcher, ends) == offsetof(pmtp::Matcher, ends) &&
+              offsetof(pmtp_matcher, phase) == offsetof(pmtp::Matcher, phase));
 static_assert(sizeof(pmtp_token_logprob) == sizeof(pmtp::TokenLogprob) &&
               offsetof(pmtp_token_logprob, logprob) == offsetof(pmtp::TokenLogprob, logprob));
 
@@ -152,6 +158,10 @@ void check(const pmtp_model & model, const pmtp_sequence_params & p) {
         require_between("synthetic_acceptance", p.synthetic_acceptance[i], 0,
                         i == 0 ? 1 : p.synthetic_acceptance[i - 1]);
     }
+    require((p.grammar.masks == nullptr) == (p.grammar.commit == nullptr),
+            "grammar: one of masks and commit is NULL, expected both or neither");
+    require(p.grammar.masks == nullptr || p.n_synthetic_acceptance == 0,
+            "synthetic_acceptance beside a grammar: drafts that the grammar refuses cannot be accepted");
     require_between("n_logprobs", p.n_logprobs, -1, PMTP_MAX_LOGPROBS);
     require_between("n_prompt_logprobs", p.n_prompt_logprobs, -1, PMTP_MAX_LOGPROBS);
     require_between("num_speculative_tokens", p.num_speculative_tokens, PMTP_DRAFT_AUTO, PMTP_MAX_DRAFT);
@@ -268,8 +278,7 @@ pmtp::SequenceParams sequence_params(const pmtp_sequence_params & p, const std::
     if (!p.ignore_eos) {
         s.sampling.end_tokens.insert(s.sampling.end_tokens.end(), model_ends.begin(), model_ends.end());
     }
-    s.sampling.mask = p.mask;
-    s.sampling.mask_user = p.mask_user;
+    s.grammar = { p.grammar.masks, p.grammar.commit, p.grammar.user };
     s.n_prompt_logprobs = p.n_prompt_logprobs;
     s.max_tokens = p.max_tokens;
     s.seed = p.seed;
@@ -485,6 +494,29 @@ pmtp_status pmtp_token_bytes(const pmtp_model * model, int32_t token, int32_t sp
     });
 }
 
+pmtp_status pmtp_vocabulary_bytes(const pmtp_model * model, int32_t special, char * bytes, size_t capacity,
+                                  uint32_t * sizes, size_t * n_bytes) {
+    return guarded([&] {
+        require(model != nullptr && sizes != nullptr && n_bytes != nullptr && (bytes != nullptr || capacity == 0),
+                "pmtp_vocabulary_bytes: NULL argument");
+        require_own(*model);
+        size_t used = 0;
+        for (int32_t token = 0; token < model->n_vocab(); token++) {
+            const size_t left = used < capacity ? capacity - used : 0;
+            const int32_t n =
+                llama_token_to_piece(model->vocab(), token, left > 0 ? bytes + used : nullptr,
+                                     (int32_t) std::min<size_t>(left, INT32_MAX), /*lstrip*/ 0, special != 0);
+            sizes[token] = n < 0 ? -n : n;
+            used += sizes[token];
+        }
+        *n_bytes = used;
+        if (used > capacity) {
+            throw Error(Status::invalid_argument,
+                        format("pmtp_vocabulary_bytes: room for %zu bytes, %zu needed", capacity, used));
+        }
+    });
+}
+
 int32_t pmtp_token_is_end(const pmtp_model * model, int32_t token) {
     return model != nullptr && std::count(model->end_tokens().begin(), model->end_tokens().end(), token) > 0;
 }
@@ -592,6 +624,14 @@ pmtp_status pmtp_sequence_get_stats(const pmtp_sequence * sequence, pmtp_stats *
         require_own(sequence->model);
         *out = stats_of(sequence->sequence->published());
     });
+}
+
+int32_t pmtp_matcher_masks(void * user, const int32_t * drafts, int32_t n_drafts, uint32_t * allowed) {
+    return static_cast<pmtp::Matcher *>(user)->masks(drafts, n_drafts, allowed);
+}
+
+int32_t pmtp_matcher_commit(void * user, const int32_t * tokens, int32_t n) {
+    return static_cast<pmtp::Matcher *>(user)->commit(tokens, n);
 }
 
 const char * pmtp_sequence_error(const pmtp_sequence * sequence) {

@@ -157,16 +157,56 @@ typedef struct pmtp_token_logprob {
     float logprob; /* natural logarithm of the target's unmodified probability */
 } pmtp_token_logprob;
 
-/* Restricts the next token. `generated` are the n_generated completion tokens before it (drafted ones included); sets
- * bit t % 32 of allowed[t / 32] for every allowed token t. `allowed` has (n_vocab + 31) / 32 zeroed words. Returns 0,
- * or another value to end the sequence with an error. */
-typedef int (*pmtp_mask_fn)(void * user, const int32_t * generated, int32_t n_generated, uint32_t * allowed);
+/* Restricts the tokens of a sequence. Both functions are called on the thread that steps, until the sequence has ended
+ * or was freed and the step then under way has returned; they must not call a function of this library on the same
+ * model. Either ends the sequence by a negative result. A grammar's state follows `commit` alone: what a round drafted
+ * and did not keep is never told.
+ *
+ * masks: which tokens may come next, and which after each draft. `allowed` has n_drafts + 1 masks of (n_vocab + 31) /
+ * 32 zeroed words each; bit t % 32 of word t / 32 allows token t. Mask i is of the token after the first i drafts.
+ * Returns how many drafts are allowed, n: mask i allows draft i for every i < n, and masks 0..n are filled. The other
+ * drafts are not evaluated: mask n refuses draft n, or what comes before it is why. Called once before each round, and
+ * before the first token with no drafts. The result must depend on the committed tokens and the drafts alone, or a seed
+ * does not give its text again.
+ *
+ * commit: n tokens, 1 or more, have become part of the completion. An end-of-generation token is one of them. */
+typedef struct pmtp_grammar {
+    int32_t (*masks)(void * user, const int32_t * drafts, int32_t n_drafts, uint32_t * allowed); /* NULL: no grammar */
+    int32_t (*commit)(void * user, const int32_t * tokens, int32_t n);
+    void * user;
+} pmtp_grammar;
 
-/* Meanings and legal ranges are vLLM's SamplingParams. Applied in this order: mask, logit_bias, penalties, temperature,
- * min_p, top_k, top_p. */
+/* Where a pmtp_matcher is. */
+typedef enum pmtp_phase {
+    PMTP_PHASE_BEGUN = 0,      /* the grammar has begun */
+    PMTP_PHASE_IN_THOUGHT = 1, /* all is allowed but an end, until thought_end: behind it the grammar begins */
+    PMTP_PHASE_BEFORE_ALL = 2, /* thought_begin may come first; any other token is the grammar's first */
+    PMTP_PHASE_IN_TEXT = 3     /* all is allowed, until `opens`, which is the grammar's first token */
+} pmtp_phase;
+
+/* A matcher of llguidance (llguidance.h) as a grammar: of a pmtp_grammar `masks` is pmtp_matcher_masks, `commit` is
+ * pmtp_matcher_commit and `user` a pmtp_matcher, which the program fills and keeps. They call nothing but the three
+ * functions. The grammar begins where a thought or a text ends, also among the drafts of a round. */
+typedef struct pmtp_matcher {
+    void * matcher; /* LlgMatcher; NULL with PMTP_PHASE_IN_TEXT: `opens` is forbidden */
+    int32_t (*compute_mask)(void * matcher, uint32_t * mask, size_t n_bytes); /* llg_matcher_compute_mask_into */
+    int32_t (*consume)(void * matcher, const uint32_t * tokens, size_t n);    /* llg_matcher_consume_tokens */
+    int32_t (*rollback)(void * matcher, size_t n);                            /* llg_matcher_rollback */
+    int32_t n_vocab;
+    int32_t n_ends;
+    const int32_t * ends;  /* tokens that end a completion, as llguidance knows them */
+    int32_t thought_begin; /* tokens; -1: none */
+    int32_t thought_end;
+    int32_t opens;
+    int32_t phase; /* pmtp_phase; pmtp_matcher_commit() changes it */
+} pmtp_matcher;
+
+/* Meanings and legal ranges are vLLM's SamplingParams. Applied in this order: grammar, logit_bias, penalties,
+ * temperature, min_p, top_k, top_p. */
 typedef struct pmtp_sequence_params {
     int32_t max_tokens; /* >= 1 */
-    int32_t min_tokens; /* no end-of-generation or stop token before that many; 0..max_tokens */
+    int32_t min_tokens; /* no end-of-generation or stop token before that many, unless the grammar allows nothing else;
+                         * 0..max_tokens */
     double temperature; /* >= 0; 0: greedy, and so is all below 1e-30 */
     double top_p;       /* (0, 1] */
     double min_p;       /* [0, 1] */
@@ -183,14 +223,12 @@ typedef struct pmtp_sequence_params {
     int32_t num_speculative_tokens; /* 0..PMTP_MAX_DRAFT, or PMTP_DRAFT_AUTO; without a drafter always 0 */
     int32_t n_synthetic_acceptance; /* > 0, for benchmarks: the first draft of a round is accepted with probability */
     const double * synthetic_acceptance; /* [0], the first two with [1] ...; not increasing. All work is done, the text
-                                            is senseless */
+                                            is senseless; not beside a grammar */
     int32_t n_stop_tokens;
     const int32_t * stop_tokens;
     int32_t n_logit_bias;
     const pmtp_logit_bias * logit_bias;
-    pmtp_mask_fn mask; /* NULL: none; called on the thread that steps, until the sequence has ended or was freed and the
-                        * step then under way has returned */
-    void * mask_user;
+    pmtp_grammar grammar;
 } pmtp_sequence_params;
 
 /* What is in use, as of the last step. */
@@ -213,9 +251,9 @@ typedef struct pmtp_segment {
  * its end. */
 typedef struct pmtp_burst {
     pmtp_sequence * sequence;
-    int32_t n_prompt; /* prompt tokens evaluated */
-    int32_t is_round; /* 1: a draft/verify round; the first token comes from the prompt and belongs to none */
-    int32_t n_drafted;
+    int32_t n_prompt;  /* prompt tokens evaluated */
+    int32_t is_round;  /* 1: a draft/verify round; the first token comes from the prompt and belongs to none */
+    int32_t n_drafted; /* up to the first draft that the grammar refused, which counts as drafted and rejected */
     int32_t n_accepted;
     int32_t n_emitted; /* tokens committed by this step: at most n_accepted + 1 */
     int32_t finish;    /* pmtp_finish; nothing follows one that is not NONE */
@@ -356,6 +394,12 @@ pmtp_status pmtp_tokenize_parts(const pmtp_model * model, const pmtp_text * part
 pmtp_status pmtp_token_bytes(const pmtp_model * model, int32_t token, int32_t special, char * bytes, int32_t capacity,
                              int32_t * n_bytes);
 
+/* The bytes of all tokens as pmtp_token_bytes() gives them, one after another, and their sizes, uint32_t [n_vocab].
+ * Writes at most `capacity` bytes and sets *n_bytes to the number needed. Fails with INVALID_ARGUMENT if the capacity
+ * is too small: `bytes` and `sizes` are unspecified then. */
+pmtp_status pmtp_vocabulary_bytes(const pmtp_model * model, int32_t special, char * bytes, size_t capacity,
+                                  uint32_t * sizes, size_t * n_bytes);
+
 /* 1 if the token ends a completion; 0 if not, if there is no such token, and for NULL. */
 int32_t pmtp_token_is_end(const pmtp_model * model, int32_t token);
 
@@ -378,19 +422,19 @@ pmtp_status pmtp_model_load_state(pmtp_model * model, const char * path, int32_t
 
 /* Begins a completion of the prompt that the segments make together; it waits its turn, and later steps compute it.
  * *out is the caller's, to be freed with pmtp_sequence_free(); a failure makes it NULL (but for a NULL argument), so
- * pass no handle that is in use. Prompt and parameters are copied, but for `mask`. What the KV cache holds of the
- * prompt is not evaluated again. Fails with INVALID_ARGUMENT or CONTEXT_OVERFLOW (the prompt and one token are more
- * than n_ctx or n_cells). */
+ * pass no handle that is in use. Prompt and parameters are copied, but for the grammar's `user`. What the KV cache
+ * holds of the prompt is not evaluated again. Fails with INVALID_ARGUMENT or CONTEXT_OVERFLOW (the prompt and one token
+ * are more than n_ctx or n_cells). */
 pmtp_status pmtp_sequence_start(pmtp_model * model, const pmtp_segment * segments, int32_t n_segments,
                                 const pmtp_sequence_params * params, pmtp_sequence ** out);
 
 /* Computes one batch: a draft/verify round of every sequence that has its first token, and parts of the prompts of
  * others; ended sequences make room for waiting ones first. Writes a burst for each sequence that got something, at
- * most `capacity`, the others at the next call, and sets *n; 0: nothing runs or waits. Calls `mask` on the calling
- * thread. A fault of one sequence ends that one (a burst with finish FAILED): INVALID_ARGUMENT if mask, logit_bias and
- * min_tokens forbid every token, INTERNAL if `mask` returned an error; OUT_OF_MEMORY and faults of llama.cpp end those
- * in the batch. The call itself fails with INVALID_ARGUMENT, with OUT_OF_MEMORY where nothing was computed, so that it
- * may be made again, or where the process ends. */
+ * most `capacity`, the others at the next call, and sets *n; 0: nothing runs or waits. Calls grammars on the calling
+ * thread. A fault of one sequence ends that one (a burst with finish FAILED): INVALID_ARGUMENT if grammar, logit_bias
+ * and min_tokens forbid every token, INTERNAL if its grammar returned an error; OUT_OF_MEMORY and faults of llama.cpp
+ * end those in the batch. The call itself fails with INVALID_ARGUMENT, with OUT_OF_MEMORY where nothing was computed,
+ * so that it may be made again, or where the process ends. */
 pmtp_status pmtp_step(pmtp_model * model, pmtp_burst * bursts, int32_t capacity, int32_t * n);
 
 /* Ends the sequence: a step returns a burst with PMTP_FINISH_CANCELLED for it, the one under way or the next. Tokens
@@ -404,6 +448,10 @@ pmtp_status pmtp_sequence_truncate(pmtp_sequence * sequence, int32_t n_completio
 
 /* What happened so far, as of the last step. */
 pmtp_status pmtp_sequence_get_stats(const pmtp_sequence * sequence, pmtp_stats * out);
+
+/* See pmtp_matcher; `user` is one. */
+int32_t pmtp_matcher_masks(void * user, const int32_t * drafts, int32_t n_drafts, uint32_t * allowed);
+int32_t pmtp_matcher_commit(void * user, const int32_t * tokens, int32_t n);
 
 /* Why the sequence failed, as one line of text; empty if it did not, and for NULL. Valid until it is freed. */
 const char * pmtp_sequence_error(const pmtp_sequence * sequence);

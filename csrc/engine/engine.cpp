@@ -108,7 +108,12 @@ void Engine::step(std::vector<Burst> & bursts) {
 // The draft/verify loop: one round of every sequence that decodes, and parts of the prompts of others.
 void Engine::compute(Plan & plan, std::vector<Burst> & bursts) {
     const size_t first = bursts.size();
-    if (!draft(plan) || !verify(plan)) {  // all of them were cancelled
+    bool computed = draft(plan);
+    if (computed) {
+        constrain(plan);
+        computed = verify(plan);
+    }
+    if (!computed) {  // all of them were cancelled
         for (const Turn & turn : plan.turns) {
             turn.sequence->end(Finish::cancelled);
         }
@@ -136,6 +141,24 @@ bool Engine::draft(Plan & plan) {
     return drafter_->draft(drafting_);
 }
 
+// A grammar that fails ends its own sequence, whose rows are evaluated in vain.
+void Engine::constrain(Plan & plan) {
+    const Timer timer(seconds_.sample);
+    for (const Turn & turn : plan.turns) {
+        Sequence & s = *turn.sequence;
+        if (turn.n_prompt > 0 && turn.n_prompt < s.prompt_left()) {
+            continue;
+        }
+        try {
+            s.constrain();
+        } catch (const Error & e) {
+            s.fail(e.status, e.what());
+        } catch (const std::bad_alloc &) {
+            s.fail(Status::out_of_memory, "out of memory");
+        }
+    }
+}
+
 bool Engine::verify(Plan & plan) {
     const Timer timer(seconds_.verify);
     batch_.clear();
@@ -153,7 +176,9 @@ void Engine::accept(Plan & plan, std::vector<Burst> & bursts) {
         Burst & burst = bursts.emplace_back();
         Sequence & s = *turn.sequence;
         try {
-            s.accept(target_, turn, keeps_state, burst);
+            if (s.finish() != Finish::failed) {
+                s.accept(target_, turn, keeps_state, burst);
+            }
         } catch (const Error & e) {
             s.fail(e.status, e.what());
         } catch (const std::bad_alloc &) {
@@ -217,14 +242,14 @@ Wanted Engine::wanted(const Plan & plan) const {
         if (turn.n_outputs == 0) {
             continue;
         }
-        Wanted one = turn.sequence->wanted(turn);
-        if (first) {
-            all = std::move(one);
-            first = false;
-        } else if (all.kind != one.kind) {
+        if (turn.sequence->finish() == Finish::failed) {  // has no masks
             return {};
+        }
+        if (first) {
+            all = turn.sequence->wanted(turn);
+            first = false;
         } else {
-            all.params.insert(all.params.end(), one.params.begin(), one.params.end());
+            all.add(turn.sequence->wanted(turn));
         }
     }
     return all;

@@ -80,6 +80,7 @@ class Engine {
     void compute(Plan & plan, std::vector<Burst> & bursts);
     void give_back_slot(Sequence & sequence);
     bool draft(Plan & plan);
+    void constrain(Plan & plan);
     bool verify(Plan & plan);
     void accept(Plan & plan, std::vector<Burst> & bursts);
     void admit(std::vector<Burst> & bursts);

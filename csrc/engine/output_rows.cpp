@@ -15,7 +15,7 @@ thread_local OutputRows * decoding = nullptr;  // whose batch this thread decode
 
 // A choice from n rows as a graph of one operation. Its source is pointed at the rows of the batch in hand.
 struct OutputRows::Selection {
-    Selection(ggml_backend_t backend, ggml_tensor * logits, Wanted::Kind kind);
+    Selection(ggml_backend_t backend, ggml_tensor * logits, Wanted::Kind kind, bool masked);
 
     Wanted::Kind kind;
     int64_t n_words;  // of a row's result; the results come first
@@ -23,11 +23,13 @@ struct OutputRows::Selection {
     Handle<ggml_backend_buffer> buffer{ nullptr, ggml_backend_buffer_free };  // nullptr: not possible on this backend
     ggml_cgraph * graph;
     ggml_tensor * rows;              // f32 [n_vocab, n]
+    ggml_tensor * masks = nullptr;   // i32 [mask_words, n]; nullptr: rows have none
     ggml_tensor * params = nullptr;  // i32 [kChoiceWords, n]
     ggml_tensor * result;            // i32 [n] most probable tokens, or [kCandidatesRowWords, n]
 };
 
-OutputRows::Selection::Selection(ggml_backend_t backend, ggml_tensor * logits, Wanted::Kind kind) : kind(kind) {
+OutputRows::Selection::Selection(ggml_backend_t backend, ggml_tensor * logits, Wanted::Kind kind, bool masked)
+    : kind(kind) {
     constexpr size_t kNodes = 8;
     const int64_t n = logits->ne[1];
     ctx.reset(ggml_init(
@@ -42,9 +44,14 @@ OutputRows::Selection::Selection(ggml_backend_t backend, ggml_tensor * logits, W
     } else {
         n_words = kCandidatesWords;
         params = ggml_new_tensor_2d(c, GGML_TYPE_I32, kChoiceWords, n);
-        ggml_tensor * args[] = { rows, params };
-        result = ggml_custom_4d(c, GGML_TYPE_I32, kCandidatesRowWords, n, 1, 1, args, 2, find_candidates,
-                                GGML_N_TASKS_MAX, nullptr);
+        std::vector<ggml_tensor *> args = { rows };
+        if (masked) {
+            masks = ggml_new_tensor_2d(c, GGML_TYPE_I32, mask_words((int) logits->ne[0]), n);
+            args.push_back(masks);
+        }
+        args.push_back(params);
+        result = ggml_custom_4d(c, GGML_TYPE_I32, kCandidatesRowWords, n, 1, 1, args.data(), (int) args.size(),
+                                find_candidates, GGML_N_TASKS_MAX, nullptr);
     }
     graph = ggml_new_graph_custom(c, kNodes, false);
     ggml_build_forward_expand(graph, result);
@@ -79,9 +86,10 @@ bool OutputRows::keep(ggml_tensor * logits) {
 
 bool OutputRows::select(ggml_tensor * logits) {
     ggml_backend_t backend = ggml_backend_sched_get_tensor_backend(context_->get_sched(), logits);
-    std::unique_ptr<Selection> & s = selections_[{ wanted_->kind, logits->ne[1] }];
+    const bool masked = wanted_->masked();
+    std::unique_ptr<Selection> & s = selections_[{ wanted_->kind, masked, logits->ne[1] }];
     if (!s) {
-        s = std::make_unique<Selection>(backend, logits, wanted_->kind);
+        s = std::make_unique<Selection>(backend, logits, wanted_->kind, masked);
     }
     if (!s->buffer) {
         return false;  // llama.cpp copies the logits
@@ -95,6 +103,10 @@ bool OutputRows::select(ggml_tensor * logits) {
         params_ = wanted_->params;
         ggml_backend_tensor_set_async(backend, s->params, params_.data(), 0, ggml_nbytes(s->params));
     }
+    if (s->masks != nullptr) {
+        gather_masks(s->masks->ne[0]);
+        ggml_backend_tensor_set_async(backend, s->masks, masks_.data(), 0, ggml_nbytes(s->masks));
+    }
     if (ggml_backend_graph_compute_async(backend, s->graph) != GGML_STATUS_SUCCESS) {
         return false;
     }
@@ -102,6 +114,16 @@ bool OutputRows::select(ggml_tensor * logits) {
     ggml_backend_tensor_get_async(backend, s->result, results_.data(), 0, results_.size() * sizeof(int32_t));
     selected_ = s.get();
     return true;
+}
+
+// All of them in one block, so that they cross to the device at once.
+void OutputRows::gather_masks(int64_t n_words) {
+    masks_.assign(n_words * wanted_->masks.size(), ~0u);
+    for (size_t row = 0; row < wanted_->masks.size(); row++) {
+        if (const uint32_t * mask = wanted_->masks[row]; mask != nullptr) {
+            std::copy_n(mask, n_words, &masks_[row * n_words]);
+        }
+    }
 }
 
 TargetRow OutputRows::row(int i) {

@@ -11,6 +11,7 @@
 
 #include <map>
 #include <memory>
+#include <tuple>
 #include <vector>
 
 namespace pmtp {
@@ -35,6 +36,7 @@ class OutputRows {
     struct Selection;
 
     bool select(ggml_tensor * logits);
+    void gather_masks(int64_t n_words);
     float * fetch(int row);
 
     llama_context * context_ = nullptr;
@@ -42,9 +44,11 @@ class OutputRows {
     ggml_tensor * kept_ = nullptr;     // f32 [n_vocab, n rows]
     Selection * selected_ = nullptr;   // what the device chose from the kept rows; nullptr: they are in host memory
     std::vector<ChoiceParams> params_;
+    std::vector<uint32_t> masks_;   // read by the device
     std::vector<int32_t> results_;  // filled by the device
     std::vector<std::vector<float>> fetched_;
-    std::map<std::pair<Wanted::Kind, int64_t>, std::unique_ptr<Selection>> selections_;  // by the number of rows
+    // By kind, whether rows have masks, and the number of rows.
+    std::map<std::tuple<Wanted::Kind, bool, int64_t>, std::unique_ptr<Selection>> selections_;
 };
 
 }  // namespace pmtp

@@ -109,8 +109,9 @@ void Scheduler::learn(const Plan & plan, const Burst * bursts, const StepSeconds
     }
     const bool alone = (int) plan.turns.size() == plan.n_decoding;  // prompts make the times those of another batch
     if (plan.n_decoding == 1) {
+        const bool tells = alone && !plan.turns[0].sequence->was_cut();
         plan.turns[0].sequence->draft_length().observe(bursts[0].n_drafted, bursts[0].n_accepted,
-                                                       alone ? seconds.draft + seconds.verify : 0);
+                                                       tells ? seconds.draft + seconds.verify : 0);
     } else {
         for (int i = 0; i < plan.n_decoding; i++) {
             if (!plan.turns[i].sequence->lets_clock_decide()) {

@@ -13,6 +13,7 @@ Sequence::Sequence(std::vector<int32_t> prompt, SequenceParams params, int n_voc
       max_tokens_(params.max_tokens),
       seed_(params.seed),
       sampler_(std::move(params.sampling), n_vocab, prompt_.data(), (int) prompt_.size()),
+      grammar_(params.grammar, n_vocab),
       // Where the seed must give the text again, and where live timings choose k and so must not choose the text.
       acceptance_(params.rule, sampler_.params().warp, params.seed, params.reproducible || params.drafts == kDraftAuto,
                   finds_candidates, std::move(params.synthetic)),
@@ -61,6 +62,27 @@ DraftTurn Sequence::draft_turn(int k) {
              &drafts_ };
 }
 
+// Drafts are cut without being evaluated. One that its mask refuses stays the last: its rejection belongs to the rules'
+// distributions.
+void Sequence::constrain() {
+    n_verified_ = (int) drafts_.size();
+    was_cut_ = false;
+    if (!grammar_.restricts()) {
+        return;
+    }
+    try {
+        n_verified_ = grammar_.fill(drafts_);
+    } catch (...) {
+        drafts_.clear();
+        n_verified_ = 0;
+        throw;
+    }
+    if (n_verified_ < (int) drafts_.size()) {
+        was_cut_ = true;
+        drafts_.resize(n_verified_ + !allows(grammar_.mask(n_verified_), drafts_[n_verified_].token));
+    }
+}
+
 void Sequence::put(Batch & batch, Turn & turn) {
     sampler_.clear_logprobs();
     prompt_logprobs_.clear();
@@ -70,11 +92,10 @@ void Sequence::put(Batch & batch, Turn & turn) {
             batch.add(prompt_[n_cached_ + i], n_cached_ + i, slot_,
                       /*output*/ reports_prompt() || i + 1 == prompt_left());
         }
-        drafts_.clear();
     } else {
         batch.add(sampler_.generated().back(), n_cached_, slot_, /*output*/ true);
-        for (size_t i = 0; i < drafts_.size(); i++) {
-            batch.add(drafts_[i].token, n_cached_ + 1 + (int) i, slot_, /*output*/ true);
+        for (int i = 0; i < n_verified_; i++) {
+            batch.add(drafts_[i].token, n_cached_ + 1 + i, slot_, /*output*/ true);
         }
     }
     turn.n_outputs = batch.n_outputs() - turn.first_output;
@@ -84,7 +105,7 @@ Wanted Sequence::wanted(const Turn & turn) const {
     if (turn.n_prompt > 0 && reports_prompt()) {
         return {};
     }
-    return sampler_.wanted(turn.n_outputs, acceptance_.couples() ? &seed_ : nullptr);
+    return sampler_.wanted(turn.n_outputs, acceptance_.couples() ? &seed_ : nullptr, grammar_);
 }
 
 void Sequence::accept(Target & target, const Turn & turn, bool keeps_state, Burst & burst) {
@@ -99,6 +120,7 @@ void Sequence::accept(Target & target, const Turn & turn, bool keeps_state, Burs
         rows_.clear();
         for (int i = first; i < end; i++) {
             rows_.push_back(target.row(i));
+            rows_.back().mask = grammar_.mask(i - first);
         }
         choose(burst);
         if (keeps_state) {
@@ -142,6 +164,7 @@ void Sequence::choose(Burst & burst) {
         accepted = choice.accepted;
         burst.n_accepted += accepted;
     }
+    grammar_.commit(burst.emitted.data(), burst.n_emitted);
 }
 
 void Sequence::emit(int32_t token, Burst & burst) {

@@ -30,6 +30,7 @@ enum class Finish { none, stop, length, cancelled, failed };
 
 struct SequenceParams {
     SamplingParams sampling;
+    GrammarCallbacks grammar;
     int max_tokens = 1;
     uint64_t seed = 0;
     bool reproducible = true;
@@ -113,9 +114,11 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
     DraftLength & draft_length() { return *draft_length_; }
     const AcceptanceRates & rates() const { return rates_; }
     bool lets_clock_decide() const { return clock_decides_; }  // how many tokens to draft
+    bool was_cut() const { return was_cut_; }  // its last drafts, whose time tells nothing of their number then
 
     // A turn, in this order. Drafting needs the state of the last accepted row.
     DraftTurn draft_turn(int k);
+    void constrain();  // the grammar cuts drafts that it refuses, and fills masks; throws Error
     void put(Batch & batch, Turn & turn);
     Wanted wanted(const Turn & turn) const;
     void accept(Target & target, const Turn & turn, bool keeps_state, Burst & burst);
@@ -154,6 +157,7 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
     const int max_tokens_;
     const uint64_t seed_;
     Sampler sampler_;
+    Grammar grammar_;
     Acceptance acceptance_;
     const int drafts_wanted_;
     const int n_prompt_logprobs_;
@@ -168,7 +172,9 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
     std::atomic<bool> cancelled_{ false }, left_{ false };
     int slot_ = -1, n_cached_ = 0, n_reserved_ = 0;
     std::vector<int> stops_;
-    std::vector<Draft> drafts_;
+    std::vector<Draft> drafts_;    // up to the first one that the grammar refuses
+    int n_verified_ = 0;           // of them that are evaluated
+    bool was_cut_ = false;         // more were drafted
     std::vector<TargetRow> rows_;  // of the target, in a turn
     std::vector<float> state_;     // f32[n_embd] of the last accepted row
     Finish finish_ = Finish::none;

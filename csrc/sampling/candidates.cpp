@@ -9,12 +9,14 @@
 
 namespace pmtp {
 
-void find_candidates(const float * logits, int n, const ChoiceParams & params, Candidates & out) {
+void find_candidates(const float * logits, int n, const ChoiceParams & params, const uint32_t * mask,
+                     Candidates & out) {
     constexpr float kNever = -std::numeric_limits<float>::infinity();
     std::vector<float> rank(n);
     out.max = kNever;
     for (int i = 0; i < n; i++) {
-        rank[i] = std::isnan(logits[i]) ? kNever : logits[i];
+        const bool never = std::isnan(logits[i]) || (mask != nullptr && (mask[i / 32] >> (i % 32) & 1) == 0);
+        rank[i] = never ? kNever : logits[i];
         if (params.noisy) {
             rank[i] = rank[i] * params.scale + (float) Noise::gumbel(token_bits(params.key, i));
         }

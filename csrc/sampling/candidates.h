@@ -42,7 +42,9 @@ struct Candidates {
 constexpr int kCandidatesWords = sizeof(Candidates) / 4;
 
 // Fills `out` from a row of n logits, by plain loops: it is what the kernels in csrc/kernels/choice are compared with.
-void find_candidates(const float * logits, int n, const ChoiceParams & params, Candidates & out);
+// mask: bit t % 32 of word t / 32 is 1 where token t may be chosen; nullptr: all may. A token that may not counts as
+// one whose logit is -inf.
+void find_candidates(const float * logits, int n, const ChoiceParams & params, const uint32_t * mask, Candidates & out);
 
 // What the kernels keep behind the results while they look for them.
 constexpr int kCandidateBlocks = 32;

@@ -34,6 +34,9 @@ float floor_of(float max, const Warp & warp) {
 float Warp::scale() const { return (float) std::max(1.0 / temperature, kLeastScale); }
 
 ChoiceParams Warp::choice(uint64_t key, bool noisy) const {
+    if (greedy()) {
+        return { 0, 1.0f, kForbidden, 1.0f, 0, false, 0 };
+    }
     return { key, scale(), (float) std::log(min_p), (float) std::max(top_p, kLeastShare), top_k, noisy, 0 };
 }
 

@@ -23,8 +23,8 @@ struct Warp {
 
     bool greedy() const { return temperature < kLeastTemperature || top_k == 1; }
     bool truncates() const { return top_p < 1.0 || min_p > 0.0 || top_k > 0; }
-    float scale() const;                                  // 1 / temperature, unless greedy
-    ChoiceParams choice(uint64_t key, bool noisy) const;  // unless greedy
+    float scale() const;  // 1 / temperature, unless greedy
+    ChoiceParams choice(uint64_t key, bool noisy) const;
 };
 
 struct WeightedToken {

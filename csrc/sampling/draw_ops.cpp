@@ -22,10 +22,12 @@ bool runs_custom_ops(ggml_backend_dev_t device) {
 
 void find_candidates(ggml_tensor * dst, int ith, int nth, void * /*user*/) {
     const ggml_tensor * logits = dst->src[0];
-    const auto * params = (const ChoiceParams *) dst->src[1]->data;
+    const ggml_tensor * masks = dst->src[2] != nullptr ? dst->src[1] : nullptr;
+    const auto * params = (const ChoiceParams *) dst->src[masks != nullptr ? 2 : 1]->data;
     for (int64_t row = ith; row < dst->ne[1]; row += nth) {
+        const uint32_t * mask = masks != nullptr ? (const uint32_t *) masks->data + row * masks->ne[0] : nullptr;
         find_candidates((const float *) ((const char *) logits->data + row * logits->nb[1]), (int) logits->ne[0],
-                        params[row], ((Candidates *) dst->data)[row]);
+                        params[row], mask, ((Candidates *) dst->data)[row]);
     }
 }
 

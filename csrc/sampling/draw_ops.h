@@ -11,8 +11,9 @@ namespace pmtp {
 // Whether a device other than the CPU runs them.
 bool runs_custom_ops(ggml_backend_dev_t device);
 
-// i32 [kCandidatesRowWords, n_rows] that begins with n_rows Candidates, from f32 [n_vocab, n_rows] and i32
-// [kChoiceWords, n_rows], a ChoiceParams for each.
+// i32 [kCandidatesRowWords, n_rows] that begins with n_rows Candidates, from f32 [n_vocab, n_rows] and, last of the
+// sources, i32 [kChoiceWords, n_rows], a ChoiceParams for each. Between the two there may be masks, i32
+// [(n_vocab + 31) / 32, n_rows], of the tokens that may be chosen.
 void find_candidates(ggml_tensor * dst, int ith, int nth, void * user);
 
 // i32 [1 + 2 * n_table]: a token drawn from logits (f32 [n]; at most kMaxDrawnLogits on a device), whose ids are in a

@@ -16,6 +16,42 @@ namespace {
 // Any smaller one has the same effect, and quotients would leave the range of floats.
 constexpr double kLeastRepetitionPenalty = 1e-30;
 
+// So many allowed tokens are looked at one by one, and the row is left as it is.
+constexpr int kFew = 4096;
+
+int count(const uint32_t * mask, int n_words) {
+    int n = 0;
+    for (int i = 0; i < n_words; i++) {
+        n += __builtin_popcount(mask[i]);
+    }
+    return n;
+}
+
+// Visits the tokens whose bits are set.
+template <typename Visit> void for_each_token(const uint32_t * mask, int n_vocab, Visit visit) {
+    for (int begin = 0; begin < n_vocab; begin += 32) {
+        for (uint32_t bits = mask[begin / 32]; bits != 0; bits &= bits - 1) {
+            if (const int32_t token = begin + __builtin_ctz(bits); token < n_vocab) {
+                visit(token);
+            }
+        }
+    }
+}
+
+void forbid(float * logits, const uint32_t * mask, int n_vocab) {
+    for (int begin = 0; begin < n_vocab; begin += 32) {
+        const uint32_t bits = mask[begin / 32];
+        const int size = std::min(32, n_vocab - begin);
+        if (bits == 0) {
+            std::fill_n(logits + begin, size, kForbidden);
+        } else if (bits != ~0u) {
+            for (int i = 0; i < size; i++) {
+                logits[begin + i] = (bits >> i & 1) != 0 ? logits[begin + i] : kForbidden;
+            }
+        }
+    }
+}
+
 // What is finite stays finite in single precision.
 float to_logit(double x) { return std::isfinite(x) ? (float) std::clamp<double>(x, kLowest, -kLowest) : (float) x; }
 
@@ -24,8 +60,7 @@ float to_logit(double x) { return std::isfinite(x) ? (float) std::clamp<double>(
 Sampler::Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int n_prompt)
     : params_(std::move(params)),
       n_vocab_(n_vocab),
-      n_prompt_(n_prompt),
-      allowed_((n_vocab + 31) / 32) {
+      n_prompt_(n_prompt) {
     params_.repetition_penalty = std::max(params_.repetition_penalty, kLeastRepetitionPenalty);
     if (params_.repetition_penalty != 1.0) {  // the only penalty that looks at the prompt
         for (int i = 0; i < n_prompt; i++) {
@@ -34,31 +69,43 @@ Sampler::Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int
     }
 }
 
-Wanted Sampler::wanted(int n_rows, const uint64_t * noise) const {
+Wanted Sampler::wanted(int n_rows, const uint64_t * noise, const Grammar & grammar) const {
     const Warp & warp = params_.warp;
     Wanted wanted;
-    if (params_.n_logprobs >= 0 || params_.mask != nullptr || !params_.logit_bias.empty() || has_penalties() ||
+    if (params_.n_logprobs >= 0 || !params_.logit_bias.empty() || has_penalties() ||
         (int) generated_.size() < params_.min_tokens) {
         return wanted;
     }
-    if (warp.greedy()) {
-        wanted.kind = Wanted::most_probable;
+    const bool noisy = noise != nullptr && !warp.truncates() && !warp.greedy();
+    if (!noisy && !warp.greedy() && (!warp.truncates() || warp.top_k > kCandidates)) {
         return wanted;
     }
-    const bool noisy = noise != nullptr && !warp.truncates();
-    if (noisy || (warp.truncates() && warp.top_k <= kCandidates)) {
-        wanted.kind = Wanted::candidates;
-        for (int row = 0; row < n_rows; row++) {
-            wanted.params.push_back(
-                warp.choice(noisy ? Noise(*noise, Purpose::token, position() + row).key() : 0, noisy));
-        }
+    wanted.kind = warp.greedy() && !grammar.restricts() ? Wanted::most_probable : Wanted::candidates;
+    for (int row = 0; row < n_rows; row++) {
+        wanted.params.push_back(warp.choice(noisy ? Noise(*noise, Purpose::token, position() + row).key() : 0, noisy));
+        wanted.masks.push_back(grammar.mask(row));
     }
     return wanted;
+}
+
+void Wanted::add(Wanted && other) {
+    if (kind == logits || other.kind == logits) {
+        *this = {};
+        return;
+    }
+    kind = kind == other.kind ? kind : candidates;
+    params.insert(params.end(), other.params.begin(), other.params.end());
+    masks.insert(masks.end(), other.masks.begin(), other.masks.end());
+}
+
+bool Wanted::masked() const {
+    return std::any_of(masks.begin(), masks.end(), [](const uint32_t * mask) { return mask != nullptr; });
 }
 
 void Sampler::prepare(const TargetRow & target, Row & row) {
     float * logits = target.logits;
     row.logits = logits;
+    row.mask = target.mask;
     row.changed.clear();
     if (logits == nullptr && target.candidates != nullptr) {
         if (row.p.assign(*target.candidates, params_.warp, target.noisy)) {
@@ -76,21 +123,32 @@ void Sampler::prepare(const TargetRow & target, Row & row) {
     if (params_.n_logprobs >= 0) {  // of the unmodified logits, so before anything changes them
         report_best(row);
     }
-    if (params_.mask != nullptr) {
-        apply_mask(logits);
-    }
-    apply_bias_and_penalties(row);
-    if (!row.p.assign(logits, nullptr, n_vocab_, params_.warp)) {
+    const int n_allowed = row.mask != nullptr ? count(row.mask, mask_words(n_vocab_)) : n_vocab_;
+    apply_bias_and_penalties(row, n_allowed);
+    if (!assign(row, n_allowed)) {
         throw_no_choice(row);
     }
 }
 
+bool Sampler::assign(Row & row, int n_allowed) {
+    if (row.mask == nullptr || n_allowed > kFew) {
+        if (row.mask != nullptr) {
+            forbid(row.logits, row.mask, n_vocab_);
+        }
+        return row.p.assign(row.logits, nullptr, n_vocab_, params_.warp);
+    }
+    row.few.clear();
+    row.few_ids.clear();
+    for_each_token(row.mask, n_vocab_, [&](int32_t token) {
+        row.few.push_back(row.logits[token]);
+        row.few_ids.push_back(token);
+    });
+    return !row.few.empty() && row.p.assign(row.few.data(), row.few_ids.data(), (int) row.few.size(), params_.warp);
+}
+
 // Whose fault it is: the request's, unless the target's own logits are no numbers.
 void Sampler::throw_no_choice(const Row & row) const {
-    bool allowed = params_.mask == nullptr;
-    for (int i = 0; i < n_vocab_ && !allowed; i++) {
-        allowed = allows(i);
-    }
+    const bool allowed = row.mask == nullptr || count(row.mask, mask_words(n_vocab_)) > 0;
     for (size_t i = row.changed.size(); i-- > 0;) {  // a token may have been changed more than once
         row.logits[row.changed[i].index] = row.changed[i].logit;
     }
@@ -99,7 +157,7 @@ void Sampler::throw_no_choice(const Row & row) const {
     }
     throw Error(
         Status::invalid_argument,
-        "no token can be chosen: every one is forbidden by the mask, logit_bias, or as an end before min_tokens");
+        "no token can be chosen: every one is forbidden by the grammar, logit_bias, or as an end before min_tokens");
 }
 
 void Sampler::commit(const Row & row, int32_t token) {
@@ -127,20 +185,16 @@ void Sampler::truncate(int n) {
     }
 }
 
-void Sampler::apply_mask(float * logits) {
-    std::fill(allowed_.begin(), allowed_.end(), 0);
-    const int status = params_.mask(params_.mask_user, generated_.data(), (int32_t) generated_.size(), allowed_.data());
-    if (status != 0) {
-        throw Error(Status::internal, format("the mask callback failed with status %d", status));
+// Whether the grammar allows nothing but an end, which then comes before min_tokens.
+bool Sampler::must_end(const uint32_t * mask, int n_allowed) const {
+    int n_ends = 0;
+    for (auto i = params_.end_tokens.begin(); mask != nullptr && i != params_.end_tokens.end(); ++i) {
+        n_ends += allows(mask, *i) && std::find(params_.end_tokens.begin(), i, *i) == i;
     }
-    for (int i = 0; i < n_vocab_; i++) {
-        if (!allows(i)) {
-            logits[i] = kForbidden;
-        }
-    }
+    return mask != nullptr && n_ends == n_allowed;
 }
 
-void Sampler::apply_bias_and_penalties(Row & row) {
+void Sampler::apply_bias_and_penalties(Row & row, int n_allowed) {
     float * logits = row.logits;
     const auto change = [&](int32_t token, double logit) {
         row.changed.push_back({ logits[token], token });
@@ -157,7 +211,7 @@ void Sampler::apply_bias_and_penalties(Row & row) {
             change(token, logit);
         }
     }
-    if ((int) generated_.size() < params_.min_tokens) {
+    if ((int) generated_.size() < params_.min_tokens && !must_end(row.mask, n_allowed)) {
         for (int32_t token : params_.end_tokens) {
             change(token, kForbidden);
         }

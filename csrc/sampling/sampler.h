@@ -1,8 +1,9 @@
-// The target's distribution of the next token: mask, logit_bias, penalties, then the warp. Keeps the completion that
-// they look at.
+// The target's distribution of the next token: the grammar's mask, logit_bias, penalties, then the warp. Keeps the
+// completion that they look at.
 #pragma once
 
 #include "sampling/distribution.h"
+#include "sampling/grammar.h"
 #include "sampling/logprobs.h"
 
 #include <cstdint>
@@ -17,9 +18,6 @@ struct LogitBias {
     float bias;
 };
 
-// As pmtp_mask_fn.
-using MaskFunction = int (*)(void * user, const int32_t * generated, int32_t n_generated, uint32_t * allowed);
-
 struct SamplingParams {
     Warp warp;
     double presence_penalty = 0.0;
@@ -29,8 +27,6 @@ struct SamplingParams {
     int n_logprobs = -1;
     std::vector<LogitBias> logit_bias;
     std::vector<int32_t> end_tokens;  // forbidden before min_tokens
-    MaskFunction mask = nullptr;
-    void * mask_user = nullptr;
 };
 
 // What of the target's output the choice of tokens needs.
@@ -41,7 +37,13 @@ struct Wanted {
         candidates,     // the tokens that can be chosen, if they are few
     };
     Kind kind = logits;
-    std::vector<ChoiceParams> params;  // candidates: of each row
+    // Unless logits: of each row; nullptr: it has no mask. The most probable token needs neither.
+    std::vector<ChoiceParams> params;
+    std::vector<const uint32_t *> masks;
+
+    // Makes it enough for its own rows and for those of another.
+    void add(Wanted && other);
+    bool masked() const;
 };
 
 // The target's output for one position. Where less is wanted, the logits may have stayed on their device.
@@ -51,6 +53,7 @@ struct TargetRow {
     Candidates * candidates = nullptr;    // if there are no logits; overwritten
     bool noisy = false;                   // how they were ranked
     std::function<float *()> fetch = {};  // the logits after all, if the candidates do not suffice; throws Error
+    const uint32_t * mask = nullptr;      // of the grammar; candidates are allowed ones already
 };
 
 class Sampler {
@@ -62,16 +65,19 @@ class Sampler {
         double log_sum = 0;              // logarithm of the sum of e^logit, unmodified
         std::vector<Candidate> changed;  // unmodified logits of the tokens that bias or penalties changed
         std::vector<TokenLogprob> best;  // the n_logprobs largest
+        const uint32_t * mask = nullptr;
+        std::vector<float> few;  // logits of the allowed tokens, where they are few
+        std::vector<int32_t> few_ids;
     };
 
     Sampler(SamplingParams params, int n_vocab, const int32_t * prompt, int n_prompt);
 
     // What is enough to choose the next n_rows tokens. noise: the seed, where tokens are the most probable ones under
-    // noise keyed by their position (the coupled rule), else nullptr.
-    Wanted wanted(int n_rows, const uint64_t * noise) const;
+    // noise keyed by their position (the coupled rule), else nullptr. grammar: with the rows' masks.
+    Wanted wanted(int n_rows, const uint64_t * noise, const Grammar & grammar) const;
 
     // Fills `row` for the token at index prompt + generated of the text. The target's logits are read until the row's
-    // last use. Throws Error if the mask callback fails, every token is forbidden, or the logits are not numbers.
+    // last use. Throws Error if every token is forbidden, or the logits are not numbers.
     void prepare(const TargetRow & target, Row & row);
 
     // Appends a token that was chosen from `row`.
@@ -94,9 +100,9 @@ class Sampler {
         return params_.repetition_penalty != 1.0 || params_.presence_penalty != 0.0 || params_.frequency_penalty != 0.0;
     }
     [[noreturn]] void throw_no_choice(const Row & row) const;
-    bool allows(int32_t token) const { return ((allowed_[token / 32] >> (token % 32)) & 1) != 0; }
-    void apply_mask(float * logits);
-    void apply_bias_and_penalties(Row & row);
+    bool must_end(const uint32_t * mask, int n_allowed) const;
+    void apply_bias_and_penalties(Row & row, int n_allowed);
+    bool assign(Row & row, int n_allowed);
     void report_best(Row & row);
 
     SamplingParams params_;
@@ -108,7 +114,6 @@ class Sampler {
         int generated = 0;
     };
     std::unordered_map<int32_t, Seen> seen_;
-    std::vector<uint32_t> allowed_;
     std::vector<Candidate> largest_;
     std::vector<TokenLogprob> logprobs_;
 };

@@ -45,9 +45,26 @@ std::vector<float> draw_logits(size_t n, Values values, std::mt19937 & random) {
     return x;
 }
 
-void check_row(const Candidates & ours, const float * logits, int n, const ChoiceParams & params, const char * where) {
+bool allowed(const uint32_t * mask, int token) {
+    return mask == nullptr || (mask[token / 32] >> (token % 32) & 1) != 0;
+}
+
+// Masks that allow none, one in eight, half or nearly all of the tokens.
+std::vector<uint32_t> draw_masks(int n, int n_rows, std::mt19937 & random) {
+    const size_t n_words = (n + 31) / 32;
+    std::vector<uint32_t> masks(n_words * n_rows);
+    for (size_t i = 0; i < masks.size(); i++) {
+        const uint32_t a = random(), b = random(), c = random();
+        const uint32_t kinds[] = { a & b & c, 0, a, a | b | c };
+        masks[i] = kinds[i / n_words % 4];
+    }
+    return masks;
+}
+
+void check_row(const Candidates & ours, const float * logits, int n, const ChoiceParams & params, const uint32_t * mask,
+               const char * where) {
     Candidates plain;
-    find_candidates(logits, n, params, plain);
+    find_candidates(logits, n, params, mask, plain);
     if (!std::isfinite(plain.max)) {
         expect(ours.max == plain.max && ours.n == 0, "a row without numbers", where);
         return;
@@ -57,6 +74,7 @@ void check_row(const Candidates & ours, const float * logits, int n, const Choic
     expect(std::is_sorted(ours.token, ours.token + ours.n), "order", where);
     for (int i = 0; i < ours.n; i++) {
         expect(ours.token[i] >= 0 && ours.token[i] < n && logits[ours.token[i]] == ours.logit[i], "logit", where);
+        expect(allowed(mask, ours.token[i]), "a token that is not allowed", where);
     }
     if (!params.noisy) {
         expect(std::abs(ours.total - plain.total) <= 1e-5f * plain.total, "total", where);
@@ -69,6 +87,9 @@ void check_row(const Candidates & ours, const float * logits, int n, const Choic
     for (int i = 0; i < n; i++) {
         const float rank = logits[i] * params.scale + (float) Noise::gumbel(token_bits(params.key, i));
         const bool found = std::binary_search(ours.token, ours.token + ours.n, i);
+        if (!allowed(mask, i)) {
+            continue;
+        }
         expect(!(rank > edge + 1e-3f * params.scale) || found, "a token that can be chosen is missing", where);
         expect(!(rank < edge - 1e-3f * params.scale) || !found, "a token that cannot be chosen", where);
     }
@@ -78,23 +99,28 @@ void check_candidates(std::mt19937 & random, bool quick) {
     for (const int n : { quick ? 9000 : 262144, 5000, 37 }) {
         for (const int n_rows : { 1, quick ? 2 : 4, quick ? 3 : 9 }) {
             for (const Values values : { normal, few_distinct, with_odd_ones, no_numbers }) {
-                for (const bool noisy : { false, true }) {
+                for (const int kind : { 0, 1, 2, 3 }) {
+                    const bool noisy = kind % 2 == 1, masked = kind >= 2;
                     const std::vector<float> logits = draw_logits((size_t) n * n_rows, values, random);
                     std::vector<ChoiceParams> params;
                     for (int row = 0; row < n_rows; row++) {
                         params.push_back(Warp{ row % 2 ? 1.0 : 0.3 }.choice(mix_bits(row + n), noisy));
                     }
+                    const std::vector<uint32_t> masks = draw_masks(n, n_rows, random);
                     const DeviceArray<float> x(logits);
+                    const DeviceArray<uint32_t> m(masks);
                     const DeviceArray<ChoiceParams> p(params);
                     const DeviceArray<Candidates> out(n_rows);
                     const DeviceArray<CandidatesScratch> scratch(n_rows);
-                    pmtp_cuda_candidates(x.get(), p.get(), out.get(), scratch.get(), n, n_rows, nullptr);
+                    pmtp_cuda_candidates(x.get(), p.get(), masked ? m.get() : nullptr, out.get(), scratch.get(), n,
+                                         n_rows, nullptr);
                     const std::vector<Candidates> rows = out.host();
                     char where[100];
-                    snprintf(where, sizeof(where), "candidates: n %d, rows %d, values %d, noisy %d", n, n_rows, values,
-                             noisy);
+                    snprintf(where, sizeof(where), "candidates: n %d, rows %d, values %d, noisy %d, masked %d", n,
+                             n_rows, values, noisy, masked);
                     for (int row = 0; row < n_rows; row++) {
-                        check_row(rows[row], logits.data() + (size_t) row * n, n, params[row], where);
+                        check_row(rows[row], logits.data() + (size_t) row * n, n, params[row],
+                                  masked ? &masks[(size_t) row * ((n + 31) / 32)] : nullptr, where);
                     }
                 }
             }
@@ -117,7 +143,7 @@ int check_draws(const std::vector<float> & logits, const std::vector<int32_t> & 
         const DeviceArray<ChoiceParams> params(std::vector<ChoiceParams>{ warp.choice(noise.key(), false) });
         const DeviceArray<int32_t> out(1 + 2 * n_table);
         if (from_candidates) {
-            pmtp_cuda_candidates(x.get(), params.get(), candidates.get(), scratch.get(), n, 1, nullptr);
+            pmtp_cuda_candidates(x.get(), params.get(), nullptr, candidates.get(), scratch.get(), n, 1, nullptr);
             pmtp_cuda_draw(nullptr, nullptr, 0, candidates.get(), params.get(), out.get(), n_table, nullptr);
         } else {
             pmtp_cuda_draw(x.get(), ids.empty() ? nullptr : device_ids.get(), n, nullptr, params.get(), out.get(),

@@ -59,12 +59,16 @@ def test_logits_are_needed_for_options_that_change_them(load):
     assert len(different) <= 1, different
 
 
+WORDS = r"([a-z]{1,9}[ _.]){40,}"  # allows many tokens at some places and one at others
 CHOSEN_ON_THE_DEVICE = {
     "temperature": {"temperature": 0.9},
     "top_p": {"temperature": 0.7, "top_p": 0.9},
     "top_k": {"temperature": 1.0, "top_k": 40, "top_p": 0.95},
     "min_p": {"temperature": 1.0, "min_p": 0.05},
     "too many candidates": {"temperature": 5.0, "top_p": 0.99},  # the rows are fetched after all
+    "grammar": {"temperature": 0.9, "regex": WORDS, "ignore_eos": False},
+    "greedy grammar": {"temperature": 0, "regex": WORDS, "ignore_eos": False},
+    "truncated grammar": {"temperature": 0.9, "top_p": 0.9, "regex": WORDS, "ignore_eos": False},
 }
 
 
@@ -104,6 +108,21 @@ def memory_used() -> int:
     """MiB on the first device."""
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
     return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout)
+
+
+def test_rows_with_and_without_masks_are_chosen_together(load):
+    """Greedy rows without a mask are then found among candidates too. Up to near ties of the batches."""
+    model = load(max_num_seqs=4)
+    kinds = [
+        {"temperature": 0},
+        {"temperature": 0.9},
+        {"temperature": 0, "regex": WORDS},
+        {"regex": WORDS, "top_p": 0.9},
+    ]
+    options = [{"seed": 3, "max_tokens": 40, "num_speculative_tokens": 3, **kind} for kind in kinds]
+    alone = [model.generate(PROMPTS[0], **one).text() for one in options]
+    together = [model.generate(PROMPTS[0], **one) for one in options]
+    assert sum(a != stream.text() for a, stream in zip(alone, together, strict=True)) <= 1
 
 
 def test_a_thousand_generations_with_cancels_and_errors_leak_nothing(load):

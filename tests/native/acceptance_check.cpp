@@ -58,9 +58,28 @@ Belief believe(const std::string & head, int previous) {
     return b;
 }
 
+// What a grammar allows.
+bool may_follow(int previous, int token) { return (previous + 2 * token) % 3 != 0; }
+
+// A grammar's masks of the tokens after the drafts, which it cuts behind the first that it refuses, as Sequence does.
+std::vector<uint32_t> constrain(std::vector<Draft> & drafts, int last) {
+    std::vector<uint32_t> masks;
+    for (size_t i = 0;; i++) {
+        const int previous = i == 0 ? last : drafts[i - 1].token;
+        masks.push_back(0);
+        for (int t = 0; t < kVocab; t++) {
+            masks.back() |= (uint32_t) may_follow(previous, t) << t;
+        }
+        if (i == drafts.size() || !may_follow(previous, drafts[i].token)) {
+            drafts.resize(std::min(drafts.size(), i + 1));
+            return masks;
+        }
+    }
+}
+
 SamplingParams params(const std::string & warp) {
     SamplingParams p;
-    if (warp == "top_p") {
+    if (warp == "top_p" || warp == "masked") {
         p.warp = { 0.8, 0.7, 0.0, 0 };
     } else if (warp == "penalties") {
         p.warp = { 1.0, 1.0, 0.02, 5 };
@@ -113,12 +132,18 @@ struct Run {
                 previous = draft.token;
                 drafts.push_back(draft);
             }
-            std::vector<std::array<float, kVocab>> memory(drafts.size() + 1);
+            std::vector<uint32_t> masks;
+            if (warp == "masked") {
+                masks = constrain(drafts, last);
+            }
+            const size_t n_rows = masks.empty() ? drafts.size() + 1 : masks.size();
+            std::vector<std::array<float, kVocab>> memory(n_rows);
             std::vector<TargetRow> rows;
             previous = last;
-            for (size_t i = 0; i <= drafts.size(); i++) {
+            for (size_t i = 0; i < n_rows; i++) {
                 target_logits(previous, memory[i].data());
                 rows.push_back({ memory[i].data() });
+                rows.back().mask = masks.empty() ? nullptr : &masks[i];
                 previous = i < drafts.size() ? drafts[i].token : 0;
             }
             acceptance.begin(sampler, drafts, rows);
@@ -147,7 +172,7 @@ int main(int, char ** argv) {
                                                 { "block", Rule::block } };
     for (const auto & [name, rule] : rules) {
         for (const char * head : { "right", "wrong", "constant", "noisy", "partial" }) {
-            for (const char * warp : { "temperature", "top_p", "penalties" }) {
+            for (const char * warp : { "temperature", "top_p", "penalties", "masked" }) {
                 for (const char * length : { "fixed", "varying" }) {
                     Run run{ name, head, warp, length };
                     std::map<std::array<int, kLength>, int> counts;

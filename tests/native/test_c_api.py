@@ -15,6 +15,7 @@ FOLDER = Path(__file__).resolve().parent / "c_api"
     "program, folders, said",
     [
         ("calls", 1, "every call behaved"),
+        ("grammars", 0, "every grammar"),
         ("lives", 0, "every life"),
         ("sequences", 0, "every sequence"),
         ("threads", 0, "every thread"),

@@ -28,7 +28,10 @@ def test_candidates_choose_what_the_row_chooses(results):
     assert {name: different for name, (_, _, different) in results.items() if different} == {}
 
 
-@pytest.mark.parametrize("name", ["top_p", "min_p", "temperature", "temperature-low", "temperature-tiny"])
+@pytest.mark.parametrize(
+    "name",
+    ["top_p", "min_p", "temperature", "temperature-low", "temperature-tiny", "masked-top_p", "masked-temperature"],
+)
 def test_candidates_are_enough_for_usual_options(results, name):
     rows, enough, _ = results[name]
     assert enough > 0.7 * rows  # a quarter of the rows has too many equal logits for some
@@ -40,6 +43,6 @@ def test_too_many_equal_logits_need_the_row(results, name):
     assert 0.7 * rows < enough < rows
 
 
-@pytest.mark.parametrize("name", ["top_p-flat", "not-numbers"])
+@pytest.mark.parametrize("name", ["top_p-flat", "not-numbers", "nothing-allowed"])
 def test_the_row_is_asked_for(results, name):
     assert results[name][1] == 0

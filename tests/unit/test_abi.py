@@ -16,6 +16,8 @@ STRUCTS = (
     "pmtp_usage",
     "pmtp_logit_bias",
     "pmtp_token_logprob",
+    "pmtp_grammar",
+    "pmtp_matcher",
     "pmtp_sequence_params",
     "pmtp_segment",
     "pmtp_text",

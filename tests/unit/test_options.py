@@ -115,7 +115,7 @@ def test_names_are_those_of_the_header():
 
 def test_every_number_of_the_engines_parameters_is_set():
     """_library copies numbers by name, so an option that the header calls otherwise would keep its default."""
-    by_hand = {"seed", "reproducible", "acceptance", "top_k", "n_logprobs", "n_prompt_logprobs", "mask", "mask_user"}
+    by_hand = {"seed", "reproducible", "acceptance", "top_k", "n_logprobs", "n_prompt_logprobs", "grammar"}
     by_hand |= {name for name in _fields("pmtp_sequence_params") if re.search("stop_tokens|bias|synthetic", name)}
     assert _fields("pmtp_sequence_params") - by_hand <= {option.name for option in fields(SamplingOptions)}
     assert _fields("pmtp_model_params") - {"watch", "n_cells"} <= {option.name for option in fields(LoadOptions)}

@@ -190,44 +190,6 @@ static void check_truncation(pmtp_model * model) {
     }
 }
 
-typedef struct {
-    int32_t fails_at, n_vocab;
-} failing_mask;
-
-static int fail_or_allow_all(void * user, const int32_t * generated, int32_t n_generated, uint32_t * allowed) {
-    const failing_mask * mask = user;
-    (void) generated;
-    memset(allowed, 0xff, 4 * (size_t) ((mask->n_vocab + 31) / 32));
-    return n_generated == mask->fails_at;
-}
-
-/* A mask that fails, at once or later, is its sequence's own fault. */
-static void check_failure(pmtp_model * model) {
-    pmtp_model_info info;
-    CHECK(pmtp_model_get_info(model, &info) == PMTP_OK);
-    for (int32_t at = 0; at < 4; at++) {
-        course courses[3];
-        failing_mask mask = { at, info.n_vocab };
-        for (int i = 0; i < 3; i++) {
-            pmtp_sequence_params params = course_params(i);
-            params.mask = i == 1 ? fail_or_allow_all : NULL;
-            params.mask_user = &mask;
-            begin_course_with(model, &courses[i], i, &params);
-        }
-        while (courses[1].done.finish == PMTP_FINISH_NONE) {
-            step_courses(model, courses, 3, 2);
-        }
-        CHECK(courses[1].done.finish == PMTP_FINISH_FAILED && courses[1].status == PMTP_ERROR_INTERNAL);
-        CHECK(courses[1].done.n == at && strstr(pmtp_sequence_error(courses[1].sequence), "mask") != NULL);
-        run_courses(model, courses, 3, 2);
-        check_alone(&courses[0], 0);
-        check_alone(&courses[2], 2);
-        begin_course(model, &courses[1], 1);
-        run_courses(model, &courses[1], 1, 1);
-        check_alone(&courses[1], 1);
-    }
-}
-
 /* Five sequences of two pages each, of which the cache holds four pages: two at a time, in their order. */
 static void check_waiting_for_cells(void) {
     pmtp_model * model = load_several(target, head, 4, 256);
@@ -347,7 +309,6 @@ int main(int argc, char ** argv) {
     check_turns(model);
     check_batches(model);
     check_truncation(model);
-    check_failure(model);
     check_logits(model);
     check_bursts(model);
     pmtp_model_free(model);

@@ -14,6 +14,7 @@ constexpr int kBinsPerThread = kCandidateBins / kThreads;
 struct Rows {
     const float * logits;
     const ChoiceParams * params;
+    const uint32_t * masks;
     Candidates * out;
     CandidatesScratch * scratch;
     int n;
@@ -23,6 +24,7 @@ struct Rows {
 struct Slice {
     const float * logits;
     const ChoiceParams params;
+    const uint32_t * mask;  // nullptr: every token may be chosen
     Candidates & out;
     CandidatesScratch & scratch;
     int begin;
@@ -31,6 +33,7 @@ struct Slice {
     __device__ explicit Slice(const Rows & rows)
         : logits(rows.logits + (size_t) blockIdx.y * rows.n),
           params(rows.params[blockIdx.y]),
+          mask(rows.masks != nullptr ? rows.masks + (size_t) blockIdx.y * ((rows.n + 31) / 32) : nullptr),
           out(rows.out[blockIdx.y]),
           scratch(rows.scratch[blockIdx.y]) {
         const int n = rows.n;
@@ -40,7 +43,7 @@ struct Slice {
     }
 
     __device__ float rank(float logit, int token) const {
-        if (logit != logit) {
+        if (logit != logit || (mask != nullptr && (mask[token / 32] >> (token % 32) & 1) == 0)) {
             return -INFINITY;
         }
         return params.noisy ? logit * params.scale + device_gumbel(token_bits(params.key, token)) : logit;
@@ -194,10 +197,10 @@ __global__ void __launch_bounds__(kThreads) gather_candidates(const Rows rows) {
 
 }  // namespace
 
-void pmtp_cuda_candidates(const float * logits, const ChoiceParams * params, Candidates * out,
+void pmtp_cuda_candidates(const float * logits, const ChoiceParams * params, const uint32_t * masks, Candidates * out,
                           CandidatesScratch * scratch, int n, int n_rows, cudaStream_t stream) {
     const dim3 grid(kCandidateBlocks, n_rows);
-    const Rows rows = { logits, params, out, scratch, n };
+    const Rows rows = { logits, params, masks, out, scratch, n };
     find_max<<<grid, kThreads, 0, stream>>>(rows);
     count_bins<<<grid, kThreads, 0, stream>>>(rows);
     count_candidates<<<grid, kThreads, 0, stream>>>(rows);

@@ -46,6 +46,12 @@ bool pmtp_cuda_has_custom(const ggml_tensor * op) {
         return false;
     }
     if (function_of(op) == kFindCandidates) {
+        const ggml_tensor * masks = op->src[1] != params ? op->src[1] : nullptr;
+        if (masks != nullptr &&
+            (masks->type != GGML_TYPE_I32 || !ggml_is_contiguous(masks) || masks->ne[0] != (x->ne[0] + 31) / 32 ||
+             ggml_nrows(masks) != ggml_nrows(x) || op->src[2] != params)) {
+            return false;
+        }
         return x->type == GGML_TYPE_F32 && x->ne[0] < 1 << 30 && op->ne[0] == kCandidatesRowWords &&
                op->ne[1] == ggml_nrows(x) && op->ne[1] < 1 << 16 && ggml_nelements(params) == kChoiceWords * op->ne[1];
     }
@@ -63,7 +69,8 @@ void pmtp_cuda_custom(ggml_tensor * op, cudaStream_t stream) {
     auto * out = (int32_t *) op->data;
     if (function_of(op) == kFindCandidates) {
         auto * found = (Candidates *) out;
-        pmtp_cuda_candidates((const float *) x->data, params, found, (CandidatesScratch *) (found + op->ne[1]),
+        const auto * masks = op->src[2] != nullptr ? (const uint32_t *) op->src[1]->data : nullptr;
+        pmtp_cuda_candidates((const float *) x->data, params, masks, found, (CandidatesScratch *) (found + op->ne[1]),
                              (int) x->ne[0], (int) op->ne[1], stream);
         return;
     }

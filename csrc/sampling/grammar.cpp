@@ -1,0 +1,37 @@
+#include "sampling/grammar.h"
+
+#include "base/error.h"
+
+namespace pmtp {
+
+int Grammar::fill(const std::vector<Draft> & drafts) {
+    drafts_.clear();
+    for (const Draft & draft : drafts) {
+        drafts_.push_back(draft.token);
+    }
+    const int n = (int) drafts_.size();
+    masks_.assign((size_t) (n + 1) * n_words_, 0);
+    const int allowed = callbacks_.masks(callbacks_.user, drafts_.data(), n, masks_.data());
+    if (allowed < 0 || allowed > n) {
+        throw Error(Status::internal, format("the grammar's masks() failed with %d", allowed));
+    }
+    for (int i = 0; i < allowed; i++) {
+        if (!allows(mask(i), drafts_[i])) {
+            throw Error(Status::internal, format("the grammar's masks() allowed %d drafts, but mask %d does not allow "
+                                                 "token %d",
+                                                 allowed, i, drafts_[i]));
+        }
+    }
+    return allowed;
+}
+
+void Grammar::commit(const int32_t * tokens, int n) {
+    if (restricts() && n > 0) {
+        const int status = callbacks_.commit(callbacks_.user, tokens, n);
+        if (status < 0) {
+            throw Error(Status::internal, format("the grammar's commit() failed with %d", status));
+        }
+    }
+}
+
+}  // namespace pmtp
