@@ -1,6 +1,6 @@
 """libpyllama_mtp.so, loaded: its constants, its errors as exceptions, its log as Python's.
 
-This module, _native.py and _sequence.py are the only ones that touch cffi.
+This module, _native.py, _sequence.py, _matcher.py and grammar/masks.py are the only ones that touch cffi.
 """
 
 import atexit

@@ -229,6 +229,27 @@ class NativeModel:
                 return bytes(ffi.buffer(data, needed[0]))
             capacity = needed[0]
 
+    def vocabulary(self, special: bool) -> tuple[bytes, npt.NDArray[np.uint32]]:
+        """token_bytes() of all tokens, one after another, and their lengths."""
+        sizes = np.empty(self.info()["n_vocab"], dtype=np.uint32)
+        needed = ffi.new("size_t *")
+        capacity = 16 * len(sizes)
+        while True:
+            data = ffi.new("char[]", capacity)
+            arguments = (special, data, capacity, ffi.from_buffer("uint32_t *", sizes), needed)
+            status = self.call(lib.pmtp_vocabulary_bytes, *arguments)
+            if status == lib.PMTP_OK or needed[0] <= capacity:
+                check(status)
+                return bytes(ffi.buffer(data, needed[0])), sizes
+            capacity = needed[0]
+
+    def token_is_end(self, token: int) -> bool:
+        return bool(self.call(lib.pmtp_token_is_end, token))
+
+    def end_tokens(self) -> list[int]:
+        n_vocab = self.info()["n_vocab"]
+        return self.call(lambda handle: [t for t in range(n_vocab) if lib.pmtp_token_is_end(handle, t)])
+
     def logits(self, tokens: Sequence[int], n_vocab: int, n_batch: int) -> npt.NDArray[np.float32]:
         """float32 [len(tokens), n_vocab]. Raises NoRoomError while other sequences take it."""
         out = np.empty((len(tokens), n_vocab), dtype=np.float32)
@@ -277,8 +298,18 @@ class NativeModel:
         self.call(sequence.begin, prompt, options)
 
     def step(self) -> None:
-        """Computes one step, whose bursts are there until stepped() is called."""
-        check(self.call(lib.pmtp_step, self._bursts, len(self._bursts), self._step.n))
+        """Computes one step, whose bursts are there until stepped() is called.
+
+        Where that calls Python, it is on a thread on which no signal handler runs: what one raised there would be lost.
+        """
+
+        def compute() -> None:
+            check(self.call(lib.pmtp_step, self._bursts, len(self._bursts), self._step.n))
+
+        if any(sequence.calls_python for sequence in list(self._sequences)):
+            run(compute, stop=lambda: None, patience=None)
+        else:
+            compute()
 
     @property
     def n_bursts(self) -> int:

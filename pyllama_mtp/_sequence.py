@@ -5,7 +5,7 @@ import secrets
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pyllama_mtp._library import ACCEPTANCE_RULES, FINISH_REASONS, check, error_of, ffi, lib, set_numbers, text_of
 from pyllama_mtp.errors import ModelClosedError, PyllamaMtpError
@@ -13,6 +13,19 @@ from pyllama_mtp.names import FinishReason
 
 if TYPE_CHECKING:  # options take their limits from the library
     from pyllama_mtp.options import Request
+
+
+class Constraint(Protocol):
+    """What restricts the tokens of a completion. calls_python: while steps are computed."""
+
+    @property
+    def calls_python(self) -> bool: ...
+
+    def apply_to(self, params: Any) -> None:
+        """Makes it the grammar of pmtp_sequence_params, whose sequence it must outlive."""
+
+    def error(self) -> PyllamaMtpError | None:
+        """Why it failed while the completion ran; None: it did not."""
 
 
 class Segment(NamedTuple):
@@ -80,6 +93,7 @@ class NativeSequence:
 
     def __init__(self, options: "Request") -> None:
         """It begins with NativeModel.start(). options: none of those of pyllama_mtp.sampling is None."""
+        self._constraint: Constraint | None = None
         self.seed = secrets.randbits(63) if options.seed is None else options.seed
         self.cancelled = False
         self._begun = False
@@ -88,6 +102,14 @@ class NativeSequence:
         self._process = os.getpid()
         self._lock = threading.RLock()  # orders calls, from any thread or signal handler, before free
         self._slot = ffi.gc(ffi.new("pmtp_sequence **"), lib.pmtp_sequence_release)
+
+    def constrain(self, constraint: Constraint | None) -> None:
+        """Restricts what it writes, until it is freed. To be called before it begins."""
+        self._constraint = constraint
+
+    @property
+    def calls_python(self) -> bool:
+        return self._constraint is not None and self._constraint.calls_python
 
     @property
     def handle(self) -> int:
@@ -113,6 +135,8 @@ class NativeSequence:
         native.n_logit_bias = len(logit_bias)
         native.synthetic_acceptance = synthetic
         native.n_synthetic_acceptance = len(synthetic)
+        if self._constraint is not None:
+            self._constraint.apply_to(native)
         ids = [ffi.new("int32_t[]", list(segment.tokens)) for segment in prompt]
         segments = ffi.new(
             "pmtp_segment[]", [(i, len(i), segment.branches) for i, segment in zip(ids, prompt, strict=True)]
@@ -122,7 +146,10 @@ class NativeSequence:
 
     def read(self, burst: Any, number: int) -> Burst:
         """A pmtp_burst of this sequence."""
-        error = None if burst.status == lib.PMTP_OK else error_of(burst.status, self.error())
+        error = None
+        if burst.status != lib.PMTP_OK:
+            own = None if self._constraint is None else self._constraint.error()
+            error = own or error_of(burst.status, self.error())
         return Burst(
             sequence=self,
             number=number,

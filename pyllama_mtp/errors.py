@@ -53,6 +53,12 @@ class ModelClosedError(PyllamaMtpError):
     """The model was used after `close()`, or in a process that was forked after it was loaded."""
 
 
+class GrammarError(PyllamaMtpError):
+    """What constrains a completion failed while it was generated: a grammar grew beyond the limits of its matcher, or
+    a `logits_mask` raised, whose exception is then the cause.
+    """
+
+
 class StreamError(PyllamaMtpError, RuntimeError):
     """A stream was read a second time, by a signal handler amid a step of its own thread, or asked for rounds that it
     did not record.

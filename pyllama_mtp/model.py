@@ -26,6 +26,8 @@ from pyllama_mtp.errors import (
 from pyllama_mtp.estimate import MemoryEstimate, estimate, free_bytes, largest_context, n_cells
 from pyllama_mtp.gguf.checks import check_head, check_target
 from pyllama_mtp.gguf.format import GGUFFile
+from pyllama_mtp.grammar.constraints import Constraints
+from pyllama_mtp.grammar.options import GrammarOptions
 from pyllama_mtp.info import ModelInfo, describe
 from pyllama_mtp.loop import EngineLoop
 from pyllama_mtp.names import CacheType, ContextLength, DrafterName, DraftLength, SamplingDefaults
@@ -143,6 +145,7 @@ class Model:
             self._info, special = describe(native, header.path.stem, self.options, self._sampling)
             self._prompts = Prompts(native, self._info, special, named_tokens(header))
             self._outputs = Outputs(native)
+            self._constraints = Constraints(native, self._outputs.format, self._info.n_vocab)
             self._loop = EngineLoop(native, self._info.max_num_seqs, sizes.max_queue)
         except BaseException:
             native.close()
@@ -190,6 +193,10 @@ class Model:
         target's distribution. "auto": coupled if a seed is given, else the one that accepts most.
         synthetic_acceptance: for benchmarks: the share of rounds that accept the first draft, the first two ...,
         whatever was drafted; all work is done, the text is senseless. trace: record Stream.rounds.
+        response_format (OpenAI's json_schema or json_object), regex, choice, grammar (Lark), logits_mask (a callable of
+        the token ids so far that gives those which may come next): at most one; what the text may be. tool_choice:
+        "auto", "none", "required" or {"type": "function", "function": {"name": ...}}. See docs/grammar.md. The first
+        grammar of a vocabulary takes some seconds for 262144 tokens.
 
         raw: all that the model writes is text, its marks of thoughts and calls and its control tokens included. echo:
         the text begins with the prompt's. prompt_logprobs: in the first chunk, with each token of the prompt so many
@@ -197,7 +204,7 @@ class Model:
         response_schema, of a tokenizer_config.json, which says what is text, thought or call.
 
         Raises InvalidRequestError, ContextOverflowError, ChatTemplateError, ModelClosedError, and QueueFullError where
-        max_queue completions wait for their turn.
+        max_queue completions wait for their turn. Reading raises GrammarError where a grammar fails amid the text.
         """
         stream, begin = self._new(request, Stream)
         try:
@@ -228,7 +235,10 @@ class Model:
         option, and ModelClosedError.
         """
         options = (
-            values_of(SamplingOptions, request) | values_of(ChatOptions, request) | values_of(OutputOptions, request)
+            values_of(SamplingOptions, request)
+            | values_of(ChatOptions, request)
+            | values_of(OutputOptions, request)
+            | values_of(GrammarOptions, request)
         )
         loop = self._open()
         return complete_all(
@@ -248,6 +258,7 @@ class Model:
         def begin(stream: BaseStream) -> None:
             prompt = self._prompts.made(options.prompt, options)
             self._outputs.follow(producer, options, prompt.tokens)
+            sequence.constrain(self._constraints.of(options, options.tools, prompt.tokens))
             logged(lambda: loop.begin(sequence, producer, stream, prompt.segments, options))
             producer.began()
             if sequence.cancelled:  # while the prompt was made

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pyllama_mtp._library import ACCEPTANCE_RULES, DRAFTERS, MAX_DRAFT, MAX_LOGPROBS, MAX_SEQS
 from pyllama_mtp.chat import Message, Tool
 from pyllama_mtp.errors import InvalidRequestError
+from pyllama_mtp.grammar.options import GrammarOptions, check_grammar_options
 from pyllama_mtp.names import AcceptanceRule, CacheType, ContextLength, DrafterName, DraftLength, SamplingDefaults
 from pyllama_mtp.output_options import OutputOptions
 from pyllama_mtp.ranges import (
@@ -144,21 +145,26 @@ class PromptRequest(ChatOptions):
 
 
 @dataclass(frozen=True)
-class Request(ChatOptions, SamplingOptions, OutputOptions):
+class Request(ChatOptions, SamplingOptions, OutputOptions, GrammarOptions):
     """The parameters of Model.generate."""
 
     prompt: Prompt
     trace: Annotated[bool, Flag()] = field(default=False, kw_only=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_grammar_options(self)
+
 
 @dataclass(frozen=True)
-class BatchRequest(ChatOptions, SamplingOptions, OutputOptions):
+class BatchRequest(ChatOptions, SamplingOptions, OutputOptions, GrammarOptions):
     """The parameters of Model.generate_all."""
 
     prompts: Iterable[Prompt]
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_grammar_options(self)
         if isinstance(self.prompts, str | bytes | Mapping) or not isinstance(self.prompts, Iterable):
             raise InvalidRequestError(f"prompts is a {type(self.prompts).__name__}, expected several prompts")
 

@@ -1,0 +1,58 @@
+"""JSON schemas that a grammar can hold a text to. llguidance refuses most of what it cannot, and this the rest."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pyllama_mtp.errors import InvalidRequestError, seen
+from pyllama_mtp.grammar.options import MAX_GRAMMAR_CHARS
+
+# Between two parts of a document: a space, or a line's end and an indentation. Models like to go on with more for ever.
+WHITE_SPACE = r"\x20|\r?\n[\x20\t]{0,40}"
+MAX_DEPTH = 100
+
+_OF_OBJECTS = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
+_OF_VALUES = {"const", "enum", "default", "examples"}  # their values are no schemas
+
+
+def checked_schema(schema: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The schema as llguidance takes it. Raises InvalidRequestError for one that is too large, or that its text could
+    not be held to.
+    """
+    try:
+        text = json.dumps(schema)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"{what} is not of JSON's types (dict, list, str, int ...): {error}") from error
+    if len(text) > MAX_GRAMMAR_CHARS:
+        raise InvalidRequestError(f"{what} has {len(text)} characters, expected at most {MAX_GRAMMAR_CHARS}")
+    plain: dict[str, Any] = json.loads(text)
+    _check(plain, what, 0)
+    options = plain.get("x-guidance", {})
+    if not isinstance(options, dict):
+        raise InvalidRequestError(f"{what} has the x-guidance {seen(options)}, expected an object")
+    if options.get("lenient"):
+        raise InvalidRequestError(f"{what} is lenient in x-guidance: what a grammar cannot hold a text to is refused")
+    return plain | {"x-guidance": {"whitespace_pattern": WHITE_SPACE} | options}
+
+
+def _check(schema: object, what: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise InvalidRequestError(f"{what} nests deeper than {MAX_DEPTH} schemas")
+    if isinstance(schema, list):
+        for item in schema:
+            _check(item, what, depth + 1)
+    if not isinstance(schema, dict):
+        return
+    least = schema.get("minProperties", 0)
+    named = schema.get("properties", {})
+    if isinstance(least, int) and isinstance(named, dict) and least > len(named) + 1:
+        raise InvalidRequestError(
+            f"{what} has a minProperties of {least} with {len(named)} named properties: that other keys differ cannot "
+            "be enforced; name the properties"
+        )
+    for key, value in schema.items():
+        if key in _OF_OBJECTS and isinstance(value, dict):
+            for inner in value.values():
+                _check(inner, what, depth + 1)
+        elif key not in _OF_VALUES:
+            _check(value, what, depth + 1)
