@@ -19,6 +19,7 @@ from pyllama_mtp.errors import (
     OutOfMemoryError,
     PyllamaMtpError,
     QueueFullError,
+    ServerError,
     StateFileError,
     StreamError,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "Round",
     "Stats",
     "Stream",
+    "ServerError",
     "StateFileError",
     "StreamError",
     "TokenLogprob",

@@ -88,6 +88,10 @@ class BenchmarkError(PyllamaMtpError):
     """A benchmark cannot run: a package is missing, a file cannot be written, or the peer failed."""
 
 
+class ServerError(PyllamaMtpError):
+    """The server cannot start: its port is in use, or an option of it makes no sense."""
+
+
 class NativeLibraryError(PyllamaMtpError, ImportError):
     """The native library is missing, was built for another CPU, or has another ABI version."""
 

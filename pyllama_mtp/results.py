@@ -87,7 +87,8 @@ class Stats:
     acceptance_rate: accepted over drafted. mean_acceptance_length: tokens that a round gives: accepted drafts and the
     bonus token, which is missing only where an accepted draft ends the completion. acceptance_per_position: for each
     draft position, the share of the rounds that drafted it in which it was accepted. These three use only rounds that
-    drafted and are None if none did.
+    drafted and are None if none did. drafted_per_position, accepted_per_position: the rounds behind those shares, up to
+    the last position that was drafted.
     """
 
     prompt_tokens: int
@@ -105,6 +106,8 @@ class Stats:
     rounds: int
     drafted: int
     accepted: int
+    drafted_per_position: list[int]
+    accepted_per_position: list[int]
     acceptance_rate: float | None
     mean_acceptance_length: float | None
     acceptance_per_position: list[float] | None
@@ -114,6 +117,7 @@ class Stats:
     def from_native(cls, native: NativeStats, seed: int, sampling: Sampling = NEUTRAL) -> "Stats":
         """native: the engine's counters."""
         positions = zip(native.accepted_per_position, native.drafted_per_position, strict=True)
+        depth = sum(map(bool, native.drafted_per_position))
         decoded = max(0, native.completion_tokens - 1)
         drafting = native.drafting_rounds
         return cls(
@@ -132,6 +136,8 @@ class Stats:
             rounds=native.rounds,
             drafted=native.drafted,
             accepted=native.accepted,
+            drafted_per_position=native.drafted_per_position[:depth],
+            accepted_per_position=native.accepted_per_position[:depth],
             acceptance_rate=native.accepted / native.drafted if native.drafted else None,
             mean_acceptance_length=native.drafting_rounds_emitted / drafting if drafting else None,
             acceptance_per_position=[a / d for a, d in positions if d] if drafting else None,
