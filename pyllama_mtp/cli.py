@@ -1,4 +1,4 @@
-"""The command `pyllama-mtp`: demo, run, bench, info."""
+"""The command `pyllama-mtp`: demo, run, serve, bench, info."""
 
 import argparse
 import os
@@ -15,6 +15,7 @@ from pyllama_mtp.errors import PyllamaMtpError, one_line, shown
 from pyllama_mtp.model import Model
 from pyllama_mtp.results import Stats
 from pyllama_mtp.sampling import Sampling
+from pyllama_mtp.serve import add_parser as add_serve_parser
 from pyllama_mtp.stream import Stream
 
 DEMO_PROMPT = '''def read_config(path):
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generation_options(run, max_tokens=512, num_speculative_tokens="auto")
     run.set_defaults(action=_run)
 
+    add_serve_parser(commands)
     add_bench_parser(commands)
 
     info = commands.add_parser("info", help="load a model file and say what it is and where it lies")
