@@ -216,6 +216,7 @@ def serve(args: argparse.Namespace) -> int:
     log.setLevel(args.log_level.upper())
     if args.log_level == "info":  # of the libraries below less
         logging.getLogger().setLevel(logging.WARNING)
+        logging.getLogger("pyllama_mtp").setLevel(logging.ERROR)
     options = _server_options(args)
     load: dict[str, Any] = _speculation(args) | {
         "n_ctx": _context(args.max_model_len),

@@ -39,8 +39,11 @@ def checked_messages(messages: object, most: int) -> list[Mapping[str, Any]]:
     if len(messages) > most:
         raise wrong(f"{len(messages)} messages, expected at most {most}", "messages", "too_many_messages")
     for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise wrong(f"messages[{index}] is {seen(message)}, expected an object", "messages")
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise wrong(f"messages[{index}] is {seen(message)}, expected an object with a role", "messages")
+        content = message.get("content")
+        if not isinstance(content, str | list | None):
+            raise wrong(f"the content of messages[{index}] is {seen(content)}, expected text or parts", "messages")
     return messages
 
 

@@ -78,6 +78,11 @@ class Asked:
     parallel_tool_calls: bool
 
 
+def _same(one: object, other: object) -> bool:
+    """For Python False is 0, for JSON not."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
 class Fields:
     """The fields of a request, taken one by one. A field that is null is not there."""
 
@@ -202,7 +207,7 @@ class Fields:
 
     def _drop_defaults(self) -> None:
         for name, values in DEFAULTS.items():
-            if self._left.get(name) in values:
+            if any(_same(self._left.get(name), value) for value in values):
                 del self._left[name]
         if "tools" not in self._left and self._left.get("tool_choice") in ("none", "auto"):
             del self._left["tool_choice"]
@@ -230,7 +235,7 @@ class Fields:
 
     def check_rest(self) -> None:
         for name, value in sorted(self._left.items()):
-            if name in NO_EFFECT or value in NEUTRAL.get(name, ()):
+            if name in NO_EFFECT or any(_same(value, neutral) for neutral in NEUTRAL.get(name, ())):
                 continue
             if name in NEUTRAL:
                 raise wrong(f"{name} is {seen(value)}, which is not supported", name, "unsupported_parameter")

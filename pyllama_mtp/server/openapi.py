@@ -26,11 +26,11 @@ POST_ERRORS = (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503, 504)
 def description(state: State) -> dict[str, Any]:
     """Of the server that runs."""
     chat, completion = schemas.requests(state)
-    events = {"text/event-stream": {"schema": {"type": "string"}}}
+    events = {"text/event-stream": {"schema": schemas.EVENT}}
     paths = {
         "/v1/chat/completions": {"post": _post("Complete a conversation", chat, "ChatCompletion", events)},
         "/v1/completions": {"post": _post("Complete a text", completion, "Completion", events)},
-        "/tokenize": {"post": _post("Split a text into tokens", schemas.TOKENIZE, "Tokens")},
+        "/tokenize": {"post": _post("Split a text into tokens", schemas.tokenize(state), "Tokens")},
         "/detokenize": {"post": _post("The text of tokens", schemas.detokenize(state), "Text")},
         "/v1/models": {"get": _get("The names of the model", "Models")},
         "/v1/models/{name}": {

@@ -58,6 +58,7 @@ MESSAGE: Schema = {
     "properties": {"role": STRING, "content": {"type": ["string", "array", "null"]}},
     "required": ["role", "content"],
 }
+EVENT: Schema = {"type": "object", "properties": {"data": STRING}, "required": ["data"]}
 STRUCTURED = {"json": {}, "regex": STRING, "choice": array(STRING, 1), "grammar": STRING}
 
 
@@ -117,19 +118,16 @@ def requests(state: State) -> tuple[Schema, Schema]:
     return closed(chat, "messages"), closed(completion, "prompt")
 
 
-TOKENIZE: Schema = closed(
-    {
-        "model": STRING,
-        "prompt": STRING,
-        "messages": array(MESSAGE, 1),
-        "add_special_tokens": FLAG,
-        "return_token_strs": FLAG,
-    }
-)
+def tokenize(state: State) -> Schema:
+    """Either a prompt or messages."""
+    fields: dict[str, Schema] = {"prompt": STRING, "messages": array(MESSAGE, 1, state.options.max_messages)}
+    fields |= {"model": {"enum": list(state.names)}, "add_special_tokens": FLAG, "return_token_strs": FLAG}
+    return closed(fields)
 
 
 def detokenize(state: State) -> Schema:
-    return closed({"model": STRING, "tokens": array(integer(0, state.model.info.n_vocab - 1))}, "tokens")
+    names: Schema = {"enum": list(state.names)}
+    return closed({"model": names, "tokens": array(integer(0, state.model.info.n_vocab - 1))}, "tokens")
 
 
 def _open(properties: dict[str, Schema]) -> Schema:

@@ -130,9 +130,10 @@ def test_a_conversation_outlives_a_reload(page: chromium.Page, model: ScriptedMo
 
 def test_what_a_hostile_model_writes_is_text(page: chromium.Page, model: ScriptedModel):
     """Markup, scripts, links and styles: shown as they were written, in answers, thoughts and after a reload."""
-    for text in (HOSTILE, f"(({HOSTILE})){HOSTILE}"):
-        say(page, text)
-    ended(page, 4) if len(model.asked) == 2 else ended(page, 2)
+    say(page, HOSTILE)
+    ended(page, 2)
+    say(page, f"(({HOSTILE.replace('))', ')')})){HOSTILE}")
+    ended(page, 4)
     for _ in range(2):
         assert page.run("window.hit") is None
         assert (
@@ -217,10 +218,9 @@ def test_without_a_mouse(page: chromium.Page, model: ScriptedModel):
     reached = []
     for _ in range(12):
         page.press("Tab")
-        name = page.run("(document.activeElement.id || document.activeElement.textContent).trim()")
-        outline = page.run("getComputedStyle(document.activeElement).outlineStyle")
-        reached.append(name)
-        assert outline != "none" or name == ""
+        if page.run("document.activeElement !== document.body"):
+            reached.append(page.run("(document.activeElement.id || document.activeElement.textContent).trim()"))
+            assert page.run("getComputedStyle(document.activeElement).outlineStyle") != "none"
     for name in ("new", "toggle-settings", "toggle-figures", "Edit", "Regenerate", "input", "send"):
         assert name in reached
     unnamed = page.run(
@@ -284,7 +284,7 @@ def test_errors_are_told(page: chromium.Page, model: ScriptedModel):
     assert page.text("#error") == "min_p is 0.5, which this test refuses"
     ended(page, 1)
     assert any("400" in problem for problem in page.problems())
-    page._browser.events.clear()
+    page.forget_problems()
 
 
 def refuse(*_: object, **__: object) -> None:

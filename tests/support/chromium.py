@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Browser:
         flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--mute-audio"]
         flags += [f"--user-data-dir={folder / 'profile'}", "--remote-debugging-port=0", "about:blank"]
         self._log = folder / "log"
+        self._opened = ExitStack()
         with self._log.open("wb") as out:
             self._process = subprocess.Popen(
                 [program, *flags],
@@ -43,7 +44,8 @@ class Browser:
                 env=os.environ | {"HOME": str(folder)},
             )
         try:
-            self._socket: ClientConnection = connect(self._address(), max_size=None, open_timeout=START_SECONDS)
+            opened = connect(self._address(), max_size=None, open_timeout=START_SECONDS)
+            self._socket: ClientConnection = self._opened.enter_context(opened)
         except BaseException:
             self.close()
             raise
@@ -77,7 +79,7 @@ class Browser:
                 self.call("Browser.close")
             except Exception:  # it may be gone before it answers
                 pass
-            self._socket.close()
+            self._opened.close()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -178,6 +180,11 @@ class Page:
             elif event["method"] == "Log.entryAdded" and parameters["entry"]["level"] == "error":
                 found.append(parameters["entry"]["text"])
         return found
+
+    def forget_problems(self) -> None:
+        """Those so far were meant."""
+        events = self._browser.events
+        events[:] = [event for event in events if event["method"] not in ("Runtime.exceptionThrown", "Log.entryAdded")]
 
     def requested(self) -> set[str]:
         """Addresses that the page asked for."""
