@@ -12,7 +12,7 @@ from pyllama_mtp.results import Chunk, TokenLogprob
 from pyllama_mtp.server.errors import wrong
 from pyllama_mtp.server.fields import Asked, Fields
 from pyllama_mtp.server.generation import Choice, Generation
-from pyllama_mtp.server.parts import reasoning_of, tool_call, tool_calls_of
+from pyllama_mtp.server.parts import prompt_logprobs_of, reasoning_of, tool_call, tool_calls_of
 from pyllama_mtp.server.reading import read_json
 from pyllama_mtp.server.state import State
 from pyllama_mtp.server.usage import Usage
@@ -55,6 +55,7 @@ class _Message:
         self.reasoning: list[str] = []
         self.tool_calls: list[Any] = []
         self.rows: list[list[TokenLogprob]] = []
+        self.prompt_rows: list[list[TokenLogprob]] = []
         self.ending: dict[str, Any] = {}
 
 
@@ -99,6 +100,7 @@ class ChatShape:
         message.reasoning.append(reasoning_of(chunk))
         message.tool_calls += [tool_call(call) for call in tool_calls_of(chunk)]
         message.rows += chunk.logprobs or []
+        message.prompt_rows += prompt_logprobs_of(chunk)
         if chunk.finish_reason is not None:
             message.ending = self._writer.ending(choice, chunk)
 
@@ -114,4 +116,7 @@ class ChatShape:
             message["tool_calls"] = kept.tool_calls
         wanted = self._asked.top_logprobs is not None
         logprobs = {"content": self._writer.logprobs.chat(kept.rows)} if wanted else None
-        return {"index": index, "message": message, "logprobs": logprobs} | kept.ending
+        told = {"index": index, "message": message, "logprobs": logprobs} | kept.ending
+        if kept.prompt_rows:
+            told["prompt_logprobs"] = self._writer.logprobs.prompt(kept.prompt_rows)
+        return told

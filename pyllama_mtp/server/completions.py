@@ -13,6 +13,7 @@ from pyllama_mtp.results import Chunk, TokenLogprob
 from pyllama_mtp.server.errors import ApiError, wrong
 from pyllama_mtp.server.fields import Asked, Fields
 from pyllama_mtp.server.generation import Choice, Generation
+from pyllama_mtp.server.parts import prompt_logprobs_of
 from pyllama_mtp.server.reading import read_json
 from pyllama_mtp.server.state import State
 from pyllama_mtp.server.usage import Usage
@@ -56,6 +57,7 @@ class _Text:
     def __init__(self) -> None:
         self.parts: list[str] = []
         self.rows: list[list[TokenLogprob]] = []
+        self.prompt_rows: list[list[TokenLogprob]] = []
         self.ending: dict[str, Any] = {}
         self.length = 0
 
@@ -66,7 +68,19 @@ class TextShape:
     def __init__(self, state: State, asked: Asked):
         self._asked = asked
         self._writer = Writer(state, asked, "cmpl", "text_completion", "text_completion")
+        model = state.model
+        self._first_text = lambda prompt: model.detokenize(model.prompt_ids(prompt)[:1])
         self._texts: dict[int, _Text] = {}
+
+    def _rows(self, chunk: Chunk) -> list[list[TokenLogprob]] | None:
+        """None: no logprobs are wanted. With echo those of the prompt come first."""
+        if chunk.logprobs is None:
+            return None
+        return (prompt_logprobs_of(chunk) if self._asked.options.get("echo") else []) + chunk.logprobs
+
+    def _logprobs(self, choice: Choice, rows: list[list[TokenLogprob]], offset: int) -> dict[str, Any]:
+        first = self._first_text(self._asked.prompts[choice.prompt_index]) if [] in rows else ""
+        return self._writer.logprobs.completion(rows, offset, first)
 
     def opening(self, choice: Choice) -> bytes:
         return b""
@@ -75,9 +89,9 @@ class TextShape:
         if not (chunk.text or chunk.logprobs or chunk.finish_reason or self._asked.continuous_usage):
             return b""
         logprobs = "null"
-        if chunk.logprobs is not None:
+        if (rows := self._rows(chunk)) is not None:
             text = self._texts.setdefault(choice.index, _Text())
-            logprobs = json.dumps(self._writer.logprobs.completion(chunk.logprobs, text.length))
+            logprobs = json.dumps(self._logprobs(choice, rows, text.length))
             text.length += len(chunk.text)
         rest = f'"logprobs": {logprobs}, "finish_reason": null'
         if chunk.finish_reason is not None:
@@ -90,14 +104,18 @@ class TextShape:
     def keep(self, choice: Choice, chunk: Chunk) -> None:
         text = self._texts.setdefault(choice.index, _Text())
         text.parts.append(chunk.text)
-        text.rows += chunk.logprobs or []
+        text.rows += self._rows(chunk) or []
+        text.prompt_rows += prompt_logprobs_of(chunk)
         if chunk.finish_reason is not None:
             text.ending = self._writer.ending(choice, chunk)
 
     def whole(self, choices: list[Choice], usage: Usage) -> bytes:
-        return self._writer.whole([self._choice(i, self._texts[i]) for i in range(len(choices))], choices, usage)
+        return self._writer.whole([self._choice(one, self._texts[one.index]) for one in choices], choices, usage)
 
-    def _choice(self, index: int, kept: _Text) -> dict[str, Any]:
+    def _choice(self, choice: Choice, kept: _Text) -> dict[str, Any]:
         wanted = self._asked.top_logprobs is not None
-        logprobs = self._writer.logprobs.completion(kept.rows, 0) if wanted else None
-        return {"index": index, "text": "".join(kept.parts), "logprobs": logprobs} | kept.ending
+        logprobs = self._logprobs(choice, kept.rows, 0) if wanted else None
+        told = {"index": choice.index, "text": "".join(kept.parts), "logprobs": logprobs} | kept.ending
+        if kept.prompt_rows and not self._asked.options.get("echo"):
+            told["prompt_logprobs"] = self._writer.logprobs.prompt(kept.prompt_rows)
+        return told

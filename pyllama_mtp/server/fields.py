@@ -24,13 +24,14 @@ DEFAULT_MAX_TOKENS = 16  # of /v1/completions, as OpenAI's
 
 TAKEN = frozenset(inspect.signature(Model.agenerate).parameters) - {"self", "prompt", "trace"}
 
+PROMPT_OPTIONS = ("tools", "chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
+PROMPT_TAKEN = frozenset(inspect.signature(Model.prompt_ids).parameters)
+
 SAME = frozenset(  # fields with the name of a Model option
     "temperature top_p top_k min_p seed stop stop_token_ids ignore_eos min_tokens presence_penalty frequency_penalty "
     "repetition_penalty num_speculative_tokens acceptance response_format prompt_logprobs".split()
 )
-SAME_IN_CHAT = SAME | frozenset(
-    "tools tool_choice chat_template chat_template_kwargs add_generation_prompt continue_final_message".split()
-)
+SAME_IN_CHAT = SAME | {"tool_choice", *PROMPT_OPTIONS}
 # What says who asks, or how to file it, and changes no answer.
 NO_EFFECT = frozenset("user metadata safety_identifier prompt_cache_key prompt_cache_retention request_id".split())
 # Taken at the values that describe what happens anyhow.
@@ -50,7 +51,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "function_call": ("none", "auto"),
 }
-# Model options at the values that they have anyhow.
+# Options at the values that they have anyhow, for a Model that does not take them.
 DEFAULTS: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "tools": ([],),
@@ -83,6 +84,13 @@ def _same(one: object, other: object) -> bool:
     return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
+def check_taken(options: Mapping[str, Any], taken: frozenset[str]) -> None:
+    """Raises ApiError for an option that this build of Model has not."""
+    for name in options:
+        if name not in taken:
+            raise wrong(f"{name} is not supported", name, "unsupported_parameter")
+
+
 class Fields:
     """The fields of a request, taken one by one. A field that is null is not there."""
 
@@ -111,15 +119,19 @@ class Fields:
         parallel = self.flag("parallel_tool_calls", True) if chat else True
         if chat:
             self._reasoning_effort()
-        options |= self._tokens(chat) | self._logit_bias() | self._structured() | self._echo()
+        options |= self._tokens(chat) | self._logit_bias() | self._structured()
+        if self.flag("echo", False):
+            options["echo"] = True
+            if top_logprobs is not None:  # OpenAI's: with the prompt's tokens those of the prompt
+                options["prompt_logprobs"] = top_logprobs
+        if stream and "prompt_logprobs" in self._left:
+            raise wrong("prompt_logprobs is for answers that are not streamed", "prompt_logprobs")
         self._drop_defaults()
         for name in sorted((SAME_IN_CHAT if chat else SAME) & self._left.keys()):
             options[name] = self.take(name)
         self._check_lengths(options)
         self.check_rest()
-        for name in options:
-            if name not in TAKEN:
-                raise wrong(f"{name} is not supported", name, "unsupported_parameter")
+        check_taken(options, TAKEN)
         return Asked(prompts, options, n, stream, include_usage, continuous_usage, top_logprobs, parallel)
 
     def _stream_options(self, stream: bool) -> tuple[bool, bool]:
@@ -207,13 +219,17 @@ class Fields:
 
     def _drop_defaults(self) -> None:
         for name, values in DEFAULTS.items():
-            if any(_same(self._left.get(name), value) for value in values):
+            if name not in TAKEN and any(_same(self._left.get(name), value) for value in values):
                 del self._left[name]
-        if "tools" not in self._left and self._left.get("tool_choice") in ("none", "auto"):
+        if not self._left.get("tools") and self._left.get("tool_choice") in ("none", "auto"):
             del self._left["tool_choice"]
 
-    def _echo(self) -> dict[str, Any]:
-        return {"echo": True} if self.flag("echo", False) else {}
+    def prompt_options(self) -> dict[str, Any]:
+        """How messages become a prompt, for Model.prompt_ids."""
+        options = {name: value for name in PROMPT_OPTIONS if (value := self.take(name)) is not None}
+        self._check_template(options)
+        check_taken(options, PROMPT_TAKEN)
+        return options
 
     def _check_lengths(self, options: Mapping[str, Any]) -> None:
         """What grows the work of each token, or the sandbox's."""
@@ -226,6 +242,9 @@ class Fields:
         ids = options.get("stop_token_ids", ())
         if isinstance(ids, list) and len(ids) > MAX_LISTED:
             raise wrong(f"stop_token_ids has {len(ids)} ids, expected at most {MAX_LISTED}", "stop_token_ids")
+        self._check_template(options)
+
+    def _check_template(self, options: Mapping[str, Any]) -> None:
         if "chat_template" in options and not self._options.trust_request_chat_template:
             raise wrong(
                 "chat_template is refused: a template is a program. The server takes them from requests if it is "

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from pyllama_mtp.results import Chunk, Stats
 from pyllama_mtp.server.errors import ApiError, api_error, draining, too_late
 from pyllama_mtp.server.fields import Asked
-from pyllama_mtp.server.parts import only_first_call, tool_calls_of
+from pyllama_mtp.server.parts import n_reasoning_tokens, only_first_call, tool_calls_of
 from pyllama_mtp.server.state import State
 from pyllama_mtp.server.usage import Usage
 from pyllama_mtp.stream import AsyncStream
@@ -173,6 +173,7 @@ class Generation:
             now = time.monotonic()
             n = len(chunk.token_ids)
             usage.completion_tokens += n
+            usage.reasoning_tokens += n_reasoning_tokens(chunk, lambda token: self._state.model.detokenize([token]))
             metrics.tokens(n, now - (before or self._begun), before is None)
             if before is None and choice.index % self._asked.n == 0:
                 self._count_prompt(choice.stream.stats)

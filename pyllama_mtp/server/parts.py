@@ -23,6 +23,11 @@ def stop_reason_of(chunk: Chunk) -> str | int | None:
     return getattr(chunk, "stop_reason", None)
 
 
+def prompt_logprobs_of(chunk: Chunk) -> list[list[TokenLogprob]]:
+    """Of the prompt's tokens, in the first chunk."""
+    return getattr(chunk, "prompt_logprobs", None) or []
+
+
 def only_first_call(chunk: Chunk) -> Chunk:
     """As the last one of a text that may call once."""
     changes: dict[str, Any] = {"tool_calls": tool_calls_of(chunk)[:1], "finish_reason": "tool_calls"}
@@ -35,35 +40,58 @@ def tool_call(call: Any) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
+def n_reasoning_tokens(chunk: Chunk, text_of: Callable[[int], str]) -> int:
+    """How many of its tokens think. text_of: the text of a token."""
+    left = len(reasoning_of(chunk))
+    if not left or not (chunk.text or tool_calls_of(chunk)):
+        return len(chunk.token_ids) if left else 0
+    for n, token in enumerate(chunk.token_ids):  # both: thoughts come first
+        if left <= 0:
+            return n
+        left -= len(text_of(token))
+    return len(chunk.token_ids)
+
+
 class Logprobs:
-    """Writes logprobs. text: the text of a token."""
+    """Writes logprobs. text_of: the text of a token."""
 
-    def __init__(self, text: Callable[[int], str]):
-        self._text = text
+    def __init__(self, text_of: Callable[[int], str]):
+        self._text_of = text_of
 
-    def _token(self, entry: TokenLogprob) -> str:
-        text = getattr(entry, "text", None)
-        return self._text(entry.token_id) if text is None else text
+    def _bytes(self, entry: TokenLogprob) -> bytes:
+        given: bytes | None = getattr(entry, "token_bytes", None)
+        return self._text_of(entry.token_id).encode() if given is None else given
+
+    def _entry(self, entry: TokenLogprob) -> dict[str, Any]:
+        data = self._bytes(entry)
+        return {"token": data.decode("utf-8", "replace"), "logprob": entry.logprob, "bytes": list(data)}
 
     def chat(self, rows: list[list[TokenLogprob]]) -> list[dict[str, Any]]:
         """The content of a chat's logprobs."""
+        return [self._entry(row[0]) | {"top_logprobs": [self._entry(one) for one in row[1:]]} for row in rows]
 
-        def entry(one: TokenLogprob) -> dict[str, Any]:
-            token = self._token(one)
-            return {"token": token, "logprob": one.logprob, "bytes": list(token.encode())}
-
-        return [entry(row[0]) | {"top_logprobs": [entry(one) for one in row[1:]]} for row in rows]
-
-    def completion(self, rows: list[list[TokenLogprob]], offset: int) -> dict[str, Any]:
-        """The logprobs of a completion. offset: characters of the text before them."""
-        tokens = [self._token(row[0]) for row in rows]
+    def completion(self, rows: list[list[TokenLogprob]], offset: int, first: str = "") -> dict[str, Any]:
+        """The logprobs of a completion. offset: characters of the text before them. first: the text of a token that has
+        no row, as nothing comes before it.
+        """
+        entries = [[self._entry(one) for one in row] for row in rows]
+        tokens = [row[0]["token"] if row else first for row in entries]
         offsets = []
         for token in tokens:
             offsets.append(offset)
             offset += len(token)
         return {
             "tokens": tokens,
-            "token_logprobs": [row[0].logprob for row in rows],
-            "top_logprobs": [{self._token(one): one.logprob for one in row[1:]} for row in rows],
+            "token_logprobs": [row[0]["logprob"] if row else None for row in entries],
+            "top_logprobs": [{one["token"]: one["logprob"] for one in row[1:]} if row else None for row in entries],
             "text_offset": offsets,
         }
+
+    def prompt(self, rows: list[list[TokenLogprob]]) -> list[dict[str, Any] | None]:
+        """vLLM's prompt_logprobs: by token id, the token's own first."""
+        told: list[dict[str, Any] | None] = []
+        for row in rows:
+            entries = [(one.token_id, self._entry(one)) for one in row]
+            values = {str(token): {"logprob": e["logprob"], "decoded_token": e["token"]} for token, e in entries}
+            told.append(values or None)
+        return told

@@ -58,6 +58,13 @@ MESSAGE: Schema = {
     "properties": {"role": STRING, "content": {"type": ["string", "array", "null"]}},
     "required": ["role", "content"],
 }
+TEMPLATE: dict[str, Schema] = {
+    "tools": array(OBJECT),
+    "chat_template": STRING,
+    "chat_template_kwargs": OBJECT,
+    "add_generation_prompt": FLAG,
+    "continue_final_message": FLAG,
+}
 EVENT: Schema = {"type": "object", "properties": {"data": STRING}, "required": ["data"]}
 STRUCTURED = {"json": {}, "regex": STRING, "choice": array(STRING, 1), "grammar": STRING}
 
@@ -100,14 +107,10 @@ def requests(state: State) -> tuple[Schema, Schema]:
         "logprobs": FLAG,
         "top_logprobs": integer(0, MAX_TOP_LOGPROBS),
         "max_completion_tokens": common["max_tokens"],
-        "tools": array(OBJECT),
+        **TEMPLATE,
         "tool_choice": {"anyOf": [{"enum": ["none", "auto", "required"]}, OBJECT]},
         "parallel_tool_calls": FLAG,
         "reasoning_effort": {"enum": ["none", "minimal", "low", "medium", "high", "xhigh", "max"]},
-        "chat_template": STRING,
-        "chat_template_kwargs": OBJECT,
-        "add_generation_prompt": FLAG,
-        "continue_final_message": FLAG,
     }
     ids = array(integer(0, state.model.info.n_vocab - 1), 1)
     several = array({"anyOf": [STRING, ids]}, 1, state.options.max_choices)
@@ -122,7 +125,7 @@ def tokenize(state: State) -> Schema:
     """Either a prompt or messages."""
     fields: dict[str, Schema] = {"prompt": STRING, "messages": array(MESSAGE, 1, state.options.max_messages)}
     fields |= {"model": {"enum": list(state.names)}, "add_special_tokens": FLAG, "return_token_strs": FLAG}
-    return closed(fields)
+    return closed(fields | TEMPLATE)
 
 
 def detokenize(state: State) -> Schema:

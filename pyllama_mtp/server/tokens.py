@@ -29,11 +29,12 @@ async def tokenize(request: Request) -> Response:
         raise wrong("expected either prompt or messages")
     add_special = fields.flag("add_special_tokens", True)
     with_texts = fields.flag("return_token_strs", False)
+    options = {} if messages is None else fields.prompt_options()
     fields.check_rest()
     model = state.model
     if messages is not None:
         checked = checked_messages(messages, state.options.max_messages)
-        ids = await _run(state, lambda: model.prompt_ids(checked))
+        ids = await _run(state, lambda: model.prompt_ids(checked, **options))
     else:
         ids = await _run(state, lambda: model.tokenize(prompt, add_special=add_special))
     texts = [model.detokenize([token]) for token in ids] if with_texts else None

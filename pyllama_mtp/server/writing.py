@@ -40,9 +40,11 @@ class Writer:
         return f'{self._event_head}{{"index": {choice.index}, {content}, {rest}}}]{tail}}}\n\n'.encode()
 
     def ending(self, choice: Choice, chunk: Chunk) -> dict[str, Any]:
-        """What a choice says of its end. The seed gives the text again."""
+        """What a choice says of its end. The seed and the rule give the text again."""
         reason = stop_reason_of(chunk)
-        return {"finish_reason": chunk.finish_reason, "stop_reason": reason, "seed": choice.stream.stats.seed}
+        stats = choice.stream.stats
+        told = {"finish_reason": chunk.finish_reason, "stop_reason": reason}
+        return told | {"seed": stats.seed, "acceptance": stats.acceptance}
 
     def closing(self, choices: list[Choice], usage: Usage) -> bytes:
         """The figures, if they are wanted, and the end."""
