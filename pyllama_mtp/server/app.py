@@ -1,5 +1,6 @@
 """The ASGI application: which path is answered by what."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -53,7 +54,8 @@ def create_app(model: Model, options: ServerOptions | None = None) -> Guard:
         return JSONResponse({"status": "ok"})
 
     async def metrics(_: Request) -> Response:
-        return Response(state.metrics.exposition(), media_type=CONTENT_TYPE)
+        usage = await asyncio.to_thread(lambda: model.usage)  # it waits for a step
+        return Response(state.metrics.exposition(usage), media_type=CONTENT_TYPE)
 
     async def openapi(_: Request) -> Response:
         return JSONResponse(description(state))

@@ -1,8 +1,8 @@
 """Counters, gauges and histograms under vLLM's names, so that its boards, autoscalers and pickers read them unchanged.
 
 All numbers are changed on the event loop's thread and read there. Counters of tokens grow with every chunk and are the
-sums of the usage that requests report; those of drafts grow as texts end. Gauges are made when they are read, from the
-streams that there are.
+sums of the usage that requests report; those of drafts grow as texts end. Gauges are made when they are read, from what
+the model says and the streams that there are.
 """
 
 from bisect import bisect_left
@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from pyllama_mtp.errors import ModelClosedError
 from pyllama_mtp.info import ModelInfo
-from pyllama_mtp.results import Stats
+from pyllama_mtp.results import Stats, Usage
 from pyllama_mtp.stream import AsyncStream
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -60,6 +60,7 @@ class Metrics:
         self._queued = Histogram(_LONG)
         self._prompt_sizes = Histogram(_TOKENS)
         self._text_sizes = Histogram(_TOKENS)
+        self._usage = Usage(n_running=0, n_waiting=0, n_cells=0, prefix_bytes=0)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -90,8 +91,9 @@ class Metrics:
         self._queued.observe(stats.queue_seconds)
         self._text_sizes.observe(stats.completion_tokens)
 
-    def exposition(self) -> bytes:
-        """All of it in Prometheus' text format."""
+    def exposition(self, usage: Usage) -> bytes:
+        """All of it in Prometheus' text format. usage: of the model."""
+        self._usage = usage
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -109,7 +111,7 @@ class Metrics:
                 continue
             n += 1
             used += stats.prompt_tokens + stats.completion_tokens
-        running = min(n, self._info.max_num_seqs)
+        running = min(n, self._usage.n_running)  # the model notices what was left at its next step
         share = min(1.0, used / self._info.n_cells)
         for name, text, value in (
             ("num_requests_running", "Texts that are generated.", running),

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from pyllama_mtp import Stats
+from pyllama_mtp import Stats, Usage
 from pyllama_mtp.server import ServerOptions, create_app
 from pyllama_mtp.server.listen import bind
 
@@ -82,6 +82,11 @@ class ScriptedModel:
             name="scripted", n_ctx=4096, n_vocab=1000, n_cells=4096, max_num_seqs=4, drafter="mtp"
         )
         self.options = SimpleNamespace(max_queue=8)
+
+    @property
+    def usage(self) -> Usage:
+        running = sum(not stream.closed for stream in self.streams)
+        return Usage(n_running=running, n_waiting=0, n_cells=0, prefix_bytes=0)
 
     def agenerate(self, prompt: Any, **options: Any) -> ScriptedStream:
         self.asked.append({"prompt": prompt} | options)

@@ -9,6 +9,7 @@ import pytest
 
 import pyllama_mtp
 
+SERVERS = {"anyio", "prometheus_client", "starlette", "uvicorn"}
 CONVERTERS = {"gguf", "ml_dtypes", "safetensors"}
 
 
@@ -18,6 +19,7 @@ def test_the_converters_libraries_are_not_imported(module: str):
     loaded = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
     assert not (CONVERTERS | {"pyllama_mtp.convert", "torch", "transformers"}) & set(loaded.split())
     assert module != "pyllama_mtp" or "tqdm" not in loaded.split()
+    assert not SERVERS & set(loaded.split())
 
 
 def test_nothing_but_the_converter_uses_it_or_its_libraries():

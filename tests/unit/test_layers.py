@@ -173,6 +173,33 @@ def python_faults(package: Path) -> list[str]:
     return lines
 
 
+SERVERS_BELOW = {"errors", "info", "model", "options", "ranges", "results", "stream"}  # Model and what it gives out
+
+
+def server_faults(package: Path) -> list[str]:
+    lines = []
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package).as_posix()
+        for module in sorted(imports(path)):
+            below = module.removeprefix("pyllama_mtp.").partition(".")[0]
+            if not module.startswith("pyllama_mtp.") or below == "server" and name.startswith(("server/", "serve.py")):
+                continue
+            if below == "server" or name.startswith("server/") and below not in SERVERS_BELOW:
+                lines.append(f"{name} imports {module}")
+    return lines
+
+
+def test_the_server_stands_on_model_alone_and_nothing_stands_on_it(tmp_path):
+    assert server_faults(PROJECT / "pyllama_mtp") == []
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "app.py").write_text("from pyllama_mtp.loop import EngineLoop\n")
+    (tmp_path / "model.py").write_text("import pyllama_mtp.server.state\n")
+    faults = server_faults(tmp_path)
+    assert (
+        faults[0] == "model.py imports pyllama_mtp.server.state" and "server/app.py imports pyllama_mtp.loop" in faults
+    )
+
+
 def test_the_engine_does_not_import_the_converter_and_the_formats_import_nothing_above_them(tmp_path):
     assert python_faults(PROJECT / "pyllama_mtp") == []
     (tmp_path / "gguf").mkdir()
