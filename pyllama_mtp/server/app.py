@@ -81,6 +81,7 @@ def create_app(model: Model, options: ServerOptions | None = None) -> Guard:
             PyllamaMtpError: _told,
             HTTPException: _unrouted,
             ClientDisconnect: _left,
+            Exception: _told,
         },
     )
     app.router.redirect_slashes = False

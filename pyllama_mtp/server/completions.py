@@ -68,8 +68,7 @@ class TextShape:
     def __init__(self, state: State, asked: Asked):
         self._asked = asked
         self._writer = Writer(state, asked, "cmpl", "text_completion", "text_completion")
-        model = state.model
-        self._first_text = lambda prompt: model.detokenize(model.prompt_ids(prompt)[:1])
+        self._model = state.model
         self._texts: dict[int, _Text] = {}
 
     def _rows(self, chunk: Chunk) -> list[list[TokenLogprob]] | None:
@@ -79,7 +78,10 @@ class TextShape:
         return (prompt_logprobs_of(chunk) if self._asked.options.get("echo") else []) + chunk.logprobs
 
     def _logprobs(self, choice: Choice, rows: list[list[TokenLogprob]], offset: int) -> dict[str, Any]:
-        first = self._first_text(self._asked.prompts[choice.prompt_index]) if [] in rows else ""
+        first = ""
+        if [] in rows:  # of the prompt's first token, which nothing comes before
+            prompt = self._asked.prompts[choice.prompt_index]
+            first = self._model.detokenize(self._model.prompt_ids(prompt)[:1])
         return self._writer.logprobs.completion(rows, offset, first)
 
     def opening(self, choice: Choice) -> bytes:

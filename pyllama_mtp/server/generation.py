@@ -71,7 +71,8 @@ class Generation:
         self._why: ApiError | None = None  # it was ended; a status of 499: nobody is there any more
         self._task: asyncio.Task[None] | None = None
         self._send: Send
-        self._opened = False
+        self._started = False  # the status is out
+        self._opened = False  # and the first events
         self._complete = False  # but for sending it
         self._opening = asyncio.Lock()
         self._begun = time.monotonic()
@@ -127,8 +128,10 @@ class Generation:
 
     def _close(self) -> None:
         self._over = True
+        seconds = time.monotonic() - self._begun
         for choice in self._choices:
             choice.stream.close()
+            self._state.metrics.text(choice.stream.stats, choice.finish_reason or "abort", seconds)
         self._state.leave(self)
         status = self._why.status if self._why is not None else 200
         ends = ",".join(choice.finish_reason or "abort" for choice in self._choices) or "none"
@@ -140,7 +143,7 @@ class Generation:
             usage.cached_tokens,
             usage.completion_tokens,
             ends,
-            time.monotonic() - self._begun,
+            seconds,
         )
 
     # Beginning.
@@ -183,7 +186,6 @@ class Generation:
                 choice.stream.close()
             choice.finish_reason = chunk.finish_reason
             await use(choice, chunk)
-        metrics.text(choice.stream.stats, choice.finish_reason or "stop", time.monotonic() - self._begun)
 
     def _count_prompt(self, stats: Stats) -> None:
         self.usage.prompt_tokens += stats.prompt_tokens
@@ -197,7 +199,7 @@ class Generation:
         await self._each(collect)
         body = self._shape.whole(self._choices, self.usage)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        self._opened = self._complete = True
+        self._started = self._complete = True
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
@@ -238,9 +240,10 @@ class Generation:
         async with self._opening:
             if not self._opened:
                 await self._send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
-                self._opened = True
+                self._started = True
                 data = b"".join(self._shape.opening(choice) for choice in self._choices)
                 await self._send({"type": "http.response.body", "body": data, "more_body": True})
+                self._opened = True
 
     async def _give(self, data: bytes, more: bool = True) -> None:
         if not self._opened:
@@ -250,9 +253,9 @@ class Generation:
     async def _fail(self, error: ApiError) -> None:
         if error.status == 499:
             return
-        if self._opened:
+        if self._started:
             data = b"data: " + error.as_json() + b"\n\ndata: [DONE]\n\n"
-            await self._give(data, more=False)
+            await self._send({"type": "http.response.body", "body": data, "more_body": False})
         else:
             await error.response()({"type": "http"}, _nothing, self._send)
 

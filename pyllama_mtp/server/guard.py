@@ -24,6 +24,7 @@ log = logging.getLogger("pyllama_mtp.server")
 OPEN_PATHS = frozenset({"/", "/health", "/metrics", "/openapi.json"})
 OPEN_FOLDER = "/page/"
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin")]
+LEFT = 499  # in the log: nobody was there to be answered
 SHOWN_PATH = 100  # characters of a path in the log
 
 
@@ -115,7 +116,7 @@ class Guard:
         finally:
             client = (scope.get("client") or ("-",))[0]
             path = one_line(scope["path"][:SHOWN_PATH])
-            log.info("%s %s %s %d %.3f s", client, scope["method"], path, status, time.monotonic() - begun)
+            log.info("%s %s %s %d %.3f s", client, scope["method"], path, status or LEFT, time.monotonic() - begun)
 
     def _refused(self, scope: Scope) -> ApiError | None:
         if self._hosts is None:

@@ -23,8 +23,6 @@ _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0
 _LONG = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 _TOKENS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5)
 
-_REASONS = {"cancelled": "abort"}
-
 
 class Histogram:
     """bounds: upper ends of the buckets, rising."""
@@ -86,7 +84,7 @@ class Metrics:
         self._counts["spec_decode_num_draft_tokens"] += stats.drafted
         self._counts["spec_decode_num_accepted_tokens"] += stats.accepted
         self._accepted_per_position.update(dict(enumerate(stats.accepted_per_position)))
-        self._ended[_REASONS.get(reason, reason)] += 1
+        self._ended[reason] += 1
         self._whole.observe(seconds)
         self._queued.observe(stats.queue_seconds)
         self._text_sizes.observe(stats.completion_tokens)

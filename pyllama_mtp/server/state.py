@@ -1,6 +1,7 @@
 """What the requests of one server share: its model, its limits, who is being answered, and whether it goes on."""
 
 import asyncio
+import contextlib
 import logging
 import traceback
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pyllama_mtp.server.metrics import Metrics
 from pyllama_mtp.server.options import ServerOptions
 from pyllama_mtp.stream import AsyncStream
 
+ENDING_SECONDS = 2.0  # for requests that were ended
 PREPARING_THREADS = 4  # that render and split prompts
 
 log = logging.getLogger("pyllama_mtp.server")
@@ -74,7 +76,9 @@ class State:
             log.warning("%d requests are ended", len(self._active))
             for request in list(self._active):
                 request.end(draining())
-            await self._idle.wait()
+            with contextlib.suppress(TimeoutError):  # whoever does not read what they are told is left
+                async with asyncio.timeout(ENDING_SECONDS):
+                    await self._idle.wait()
 
     def log_failure(self, error: Exception) -> None:
         """Where it happened. What an exception of Python's says may hold parts of a request, which no log may."""

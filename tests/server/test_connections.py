@@ -28,6 +28,12 @@ def last_ended(served: Served, begin: int, n: int = 1) -> list[tuple[str, int, s
     return [(status, int(tokens), reason) for status, tokens, reason in found]
 
 
+def until_waiting(served: Served, n: int) -> None:
+    end = time.monotonic() + 5
+    while served.metrics()["vllm:num_requests_waiting"] < n:
+        assert time.monotonic() < end
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_client_that_leaves_ends_its_texts(served: Served, stream: bool, n: int):
@@ -49,10 +55,9 @@ def test_a_client_that_leaves_while_it_waits(served: Served):
     """Its turn never comes, and those behind it do not wait for it."""
     begin = len(served.log)
     with raw(served, http_request("/v1/completions", LONG | {"stream": True, "n": 16})):
+        until_waiting(served, 12)  # 4 run
         with raw(served, http_request("/v1/completions", LONG)):
-            end = time.monotonic() + 5
-            while served.metrics()["vllm:num_requests_waiting"] < 13:  # 4 run
-                assert time.monotonic() < end
+            until_waiting(served, 13)
         assert ("499", 0, "abort") in last_ended(served, begin)
     assert served.post("/v1/completions", SHORT).status == 200
     served.until("vllm:num_requests_running")

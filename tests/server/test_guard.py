@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from pyllama_mtp.server import create_app, guard
-from support.serving import KEY, Served
+from support.serving import KEY, Served, asgi
 
 BODY = {"prompt": "def main():\n", "max_tokens": 3}
 
@@ -125,4 +125,9 @@ def test_failures_are_logged_without_what_they_say(caplog: pytest.LogCaptureFixt
     with caplog.at_level("INFO", "pyllama_mtp.server"):
         asyncio.run(app(scope, None, None))
     assert "KeyError" in caplog.text and Path(__file__).name in caplog.text
+    app = create_app(demo_model)
+    app.state.check_model = lambda name: {}[said]  # within a route
+    with caplog.at_level("INFO", "pyllama_mtp.server"):
+        answer = asgi(app, "/v1/completions", {"prompt": "x"})
+    assert answer.status == 500 and answer.error["code"] == "internal_error" and said not in answer.error["message"]
     assert said not in "".join(record.getMessage() for record in caplog.records)

@@ -11,7 +11,7 @@ import pytest
 
 from support.serving import Served, events, http_request, raw, read_to_end
 
-LONG = {"prompt": "def main():\n", "max_tokens": 900, "ignore_eos": True, "num_speculative_tokens": 0, "stream": True}
+LONG = {"prompt": "def main():\n", "max_tokens": 600, "ignore_eos": True, "num_speculative_tokens": 0, "stream": True}
 SHORT = {"prompt": "import os\n", "max_tokens": 4}
 
 
