@@ -9,6 +9,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from pyllama_mtp.errors import ModelClosedError
 from pyllama_mtp.results import Chunk, Stats
 from pyllama_mtp.server.errors import ApiError, api_error, draining, too_late
 from pyllama_mtp.server.fields import Asked
@@ -149,7 +150,7 @@ class Generation:
     # Beginning.
 
     async def _begin(self) -> None:
-        """Templates and tokens take a while, so they are made on another thread."""
+        """Grammars, templates and tokens take a while, so they are made on another thread."""
         await asyncio.get_running_loop().run_in_executor(self._state.pool, self._begin_all)
 
     def _begin_all(self) -> None:
@@ -229,12 +230,20 @@ class Generation:
             raise errors.exceptions[0] from None
 
     async def _wait(self) -> None:
-        """Until the first token is there: the status after a while, then comments."""
+        """Until the first token is there: the status after a while, if the prompts were right, then comments."""
         await asyncio.sleep(OPENING_SECONDS)
+        while not self._prepared():
+            await asyncio.sleep(OPENING_SECONDS)
         await self._open()
         while not self.usage.completion_tokens:
             await asyncio.sleep(WAITING_SECONDS)
             await self._send({"type": "http.response.body", "body": b": waiting\n\n", "more_body": True})
+
+    def _prepared(self) -> bool:
+        try:
+            return all(choice.stream.stats.prompt_tokens for choice in self._choices)
+        except ModelClosedError:  # whoever reads is told so
+            return False
 
     async def _open(self) -> None:
         async with self._opening:
