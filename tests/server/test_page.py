@@ -1,5 +1,6 @@
 """The page in a real browser: what a user does, what a hostile model does, and that it works without a mouse."""
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -117,13 +118,13 @@ def test_a_conversation_outlives_a_reload(page: chromium.Page, model: ScriptedMo
     say(page, "a long answer " * 20)
     page.until("document.querySelectorAll('#messages > li').length === 4")
     page.until(f"document.querySelector('{LAST} .content').textContent.length > 5")
-    page.run("location.reload()")
+    page.reload()
     page.until("document.querySelector('#model').textContent === 'scripted'")
     ended(page, 4)
     assert page.texts("#messages .content")[:2] == ["remember me"] * 2
     assert 5 < len(content(page)) < 280
     page.click("#new")
-    page.run("location.reload()")
+    page.reload()
     page.until("document.querySelector('#model').textContent === 'scripted'")
     ended(page, 0)
 
@@ -146,20 +147,20 @@ def test_what_a_hostile_model_writes_is_text(page: chromium.Page, model: Scripte
         for piece in ('onerror="window.hit=1"', "<script>window.hit=2</script>", "javascript:alert(1)", "&lt;b&gt;"):
             assert piece in shown
         assert page.run("getComputedStyle(document.querySelector('#input')).display") != "none"
-        page.run("location.reload()")
+        page.reload()
         page.until("document.querySelector('#model').textContent === 'scripted'")
 
 
 def test_messages_of_another_script_in_the_store(page: chromium.Page):
     """What is kept may have been written by anything: it is text, or it is left out."""
-    page.run(
-        "localStorage.setItem('pyllama-mtp.chat', JSON.stringify([{role: 'assistant', content: '<b>x</b>'}, 5, null,"
-        "{role: 'system', content: 'y'}, {role: 'user', content: {}}]))"
-    )
-    page.run("window.onpagehide = null; location.reload()")
-    page.until("document.readyState === 'complete'")
-    page.run("localStorage.setItem('pyllama-mtp.settings', '[')")
-    assert page.run("document.querySelectorAll('main b').length") == 0
+    kept = [{"role": "assistant", "content": "<b>x</b>"}, 5, None, {"role": "system", "content": "y"}]
+    kept.append({"role": "user", "content": {}})
+    for name, value in (("chat", json.dumps(kept)), ("settings", "[")):
+        write = f"localStorage.setItem('pyllama-mtp.{name}', {json.dumps(value)})"
+        page.run(f"addEventListener('pagehide', () => {write}), 0")  # after the page's own
+    page.reload()
+    ended(page, 1)
+    assert content(page) == "<b>x</b>"
 
 
 def test_thoughts_are_folded_away(page: chromium.Page):
@@ -170,7 +171,7 @@ def test_thoughts_are_folded_away(page: chromium.Page):
     assert page.run(f"document.querySelector('{details}').open") is False
     page.click(f"{details} summary")
     assert page.run(f"document.querySelector('{details}').open") is True
-    page.run("location.reload()")
+    page.reload()
     page.until(f"document.querySelector('{details} .thought')?.textContent === 'a secret thought'")
 
 
@@ -194,7 +195,7 @@ def test_settings(page: chromium.Page, model: ScriptedModel):
         "seed": 9,
         "max_tokens": 50,
     }
-    page.run("location.reload()")
+    page.reload()
     page.until("document.querySelector('[name=system]').value === 'Be brief.'")
 
 

@@ -118,6 +118,12 @@ class Page:
         self.call("Page.navigate", url=url)
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
+    def reload(self) -> None:
+        """Returns with the new document."""
+        self.run("window.isOld = true")
+        self.call("Page.reload")
+        self.until("!window.isOld && document.readyState === 'complete'")
+
     def run(self, code: str) -> Any:
         """The value of an expression of JavaScript, awaited."""
         result = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
