@@ -83,6 +83,12 @@ def _add_model(group: "argparse._ArgumentGroup") -> None:
         default=True,
         help="keep memory for what texts have in common (default: yes)",
     )
+    group.add_argument(
+        "--generation-config",
+        choices=["auto", "vllm"],
+        default="auto",
+        help="sampling that requests leave out: the model's own, or vLLM's neutral one (default: %(default)s)",
+    )
     group.add_argument("--speculative-config", metavar="JSON", help='"method", "model", "num_speculative_tokens"')
     group.add_argument("--cache-type-k", default="f16", metavar="TYPE", help="of the KV cache (default: %(default)s)")
     group.add_argument("--cache-type-v", default="f16", metavar="TYPE", help="(default: %(default)s)")
@@ -229,6 +235,7 @@ def serve(args: argparse.Namespace) -> int:
         "n_gpu_layers": args.n_gpu_layers,
         "n_threads": args.n_threads,
         "n_batch": args.n_batch,
+        "sampling_defaults": "vllm" if args.generation_config == "vllm" else "model",
     }
     if not args.enable_prefix_caching:
         load["prefix_cache_bytes"] = 0

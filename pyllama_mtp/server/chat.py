@@ -12,7 +12,7 @@ from pyllama_mtp.results import Chunk, TokenLogprob
 from pyllama_mtp.server.errors import wrong
 from pyllama_mtp.server.fields import Asked, Fields
 from pyllama_mtp.server.generation import Choice, Generation
-from pyllama_mtp.server.parts import prompt_logprobs_of, reasoning_of, tool_call, tool_calls_of
+from pyllama_mtp.server.parts import tool_call
 from pyllama_mtp.server.reading import read_json
 from pyllama_mtp.server.state import State
 from pyllama_mtp.server.usage import Usage
@@ -72,11 +72,11 @@ class ChatShape:
 
     def part(self, choice: Choice, chunk: Chunk, usage: Usage) -> bytes:
         delta: dict[str, Any] = {}
-        if reasoning := reasoning_of(chunk):
+        if reasoning := chunk.reasoning:
             delta["reasoning_content"] = reasoning
         if chunk.text:
             delta["content"] = chunk.text
-        if calls := tool_calls_of(chunk):
+        if calls := chunk.tool_calls:
             delta["tool_calls"] = [{"index": choice.n_tool_calls + i} | tool_call(c) for i, c in enumerate(calls)]
             choice.n_tool_calls += len(calls)
         data = b""
@@ -97,10 +97,10 @@ class ChatShape:
     def keep(self, choice: Choice, chunk: Chunk) -> None:
         message = self._messages.setdefault(choice.index, _Message())
         message.text.append(chunk.text)
-        message.reasoning.append(reasoning_of(chunk))
-        message.tool_calls += [tool_call(call) for call in tool_calls_of(chunk)]
+        message.reasoning.append(chunk.reasoning)
+        message.tool_calls += [tool_call(call) for call in chunk.tool_calls]
         message.rows += chunk.logprobs or []
-        message.prompt_rows += prompt_logprobs_of(chunk)
+        message.prompt_rows += chunk.prompt_logprobs or []
         if chunk.finish_reason is not None:
             message.ending = self._writer.ending(choice, chunk)
 

@@ -13,7 +13,6 @@ from pyllama_mtp.results import Chunk, TokenLogprob
 from pyllama_mtp.server.errors import ApiError, wrong
 from pyllama_mtp.server.fields import Asked, Fields
 from pyllama_mtp.server.generation import Choice, Generation
-from pyllama_mtp.server.parts import prompt_logprobs_of
 from pyllama_mtp.server.reading import read_json
 from pyllama_mtp.server.state import State
 from pyllama_mtp.server.usage import Usage
@@ -75,7 +74,7 @@ class TextShape:
         """None: no logprobs are wanted. With echo those of the prompt come first."""
         if chunk.logprobs is None:
             return None
-        return (prompt_logprobs_of(chunk) if self._asked.options.get("echo") else []) + chunk.logprobs
+        return ((chunk.prompt_logprobs or []) if self._asked.options.get("echo") else []) + chunk.logprobs
 
     def _logprobs(self, choice: Choice, rows: list[list[TokenLogprob]], offset: int) -> dict[str, Any]:
         first = ""
@@ -107,7 +106,7 @@ class TextShape:
         text = self._texts.setdefault(choice.index, _Text())
         text.parts.append(chunk.text)
         text.rows += self._rows(chunk) or []
-        text.prompt_rows += prompt_logprobs_of(chunk)
+        text.prompt_rows += chunk.prompt_logprobs or []
         if chunk.finish_reason is not None:
             text.ending = self._writer.ending(choice, chunk)
 

@@ -1,16 +1,14 @@
 """From a request's fields to a call of Model: names of OpenAI and vLLM, each taken, refused, or without effect.
 
 Values are checked by Model, whose messages name the option and its range; here is only what Model has no word for. No
-field is dropped in silence: one that nothing knows is refused, and so is one that this build of Model does not take.
+field is dropped in silence: one that nothing knows is refused.
 """
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pyllama_mtp.errors import seen
-from pyllama_mtp.model import Model
 from pyllama_mtp.options import Prompt
 from pyllama_mtp.ranges import Flag, Integer
 from pyllama_mtp.server.errors import wrong
@@ -22,11 +20,7 @@ MAX_STOP_CHARS = 1000
 MAX_TOP_LOGPROBS = 20  # as OpenAI's
 DEFAULT_MAX_TOKENS = 16  # of /v1/completions, as OpenAI's
 
-TAKEN = frozenset(inspect.signature(Model.agenerate).parameters) - {"self", "prompt", "trace"}
-
 PROMPT_OPTIONS = ("tools", "chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
-PROMPT_TAKEN = frozenset(inspect.signature(Model.prompt_ids).parameters)
-
 SAME = frozenset(  # fields with the name of a Model option
     "temperature top_p top_k min_p seed stop stop_token_ids ignore_eos min_tokens presence_penalty frequency_penalty "
     "repetition_penalty num_speculative_tokens acceptance response_format prompt_logprobs".split()
@@ -51,14 +45,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "function_call": ("none", "auto"),
 }
-# Options at the values that they have anyhow, for a Model that does not take them.
-DEFAULTS: dict[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "chat_template_kwargs": ({},),
-}
 STRUCTURED = {"json": "response_format", "regex": "regex", "choice": "choice", "grammar": "grammar"}
 
 
@@ -82,13 +68,6 @@ class Asked:
 def _same(one: object, other: object) -> bool:
     """For Python False is 0, for JSON not."""
     return one == other and isinstance(one, bool) == isinstance(other, bool)
-
-
-def check_taken(options: Mapping[str, Any], taken: frozenset[str]) -> None:
-    """Raises ApiError for an option that this build of Model has not."""
-    for name in options:
-        if name not in taken:
-            raise wrong(f"{name} is not supported", name, "unsupported_parameter")
 
 
 class Fields:
@@ -126,12 +105,11 @@ class Fields:
                 options["prompt_logprobs"] = top_logprobs
         if stream and "prompt_logprobs" in self._left:
             raise wrong("prompt_logprobs is for answers that are not streamed", "prompt_logprobs")
-        self._drop_defaults()
+        self._drop_choice()
         for name in sorted((SAME_IN_CHAT if chat else SAME) & self._left.keys()):
             options[name] = self.take(name)
         self._check_lengths(options)
         self.check_rest()
-        check_taken(options, TAKEN)
         return Asked(prompts, options, n, stream, include_usage, continuous_usage, top_logprobs, parallel)
 
     def _stream_options(self, stream: bool) -> tuple[bool, bool]:
@@ -217,18 +195,17 @@ class Fields:
         if isinstance(given, Mapping):
             self._left["chat_template_kwargs"] = {"enable_thinking": effort != "none"} | dict(given)
 
-    def _drop_defaults(self) -> None:
-        for name, values in DEFAULTS.items():
-            if name not in TAKEN and any(_same(self._left.get(name), value) for value in values):
-                del self._left[name]
-        if not self._left.get("tools") and self._left.get("tool_choice") in ("none", "auto"):
-            del self._left["tool_choice"]
+    def _drop_choice(self) -> None:
+        """Clients choose among tools that they do not have, too."""
+        if not self._left.get("tools"):
+            self._left.pop("tools", None)
+            if self._left.get("tool_choice") in ("none", "auto"):
+                del self._left["tool_choice"]
 
     def prompt_options(self) -> dict[str, Any]:
         """How messages become a prompt, for Model.prompt_ids."""
         options = {name: value for name in PROMPT_OPTIONS if (value := self.take(name)) is not None}
         self._check_template(options)
-        check_taken(options, PROMPT_TAKEN)
         return options
 
     def _check_lengths(self, options: Mapping[str, Any]) -> None:

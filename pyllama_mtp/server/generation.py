@@ -13,7 +13,7 @@ from pyllama_mtp.errors import ModelClosedError
 from pyllama_mtp.results import Chunk, Stats
 from pyllama_mtp.server.errors import ApiError, api_error, draining, too_late
 from pyllama_mtp.server.fields import Asked
-from pyllama_mtp.server.parts import n_reasoning_tokens, only_first_call, tool_calls_of
+from pyllama_mtp.server.parts import n_reasoning_tokens, only_first_call
 from pyllama_mtp.server.state import State
 from pyllama_mtp.server.usage import Usage
 from pyllama_mtp.stream import AsyncStream
@@ -182,7 +182,7 @@ class Generation:
             if before is None and choice.index % self._asked.n == 0:
                 self._count_prompt(choice.stream.stats)
             before = now
-            if not self._asked.parallel_tool_calls and tool_calls_of(chunk):
+            if not self._asked.parallel_tool_calls and chunk.tool_calls:
                 chunk = only_first_call(chunk)
                 choice.stream.close()
             choice.finish_reason = chunk.finish_reason

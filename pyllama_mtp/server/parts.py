@@ -5,45 +5,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pyllama_mtp.results import Chunk, TokenLogprob
-
-
-def reasoning_of(chunk: Chunk) -> str:
-    """What was thought."""
-    return getattr(chunk, "reasoning", None) or ""
-
-
-def tool_calls_of(chunk: Chunk) -> list[Any]:
-    """Calls that are complete."""
-    return getattr(chunk, "tool_calls", None) or []
-
-
-def stop_reason_of(chunk: Chunk) -> str | int | None:
-    """Which stop string or token ended the text."""
-    return getattr(chunk, "stop_reason", None)
-
-
-def prompt_logprobs_of(chunk: Chunk) -> list[list[TokenLogprob]]:
-    """Of the prompt's tokens, in the first chunk."""
-    return getattr(chunk, "prompt_logprobs", None) or []
+from pyllama_mtp.results import Chunk, TokenLogprob, ToolCall
 
 
 def only_first_call(chunk: Chunk) -> Chunk:
     """As the last one of a text that may call once."""
-    changes: dict[str, Any] = {"tool_calls": tool_calls_of(chunk)[:1], "finish_reason": "tool_calls"}
-    return replace(chunk, **changes)
+    return replace(chunk, tool_calls=chunk.tool_calls[:1], finish_reason="tool_calls")
 
 
-def tool_call(call: Any) -> dict[str, Any]:
-    """call: a ToolCall."""
+def tool_call(call: ToolCall) -> dict[str, Any]:
+    """A call as messages have it."""
     arguments = json.dumps(call.arguments, ensure_ascii=False)
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
 def n_reasoning_tokens(chunk: Chunk, text_of: Callable[[int], str]) -> int:
     """How many of its tokens think. text_of: the text of a token."""
-    left = len(reasoning_of(chunk))
-    if not left or not (chunk.text or tool_calls_of(chunk)):
+    left = len(chunk.reasoning)
+    if not left or not (chunk.text or chunk.tool_calls):
         return len(chunk.token_ids) if left else 0
     for n, token in enumerate(chunk.token_ids):  # both: thoughts come first
         if left <= 0:
@@ -53,18 +32,10 @@ def n_reasoning_tokens(chunk: Chunk, text_of: Callable[[int], str]) -> int:
 
 
 class Logprobs:
-    """Writes logprobs. text_of: the text of a token."""
-
-    def __init__(self, text_of: Callable[[int], str]):
-        self._text_of = text_of
-
-    def _bytes(self, entry: TokenLogprob) -> bytes:
-        given: bytes | None = getattr(entry, "token_bytes", None)
-        return self._text_of(entry.token_id).encode() if given is None else given
+    """Writes logprobs."""
 
     def _entry(self, entry: TokenLogprob) -> dict[str, Any]:
-        data = self._bytes(entry)
-        return {"token": data.decode("utf-8", "replace"), "logprob": entry.logprob, "bytes": list(data)}
+        return {"token": entry.text, "logprob": entry.logprob, "bytes": list(entry.token_bytes)}
 
     def chat(self, rows: list[list[TokenLogprob]]) -> list[dict[str, Any]]:
         """The content of a chat's logprobs."""

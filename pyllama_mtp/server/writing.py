@@ -11,7 +11,7 @@ from typing import Any
 from pyllama_mtp.results import Chunk
 from pyllama_mtp.server.fields import Asked
 from pyllama_mtp.server.generation import Choice
-from pyllama_mtp.server.parts import Logprobs, stop_reason_of
+from pyllama_mtp.server.parts import Logprobs
 from pyllama_mtp.server.state import State
 from pyllama_mtp.server.usage import Usage, speculative_decoding, timings
 
@@ -23,7 +23,7 @@ class Writer:
 
     def __init__(self, state: State, asked: Asked, prefix: str, kind: str, part_kind: str):
         self.asked = asked
-        self.logprobs = Logprobs(lambda token: state.model.detokenize([token]))
+        self.logprobs = Logprobs()
         self._drafts = state.model.info.drafter != "none"
         self._head = {
             "id": f"{prefix}-{secrets.token_hex(16)}",
@@ -41,7 +41,7 @@ class Writer:
 
     def ending(self, choice: Choice, chunk: Chunk) -> dict[str, Any]:
         """What a choice says of its end. The seed and the rule give the text again."""
-        reason = stop_reason_of(chunk)
+        reason = chunk.stop_reason
         stats = choice.stream.stats
         told = {"finish_reason": chunk.finish_reason, "stop_reason": reason}
         return told | {"seed": stats.seed, "acceptance": stats.acceptance}

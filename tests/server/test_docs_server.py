@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pyllama_mtp.server.fields import TAKEN
 from support.cmake import PROJECT
 from support.serving import Served
 
-FENCE = re.compile(r"^```python(?: needs=(\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = FENCE.findall((PROJECT / "docs" / "server.md").read_text())
 
 
@@ -21,9 +20,7 @@ def names(demo) -> dict:
 
 @pytest.mark.parametrize("index", range(len(EXAMPLES)))
 def test_example(served: Served, names: dict, index: int, capsys: pytest.CaptureFixture):
-    needs, code = EXAMPLES[index]
-    if needs and needs not in TAKEN:
-        pytest.skip(f"Model does not take {needs} yet")
+    code = EXAMPLES[index]
     exec(compile(code.replace("http://localhost:8000", served.url), f"server.md, example {index}", "exec"), names)
     assert capsys.readouterr().out or "assert" in code or "create_app" in code
 

@@ -8,7 +8,6 @@ import pytest
 
 from pyllama_mtp import Model
 from pyllama_mtp.server import ServerOptions, create_app
-from pyllama_mtp.server.fields import TAKEN
 from support.serving import KEY, Served, asgi, events, http_request, raw, read_to_end
 
 PROMPT = "def main():\n"
@@ -83,22 +82,6 @@ def test_logprobs_of_chats(served: Served):
     assert "0..20" in wrong(served, chat, logprobs=True, top_logprobs=21)["message"]
     assert "logprobs" in wrong(served, chat, logprobs=3)["message"]
     assert "0..20" in wrong(served, "/v1/completions", logprobs=21)["message"]
-
-
-@pytest.mark.parametrize(
-    "name", sorted({"tools", "tool_choice", "response_format", "echo", "chat_template_kwargs", "regex"} - TAKEN)
-)
-def test_what_model_does_not_take_is_refused_by_name(served: Served, name: str):
-    given = {
-        "tools": {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        "tool_choice": {"tool_choice": "required"},
-        "response_format": {"response_format": {"type": "json_object"}},
-        "echo": {"echo": True},
-        "chat_template_kwargs": {"reasoning_effort": "high"},
-        "regex": {"structured_outputs": {"regex": "x+"}},
-    }
-    error = wrong(served, "/v1/chat/completions", **given[name])
-    assert error["param"] == name and error["code"] == "unsupported_parameter"
 
 
 def test_templates_of_requests_are_refused(served: Served):

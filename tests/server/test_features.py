@@ -9,7 +9,6 @@ import pydantic
 import pytest
 
 from pyllama_mtp import Model
-from pyllama_mtp.server.fields import TAKEN
 from support.serving import Served
 
 PROMPT = "def main():\n"
@@ -24,17 +23,12 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Of
 CHAT = {"model": "pair", "messages": MESSAGES, "max_tokens": 120, "seed": 3}
 
 
-def needs(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(name not in TAKEN, reason=f"Model does not take {name}")
-
-
 @pytest.fixture(scope="module")
 def client(served: Served):
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
         yield client
 
 
-@needs("tool_choice")
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
 def test_a_call_that_must_be_made(client: openai.OpenAI, choice):
     """Its arguments are of the tool's schema, and a stream gives the same."""
@@ -49,7 +43,6 @@ def test_a_call_that_must_be_made(client: openai.OpenAI, choice):
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-@needs("response_format")
 @pytest.mark.parametrize("k", [0, 3])
 def test_parse(client: openai.OpenAI, k: int):
     class Weather(pydantic.BaseModel):
@@ -61,7 +54,6 @@ def test_parse(client: openai.OpenAI, k: int):
     assert isinstance(answer.choices[0].message.parsed, Weather)
 
 
-@needs("regex")
 def test_structured_outputs(client: openai.OpenAI):
     def text(**structured) -> str:
         options = {"model": "pair", "prompt": PROMPT, "max_tokens": 60, "seed": 5}
@@ -73,7 +65,6 @@ def test_structured_outputs(client: openai.OpenAI):
     assert json.loads(text(json={"type": "array", "items": {"type": "boolean"}, "maxItems": 3})) is not None
 
 
-@needs("response_format")
 @pytest.mark.parametrize(
     "fields",
     [
@@ -95,7 +86,6 @@ def test_what_no_text_can_be_held_to(served: Served, fields: dict):
         assert answer.status == 400 and answer.error["type"] == "invalid_request_error"
 
 
-@needs("echo")
 def test_echo_with_logprobs(client: openai.OpenAI, reference: Model):
     """As programs that score texts ask for them: tokens of the prompt first, the first of all without a value."""
     options = {"model": "pair", "prompt": PROMPT, "max_tokens": 3, "temperature": 0, "echo": True, "logprobs": 1}
@@ -113,7 +103,6 @@ def test_echo_with_logprobs(client: openai.OpenAI, reference: Model):
     )
 
 
-@needs("prompt_logprobs")
 def test_logprobs_of_a_prompt(client: openai.OpenAI, reference: Model):
     answer = client.completions.create(model="pair", prompt=PROMPT, max_tokens=1, extra_body={"prompt_logprobs": 2})
     rows = answer.choices[0].prompt_logprobs
@@ -122,7 +111,6 @@ def test_logprobs_of_a_prompt(client: openai.OpenAI, reference: Model):
     assert all(str(token) in row for token, row in zip(ids[1:], rows[1:], strict=True))
 
 
-@needs("echo")
 def test_which_stop_string_it_was(client: openai.OpenAI, reference: Model):
     text = reference.generate(PROMPT, temperature=0, max_tokens=40, ignore_eos=True).text()
     stop = [text[12:15], "never written"]

@@ -8,7 +8,6 @@ import openai
 import pydantic
 import pytest
 
-from pyllama_mtp.server import fields
 from support.scripted import ScriptedModel, serving
 
 CALL = SimpleNamespace(id="call_1", name="weather", arguments={"town": "Córdoba", "days": 2}, raw="")
@@ -18,10 +17,7 @@ TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
-    """It takes every option."""
-    names = {"tools", "tool_choice", "response_format", "chat_template_kwargs", "regex", "choice", "grammar", "echo"}
-    monkeypatch.setattr(fields, "TAKEN", fields.TAKEN | names)
+def model() -> ScriptedModel:
     return ScriptedModel()
 
 

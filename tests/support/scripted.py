@@ -26,6 +26,7 @@ class Said:
     finish_reason: str | None = None
     stop_reason: str | None = None
     logprobs: None = None
+    prompt_logprobs: None = None
 
 
 class ScriptedStream:
