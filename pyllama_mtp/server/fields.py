@@ -119,7 +119,8 @@ class Fields:
         if given and not stream:
             raise wrong("stream_options is for stream: true only", "stream_options")
         left = {name: value for name, value in given.items() if value is not None}
-        left.pop("include_obfuscation", None)  # padding against who watches the line; there is none here
+        # Padding against who watches the line; there is none here.
+        Flag().check("stream_options.include_obfuscation", left.pop("include_obfuscation", False))
         usage = Flag().check("stream_options.include_usage", left.pop("include_usage", False))
         each = Flag().check("stream_options.continuous_usage_stats", left.pop("continuous_usage_stats", False))
         if left:

@@ -23,9 +23,14 @@ def array(items: Schema, low: int = 0, high: int | None = None) -> Schema:
 
 
 def closed(properties: dict[str, Schema], *required: str) -> Schema:
-    """An object of these fields and no others, of which those that are not required may be null."""
+    """An object of these fields, of which those that are not required may be null, and of no others that are not."""
     fields = {name: s if name in required else {"anyOf": [s, {"type": "null"}]} for name, s in properties.items()}
-    return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": fields,
+        "required": list(required),
+        "additionalProperties": {"type": "null"},
+    }
 
 
 def _option(legal: object) -> Schema | None:
