@@ -142,7 +142,11 @@ class NativeSequence:
             "pmtp_segment[]", [(i, len(i), segment.branches) for i, segment in zip(ids, prompt, strict=True)]
         )
         self._begun = True
-        check(lib.pmtp_sequence_start(model, segments, len(segments), native, self._slot))
+        try:
+            check(lib.pmtp_sequence_start(model, segments, len(segments), native, self._slot))
+        except BaseException:
+            self._begun = False
+            raise
 
     def read(self, burst: Any, number: int) -> Burst:
         """A pmtp_burst of this sequence."""

@@ -114,6 +114,17 @@ def test_what_shows_with_the_first_token_has_a_status_too(served: Served, refere
         assert answer.status == 400 and "min_tokens" in answer.error["message"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_engine_refuses_is_told_and_hinders_nobody(served: Served, stream: bool):
+    """A completion that was refused at its start told nobody, and kept a thread that prepares others: after four of
+    them every request waited for ever.
+    """
+    for _ in range(6):
+        fields = {"prompt": PROMPT, "stream": stream, "logit_bias": {"99999": 1}, "max_tokens": 3}
+        assert "99999" in served.post("/v1/completions", fields).error["message"]
+    assert served.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 3, "stream": stream}).status == 200
+
+
 @pytest.mark.parametrize(
     "body, told",
     [
