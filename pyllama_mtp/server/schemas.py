@@ -71,7 +71,7 @@ TEMPLATE: dict[str, Schema] = {
     "continue_final_message": FLAG,
 }
 EVENT: Schema = {"type": "object", "properties": {"data": STRING}, "required": ["data"]}
-STRUCTURED = {"json": {}, "regex": STRING, "choice": array(STRING, 1), "grammar": STRING}
+STRUCTURED = {"json": {}, "regex": STRING, "choice": {"anyOf": [array(STRING, 1), STRING]}, "grammar": STRING}
 
 
 def _common(state: State) -> dict[str, Schema]:
