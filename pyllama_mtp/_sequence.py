@@ -2,9 +2,10 @@
 
 import os
 import secrets
+import struct
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pyllama_mtp._library import ACCEPTANCE_RULES, FINISH_REASONS, check, error_of, ffi, lib, set_numbers, text_of
@@ -56,9 +57,8 @@ class Burst:
     prompt_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class NativeStats:
-    """The fields of pmtp_stats."""
+class NativeStats(NamedTuple):
+    """The fields of pmtp_stats, in its order."""
 
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
@@ -69,8 +69,8 @@ class NativeStats:
     accepted: int = 0
     drafting_rounds: int = 0
     drafting_rounds_emitted: int = 0
-    drafted_per_position: list[int] = field(default_factory=list)
-    accepted_per_position: list[int] = field(default_factory=list)
+    drafted_per_position: Sequence[int] = ()
+    accepted_per_position: Sequence[int] = ()
     queue_seconds: float = 0.0
     prompt_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -83,6 +83,21 @@ def _rows(entries: Any, n_rows: int, width: int) -> list[list[tuple[int, float]]
     """(token, logprob) of a native table."""
     rows = (entries[row * width : (row + 1) * width] for row in range(n_rows))
     return [[(entry.token, entry.logprob) for entry in row] for row in rows]
+
+
+def _stats_layout() -> struct.Struct:
+    """pmtp_stats as its values one after another."""
+    letters = {"int32_t": "i", "double": "d"}
+    formats = []
+    for _, member in ffi.typeof("pmtp_stats").fields:
+        is_array = member.type.kind == "array"
+        letter = letters[(member.type.item if is_array else member.type).cname]
+        formats.append(f"{member.type.length}{letter}" if is_array else letter)
+    return struct.Struct("@" + "".join(formats))
+
+
+_STATS = _stats_layout()
+_POSITIONS = ffi.typeof("pmtp_stats").fields[NativeStats._fields.index("drafted_per_position")][1].type.length
 
 
 class NativeSequence:
@@ -194,9 +209,10 @@ class NativeSequence:
             if not self._slot[0]:
                 raise ModelClosedError("the completion was closed: start another one")
             check(lib.pmtp_sequence_get_stats(self._slot[0], out))
-        values: dict[str, Any] = {f.name: getattr(out, f.name) for f in fields(NativeStats)}
-        values |= {name: list(value) for name, value in values.items() if isinstance(value, ffi.CData)}
-        return NativeStats(**values)
+        values = _STATS.unpack(ffi.buffer(out))  # member by member it would take a part of a step
+        drafted = NativeStats._fields.index("drafted_per_position")
+        accepted, rest = drafted + _POSITIONS, drafted + 2 * _POSITIONS
+        return NativeStats._make([*values[:drafted], values[drafted:accepted], values[accepted:rest], *values[rest:]])
 
     @property
     def _foreign(self) -> bool:

@@ -4,7 +4,6 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple, NoReturn
 
 from pyllama_mtp._library import logged
@@ -128,7 +127,7 @@ class BaseStream:
     def _delivered_stats(self) -> Stats:
         position = self._position
         stats = position.stats or self._producer.first_stats
-        return Stats.from_native(replace(stats, completion_tokens=position.n_tokens), self._seed, self._sampling)
+        return Stats.from_native(stats._replace(completion_tokens=position.n_tokens), self._seed, self._sampling)
 
     @property
     def computed(self) -> bool:

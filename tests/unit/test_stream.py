@@ -268,7 +268,7 @@ def test_a_loop_of_a_task_that_was_left_is_noticed():
 
 
 def test_rates_use_rounds_that_drafted_and_are_none_without():
-    counters = dict.fromkeys(NativeStats.__dataclass_fields__, 0) | {
+    counters = dict.fromkeys(NativeStats._fields, 0) | {
         "completion_tokens": 9,
         "decode_seconds": 2.0,
         "rounds": 4,
