@@ -46,7 +46,8 @@ void Engine::set_drafter(std::unique_ptr<Drafter> drafter, const RoundCosts & fi
     }
     scheduler_ = std::make_unique<Scheduler>(params_.max_num_seqs, (int) params_.context.n_batch,
                                              (int) params_.context.n_outputs_max, params_.n_batch, params_.shared_chunk,
-                                             drafter_ != nullptr && kv_.can_truncate() ? kMaxDraft : 0);
+                                             drafter_ != nullptr && kv_.can_truncate() ? kMaxDraft : 0,
+                                             /*on_device*/ target_.finds_candidates());
 }
 
 SharedSequence Engine::start(std::vector<int32_t> prompt, SequenceParams params, void * owner) {

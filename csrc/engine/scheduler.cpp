@@ -5,13 +5,15 @@
 
 namespace pmtp {
 
-Scheduler::Scheduler(int max_running, int n_rows, int n_outputs, int n_prompt, int shared_chunk, int most_drafts)
+Scheduler::Scheduler(int max_running, int n_rows, int n_outputs, int n_prompt, int shared_chunk, int most_drafts,
+                     bool on_device)
     : max_running_(max_running),
       n_rows_(n_rows),
       n_outputs_(n_outputs),
       n_prompt_(n_prompt),
       shared_chunk_(std::min(n_prompt, shared_chunk)),
-      most_drafts_(most_drafts) {
+      most_drafts_(most_drafts),
+      planner_(on_device) {
     running_.reserve(max_running);
 }
 

@@ -25,8 +25,9 @@ class Scheduler {
   public:
     // n_rows: of a step; n_outputs: of them such with logits, kMaxDraft + 1 for each running sequence or more.
     // n_prompt: prompt tokens of a step; shared_chunk: of one in which others decode, who wait for them. most_drafts:
-    // of the drafter; 0 without one.
-    Scheduler(int max_running, int n_rows, int n_outputs, int n_prompt, int shared_chunk, int most_drafts);
+    // of the drafter; 0 without one. on_device: see DraftPlanner.
+    Scheduler(int max_running, int n_rows, int n_outputs, int n_prompt, int shared_chunk, int most_drafts,
+              bool on_device);
 
     // To wait its turn. From any thread.
     void add(SharedSequence sequence);

@@ -2,6 +2,7 @@
 
 #include "kernels/attention/chunks.h"
 
+#include "ggml-backend.h"
 #include "ggml.h"
 
 #include <algorithm>
@@ -104,6 +105,18 @@ uint32_t sliding_cells(uint32_t n_swa, uint32_t n_running, uint32_t n_batch) {
     // A window begins and ends within pages; so do the rows of each sequence.
     const uint32_t touched = std::min(n_running, n_batch);
     return n_running * (GGML_PAD(n_swa, kPage) + kPage) + (touched + (n_batch - touched) / kPage) * kPage;
+}
+
+uint32_t seen_cells(uint32_t n_used, uint32_t n_multiple, const ggml_tensor * keys) {
+    constexpr uint32_t kLeastOnDevice = 1024;
+    uint32_t multiple = n_multiple;
+    if (!ggml_backend_buffer_is_host(keys->buffer)) {
+        multiple = std::max(multiple, kLeastOnDevice);
+        while (multiple < n_used / 4) {
+            multiple *= 2;
+        }
+    }
+    return std::max(multiple, GGML_PAD(n_used, multiple));
 }
 
 bool find_cells(const llama_kv_cells & cells, const llama_ubatch & batch, uint32_t n_swa, llama_swa_type swa_type,

@@ -32,6 +32,11 @@ bool find_cells(const llama_kv_cells & cells, const llama_ubatch & batch, uint32
 void take_pages(llama_kv_cells & cells, const llama_ubatch & batch, const std::vector<uint32_t> & found,
                 llama_pos * last_removed);
 
+// Cells that a graph sees of a cache, the first n_used of which are in use: a multiple of n_multiple. A device builds
+// and records a graph anew when the number changes, which takes longer than to pass over cells that nobody sees: there
+// it has fewer values.
+uint32_t seen_cells(uint32_t n_used, uint32_t n_multiple, const ggml_tensor * keys);
+
 // The pages of the rows of one mask.
 class PageTable {
   public:
