@@ -62,7 +62,7 @@ void check_norm_chain(int n, int n_rows, bool adds, bool scales, bool chains, Pl
     }
     const DeviceArray<float> dx(x), dadd(add), dweight(weight), dnext(next_weight), dfactor(factor), own_y(size),
         own_z(size);
-    const DeviceArray<PmtpQ8Block> blocks(pmtp_row_blocks(n) * n_rows);
+    const DeviceArray<PmtpQ8Block> blocks(pmtp_all_blocks(n, n_rows));
     float * out_y = place == kOnX ? dx.get() : place == kOnAdd ? dadd.get() : own_y.get();
     float * out_z = place == kOnAdd ? dx.get() : own_z.get();
     const NormChain chain = { dx.get(),
@@ -96,7 +96,7 @@ void check_gelu_gate(int n, int n_rows, int stride, bool in_place, std::mt19937 
                gate[i / n * stride + i % n];
     }
     const DeviceArray<float> dx(x), dgate(gate), dy(x.size());
-    const DeviceArray<PmtpQ8Block> blocks(pmtp_row_blocks(n) * n_rows);
+    const DeviceArray<PmtpQ8Block> blocks(pmtp_all_blocks(n, n_rows));
     const DeviceArray<float> & out = in_place ? dx : dy;
     pmtp_cuda_gelu_gate({ dx.get(), dgate.get(), stride, out.get(), blocks.get(), n }, n_rows, nullptr);
     check(cudaDeviceSynchronize());
@@ -107,7 +107,7 @@ void check_gelu_gate(int n, int n_rows, int stride, bool in_place, std::mt19937 
 void check_quantise_rows(int n, int n_rows, std::mt19937 & random) {
     const std::vector<float> x = draw((size_t) n * n_rows, random);
     const DeviceArray<float> dx(x);
-    const DeviceArray<PmtpQ8Block> blocks(pmtp_row_blocks(n) * n_rows);
+    const DeviceArray<PmtpQ8Block> blocks(pmtp_all_blocks(n, n_rows));
     pmtp_cuda_quantise_rows(dx.get(), blocks.get(), n, n_rows, nullptr);
     check(cudaDeviceSynchronize());
     failures += !is_quantised("rows", n, n_rows, blocks.host(), x);

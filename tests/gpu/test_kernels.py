@@ -16,7 +16,7 @@ PROGRAMS = {
     "select_check": [CHOICE / "select.cu"],
     "choice_check": [CHOICE / "candidates.cu", CHOICE / "draw.cu"]
     + [CSRC / "sampling" / f"{name}.cpp" for name in ("candidates", "distribution", "logits")],
-    "products_check": [KERNELS / "products" / "cuda" / "products.cu"],
+    "products_check": [KERNELS / "products" / "cuda" / f"{name}.cu" for name in ("few_products", "tiled_products")],
     "row_ops_check": [KERNELS / "rows" / "cuda" / "row_ops.cu"],
     "turboquant_check": [TURBOQUANT / "cuda" / f"{name}.cu" for name in ("encode", "decode", "rotate")]
     + [TURBOQUANT / "reference.c", *EXACT],
@@ -29,7 +29,7 @@ def program(request, device, tmp_path_factory) -> Path:
         pytest.skip("needs nvcc to build the check")
     out = tmp_path_factory.mktemp("kernels") / request.param
     # as ggml-cuda is compiled
-    command = ["nvcc", "-std=c++17", "-O3", "-arch=native", "-use_fast_math", f"-I{CSRC}"]
+    command = ["nvcc", "-std=c++17", "-O3", "-arch=native", "-use_fast_math", "-t0", f"-I{CSRC}"]
     subprocess.run([*command, *PROGRAMS[request.param], HERE / f"{request.param}.cu", "-o", out], check=True)
     return out
 

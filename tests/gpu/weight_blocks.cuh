@@ -1,4 +1,4 @@
-// Random weights of every format that products.cu multiplies, and what their values are: written after ggml-quants.c,
+// Random weights of every format that the kernels of products.cuh multiply, and what their values are: written after ggml-quants.c,
 // not after the kernels' own decoders.
 #pragma once
 

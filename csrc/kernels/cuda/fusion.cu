@@ -45,10 +45,10 @@ float epsilon(const ggml_tensor * norm) {
 }
 
 PmtpSharedRows rows_of(const ggml_tensor * x) {
-    if (x->ne[1] > kPmtpMaxColumns || x->ne[0] % 32 != 0) {
+    if (x->ne[1] > kPmtpMostRows || x->ne[0] % 32 != 0) {
         return { nullptr, false };
     }
-    return pmtp_shared_rows(x, (size_t) (pmtp_row_blocks(x->ne[0]) * x->ne[1]) * sizeof(PmtpQ8Block));
+    return pmtp_shared_rows_or_tiles(x, (size_t) pmtp_all_blocks(x->ne[0], x->ne[1]) * sizeof(PmtpQ8Block));
 }
 
 // RMS_NORM at node i and its weight, unless the two belong to a rotation, with which ggml-cuda has a kernel.
@@ -158,7 +158,7 @@ const PmtpQ8Block * quantised(const ggml_tensor * x, cudaStream_t stream) {
     return (const PmtpQ8Block *) rows.data;
 }
 
-// Whether products.cu has the type.
+// Whether there are products of the type.
 bool format_of(ggml_type type, WeightFormat & format) {
     switch (type) {
         case GGML_TYPE_Q4_0: format = WeightFormat::q4_0; return true;
@@ -189,7 +189,7 @@ bool is_product(const ggml_tensor * weights, const ggml_tensor * gate, const ggm
             return false;
         }
     }
-    if (!is_rows(x) || !is_rows(out) || x->ne[1] > kPmtpMaxColumns ||
+    if (!is_rows(x) || !is_rows(out) || x->ne[1] > kPmtpMostRows ||
         (!pmtp_takes_floats(format) && !pmtp_is_multiplied(x))) {
         return false;
     }

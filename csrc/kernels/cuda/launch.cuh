@@ -12,11 +12,15 @@ template <typename... Params, typename... Args> void launch_early(void (*kernel)
                                                                   cudaStream_t stream, size_t shared_bytes,
                                                                   Args &&... args) {
     constexpr size_t kAlwaysAllowed = 48 << 10;
-    if (shared_bytes > kAlwaysAllowed) {
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int) shared_bytes);
-    }
     cudaFuncAttributes attributes = {};
     cudaFuncGetAttributes(&attributes, kernel);
+    if (shared_bytes > kAlwaysAllowed) {  // all that there is: another thread may launch the kernel with more or less
+        int device = 0, limit = 0;
+        cudaGetDevice(&device);
+        cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             limit - (int) attributes.sharedSizeBytes);
+    }
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;

@@ -1,5 +1,7 @@
 #include "kernels/products/cuda/activations.cuh"
 
+#include "kernels/products/cuda/products.cuh"
+
 #include "ggml-impl.h"
 
 #include <algorithm>
@@ -15,10 +17,10 @@ PmtpSharedActivations::PmtpSharedActivations(const ggml_cgraph * graph) : graph(
     for (int i = 0; graph != nullptr && i < graph->n_nodes; i++) {
         const ggml_tensor * node = graph->nodes[i];
         if (node->op == GGML_OP_MUL_MAT && ggml_is_quantized(node->src[0]->type) &&
-            node->src[1]->type == GGML_TYPE_F32 && node->ne[1] <= kPmtpMaxColumns) {
+            node->src[1]->type == GGML_TYPE_F32 && node->ne[1] <= kPmtpMostRows) {
             const ggml_tensor * x = node->src[1];
             multiplied.insert(x);
-            n_bytes = std::max(n_bytes, (size_t) (pmtp_row_blocks(x->ne[0]) * ggml_nrows(x)) * sizeof(PmtpQ8Block));
+            n_bytes = std::max(n_bytes, (size_t) pmtp_all_blocks(x->ne[0], ggml_nrows(x)) * sizeof(PmtpQ8Block));
         }
     }
 }
@@ -32,6 +34,10 @@ bool pmtp_is_multiplied(const ggml_tensor * x) {
 }
 
 PmtpSharedRows pmtp_shared_rows(const ggml_tensor * x, size_t n_bytes) {
+    return pmtp_is_tiled(ggml_nrows(x)) ? PmtpSharedRows{ nullptr, false } : pmtp_shared_rows_or_tiles(x, n_bytes);
+}
+
+PmtpSharedRows pmtp_shared_rows_or_tiles(const ggml_tensor * x, size_t n_bytes) {
     if (!pmtp_is_multiplied(x) || n_bytes > active->n_bytes) {
         return { nullptr, false };
     }

@@ -11,8 +11,6 @@
 
 struct ggml_cgraph;
 
-constexpr int kPmtpMaxColumns = 8;  // of ggml-cuda's kernel for few rows
-
 struct PmtpSharedRows {
     char * data;   // null: the caller's own memory
     bool written;  // by an earlier operation of the graph
@@ -32,7 +30,7 @@ class PmtpSharedActivations {
     void use(char * memory) { data = memory; }   // must outlive this
 
   private:
-    friend PmtpSharedRows pmtp_shared_rows(const ggml_tensor * x, size_t n_bytes);
+    friend PmtpSharedRows pmtp_shared_rows_or_tiles(const ggml_tensor * x, size_t n_bytes);
     friend bool pmtp_shares_activations(const ggml_cgraph * graph);
     friend bool pmtp_is_multiplied(const ggml_tensor * x);
 
@@ -52,5 +50,6 @@ bool pmtp_shares_activations(const ggml_cgraph * graph);
 bool pmtp_is_multiplied(const ggml_tensor * x);
 
 // Where x, quantised to n_bytes, is or belongs; null if no product asks for it. The caller writes it if it is not
-// there.
+// there. pmtp_shared_rows(): few rows, as ggml-cuda has them; null if x has more.
 PmtpSharedRows pmtp_shared_rows(const ggml_tensor * x, size_t n_bytes);
+PmtpSharedRows pmtp_shared_rows_or_tiles(const ggml_tensor * x, size_t n_bytes);

@@ -1,4 +1,4 @@
-// The formats of weights that products.cu multiplies (ggml-common.h has their blocks): what a lane of a tensor-core
+// The formats of weights that the kernels of multiply.cuh take (ggml-common.h has their blocks): what a lane of a tensor-core
 // instruction takes of kStage values of a row, a stage. Compiles as C++ too, for a test.
 //
 // Of each format:

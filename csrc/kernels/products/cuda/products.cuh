@@ -1,6 +1,6 @@
-// Products of up to 8 rows of activations, a verify batch, with weights on tensor cores: an instruction
-// takes 8 columns, so a batch costs what one row costs, and a row's sums are taken in the same order whatever the
-// batch.
+// Products of up to 8 rows of activations, a verify batch, with weights on tensor cores: an instruction takes 8
+// columns, so a batch costs what one row costs; and of more rows, 16 an instruction. A row's sums are taken in the same
+// order whatever the batch.
 #pragma once
 
 #include "kernels/rows/cuda/quantise.cuh"
@@ -12,14 +12,17 @@ constexpr bool pmtp_takes_floats(WeightFormat format) {
     return format == WeightFormat::f16 || format == WeightFormat::bf16;
 }
 
+// Most rows, of quantised weights: from there on ggml-cuda's kernels are faster.
+constexpr int kPmtpMostRows = 64;
+
 struct WeightProduct {
     WeightFormat format;
     const void * weights;     // n_out rows of n_in values; 16-byte aligned
     const void * gate;        // the same, or null. Then out = gelu(gate x) * (weights x)
-    const PmtpQ8Block * x;    // pmtp_row_blocks(n_in) a row,
+    const PmtpQ8Block * x;    // see pmtp_place(),
     const float * floats;     // or [n_in] a row, 16-byte aligned
     float * out;              // [n_out] a row
-    PmtpQ8Block * quantised;  // of out, with a gate; pmtp_row_blocks(n_out) a row; or null
+    PmtpQ8Block * quantised;  // of out, with a gate, likewise; or null
     int n_in;
     int n_out;
     int n_rows;  // of x and out
@@ -28,3 +31,5 @@ struct WeightProduct {
 // Whether there is a kernel for the shape on this device.
 bool pmtp_cuda_has_product(const WeightProduct & product);
 void pmtp_cuda_launch_product(const WeightProduct & product, cudaStream_t stream);
+// Of more than kPmtpFewRows rows; pmtp_cuda_launch_product() calls it.
+void pmtp_cuda_launch_tiled_product(const WeightProduct & product, cudaStream_t stream);

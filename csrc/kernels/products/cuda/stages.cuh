@@ -1,5 +1,5 @@
-// A warp's share of a product, part of products.cu: tensor-core instructions multiply a stage of rows of weights and of
-// activations that lie in shared memory.
+// A warp's share of a product, part of multiply.cuh: tensor-core instructions multiply a stage of rows of weights in
+// shared memory and of activations, which lie there too or, if they are many, in tiles in device memory.
 #pragma once
 
 #include "kernels/products/cuda/formats.cuh"
@@ -65,6 +65,16 @@ __device__ __forceinline__ void multiply_32(int (&c)[2], uint32_t x0, uint32_t x
 #endif
 }
 
+// The same of 16 rows: c[2], c[3] of rows 8 further on. x: words 4 lane ... of a tile of rows.
+__device__ __forceinline__ void multiply_32(int (&c)[4], const uint4 & x, uint32_t w0, uint32_t w1) {
+#if __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, "
+        "%10};"
+        : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+        : "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w), "r"(w0), "r"(w1), "r"(0));
+#endif
+}
+
 // c[i] becomes the sum over 16 values, laid out likewise.
 __device__ __forceinline__ void multiply_16(int (&c)[2], uint32_t x, uint32_t w) {
 #if __CUDA_ARCH__ >= 800
@@ -72,6 +82,14 @@ __device__ __forceinline__ void multiply_16(int (&c)[2], uint32_t x, uint32_t w)
     asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%5, %5, %5, %5};"
         : "=r"(c[0]), "=r"(c[1]), "=r"(unused[0]), "=r"(unused[1])
         : "r"(x), "r"(0), "r"(w));
+#endif
+}
+
+__device__ __forceinline__ void multiply_16(int (&c)[4], uint32_t x0, uint32_t x1, uint32_t w) {
+#if __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"
+        : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+        : "r"(x0), "r"(x1), "r"(w), "r"(0));
 #endif
 }
 
@@ -96,54 +114,165 @@ __device__ __forceinline__ uint32_t round_to_tf32(float x) {
     return out;
 }
 
-// Adds a stage of the product of one tile, whose first row begins at byte `begin` of its matrix and each other one
-// row_bytes further on.
-template <typename Format> __device__ __forceinline__ void add_stage(float (&sum)[2], const uint32_t * tile,
-                                                                     uint32_t begin, uint32_t row_bytes,
-                                                                     const uint32_t * columns) {
+// Of one result: what a group adds to its sum, where a stage has no scale of its own.
+template <typename Format>
+__device__ __forceinline__ void add_group(float & sum, float scale, int c, const float2 & scale_and_sum) {
+    sum += scale * (c * scale_and_sum.x - Format::kBias * scale_and_sum.y);
+}
+
+// Where it has one: what the groups add up to.
+template <typename Format> struct SuperSum {
+    float scaled = 0.0f;
+    float least = 0.0f;
+
+    // second: of the last 16 values, where they have a scale of their own.
+    __device__ __forceinline__ void add(const formats::Stage & stage, int group, int c, int second,
+                                        const float2 & scale_and_sum) {
+        if constexpr (Format::kGroup == 16) {
+            scaled += scale_and_sum.x * (float) (Format::sub_scale(stage, 2 * group) * c +
+                                                 Format::sub_scale(stage, 2 * group + 1) * second);
+        } else {
+            scaled += scale_and_sum.x * (float) (Format::sub_scale(stage, group) * c);
+            if constexpr (Format::kHasLeast) {
+                least += scale_and_sum.y * (float) Format::sub_least(stage, group);
+            }
+        }
+    }
+    __device__ __forceinline__ void add_to(float & sum, const formats::Stage & stage) const {
+        sum += Format::scale(stage) * scaled;
+        if constexpr (Format::kHasLeast) {
+            sum -= Format::least(stage) * least;
+        }
+    }
+};
+
+// What a lane reads of a stage of a tile of weights, whose first row begins at byte `begin` of its matrix and each
+// other one row_bytes further on: quants of one row, scales of two.
+template <typename Format> struct LaneWeights {
+    formats::Stage quants;
+    formats::Stage scales[2];
+
+    __device__ __forceinline__ LaneWeights(const uint32_t * tile, uint32_t begin, uint32_t row_bytes) {
+        const auto stage_of = [&](int i) {
+            return Layout<Format>::stage(tile + i * Layout<Format>::kWords, begin + i * row_bytes);
+        };
+        const int t = threadIdx.x % 4;
+        quants = stage_of(threadIdx.x % 32 / 4);
+        scales[0] = stage_of(2 * t);
+        scales[1] = stage_of(2 * t + 1);
+    }
+};
+
+// Adds a stage of the product of one tile and up to 8 rows in shared memory.
+template <typename Format>
+__device__ __forceinline__ void add_stage(float (&sum)[2], const LaneWeights<Format> & w, const uint32_t * columns) {
     const int t = threadIdx.x % 4;
-    const int row = threadIdx.x % 32 / 4;
-    const uint32_t * x = columns + row * Layout<Format>::kColumnStride;
-    const auto stage_of = [&](int i) {
-        return Layout<Format>::stage(tile + i * Layout<Format>::kWords, begin + i * row_bytes);
-    };
-    const formats::Stage weights = stage_of(row);
-    const formats::Stage scales[2] = { stage_of(2 * t), stage_of(2 * t + 1) };
-    float scaled[2] = {};
-    float least[2] = {};
+    const uint32_t * x = columns + threadIdx.x % 32 / 4 * Layout<Format>::kColumnStride;
+    [[maybe_unused]] SuperSum<Format> super[2];
 #pragma unroll
     for (int group = 0; group < Format::kStage / 32; group++, x += 9) {
-        const formats::Quants quants = Format::quants(weights, group, t);
+        const formats::Quants quants = Format::quants(w.quants, group, t);
         const float2 scale_and_sum = __half22float2(*(const half2 *) x);
         int c[2];
+        [[maybe_unused]] int second[2] = {};
         if constexpr (!Format::kSuper) {
             multiply_32(c, x[1 + t], x[5 + t], quants.first, quants.second);
             for (int i = 0; i < 2; i++) {
-                sum[i] += Format::scale(scales[i], group) * (c[i] * scale_and_sum.x - Format::kBias * scale_and_sum.y);
-            }
-        } else if constexpr (Format::kGroup == 16) {
-            int second[2];
-            multiply_16(c, x[1 + t], quants.first);
-            multiply_16(second, x[5 + t], quants.second);
-            for (int i = 0; i < 2; i++) {
-                scaled[i] += scale_and_sum.x * (float) (Format::sub_scale(scales[i], 2 * group) * c[i] +
-                                                        Format::sub_scale(scales[i], 2 * group + 1) * second[i]);
+                add_group<Format>(sum[i], Format::scale(w.scales[i], group), c[i], scale_and_sum);
             }
         } else {
-            multiply_32(c, x[1 + t], x[5 + t], quants.first, quants.second);
+            if constexpr (Format::kGroup == 16) {
+                multiply_16(c, x[1 + t], quants.first);
+                multiply_16(second, x[5 + t], quants.second);
+            } else {
+                multiply_32(c, x[1 + t], x[5 + t], quants.first, quants.second);
+            }
             for (int i = 0; i < 2; i++) {
-                scaled[i] += scale_and_sum.x * (float) (Format::sub_scale(scales[i], group) * c[i]);
-                if constexpr (Format::kHasLeast) {
-                    least[i] += scale_and_sum.y * (float) Format::sub_least(scales[i], group);
-                }
+                super[i].add(w.scales[i], group, c[i], second[i], scale_and_sum);
             }
         }
     }
     if constexpr (Format::kSuper) {
         for (int i = 0; i < 2; i++) {
-            sum[i] += Format::scale(scales[i]) * scaled[i];
-            if constexpr (Format::kHasLeast) {
-                sum[i] -= Format::least(scales[i]) * least[i];
+            super[i].add_to(sum[i], w.scales[i]);
+        }
+    }
+}
+
+// 32 values of 16 rows, as a lane takes them: of row lane / 4 and of the one 8 further on.
+struct TileGroup {
+    uint4 values;
+    float2 scale_and_sum[2];
+
+    // Loads that the compiler must leave behind wait_for_previous().
+    __device__ __forceinline__ void load(const uint32_t * tile) {
+        const int lane = threadIdx.x % 32;
+        uint32_t scales[2];
+        asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(values.x), "=r"(values.y), "=r"(values.z), "=r"(values.w)
+                     : "l"(tile + 4 * lane));
+        for (int i = 0; i < 2; i++) {
+            asm volatile("ld.global.u32 %0, [%1];"
+                         : "=r"(scales[i])
+                         : "l"(tile + 8 * kPmtpTileRows + lane / 4 + 8 * i));
+            scale_and_sum[i] = __half22float2(*(const half2 *) &scales[i]);
+        }
+    }
+};
+
+// Adds a stage of the products of all tiles of weights and n_row_tiles tiles of rows, the first of which has the stage
+// at x, and each other one row_tile_words further on. The arithmetic of a result is that of add_stage().
+template <typename Format, int n_tiles, int n_row_tiles, typename WeightsOf>
+__device__ __forceinline__ void add_tiled_stage(float (&sum)[n_tiles][4 * n_row_tiles], const WeightsOf & weights_of,
+                                                const uint32_t * x, size_t row_tile_words) {
+    const int t = threadIdx.x % 4;
+    if constexpr (!Format::kSuper) {
+#pragma unroll
+        for (int group = 0; group < Format::kStage / 32; group++, x += kPmtpTileWords) {
+            TileGroup rows[n_row_tiles];
+            for (int r = 0; r < n_row_tiles; r++) {
+                rows[r].load(x + r * row_tile_words);
+            }
+#pragma unroll
+            for (int tile = 0; tile < n_tiles; tile++) {
+                const LaneWeights<Format> w = weights_of(tile);
+                const formats::Quants quants = Format::quants(w.quants, group, t);
+                for (int r = 0; r < n_row_tiles; r++) {
+                    int c[4];
+                    multiply_32(c, rows[r].values, quants.first, quants.second);
+                    for (int i = 0; i < 4; i++) {
+                        add_group<Format>(sum[tile][4 * r + i], Format::scale(w.scales[i % 2], group), c[i],
+                                          rows[r].scale_and_sum[i / 2]);
+                    }
+                }
+            }
+        }
+    } else {
+#pragma unroll
+        for (int tile = 0; tile < n_tiles; tile++) {
+            const LaneWeights<Format> w = weights_of(tile);
+            SuperSum<Format> super[4 * n_row_tiles];
+#pragma unroll
+            for (int group = 0; group < Format::kStage / 32; group++) {
+                const formats::Quants quants = Format::quants(w.quants, group, t);
+                for (int r = 0; r < n_row_tiles; r++) {
+                    TileGroup rows;
+                    rows.load(x + group * kPmtpTileWords + r * row_tile_words);
+                    int c[4];
+                    int second[4] = {};
+                    if constexpr (Format::kGroup == 16) {
+                        multiply_16(c, rows.values.x, rows.values.y, quants.first);
+                        multiply_16(second, rows.values.z, rows.values.w, quants.second);
+                    } else {
+                        multiply_32(c, rows.values, quants.first, quants.second);
+                    }
+                    for (int i = 0; i < 4; i++) {
+                        super[4 * r + i].add(w.scales[i % 2], group, c[i], second[i], rows.scale_and_sum[i / 2]);
+                    }
+                }
+            }
+            for (int i = 0; i < 4 * n_row_tiles; i++) {
+                super[i].add_to(sum[tile][i], w.scales[i % 2]);
             }
         }
     }

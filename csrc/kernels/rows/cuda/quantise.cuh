@@ -18,10 +18,48 @@ static_assert(sizeof(PmtpQ8Block) == 36);
 // Blocks of a quantised row of n values; ggml-cuda pads rows to 512, and reads no padding.
 constexpr __host__ __device__ int64_t pmtp_row_blocks(int64_t n) { return (n + 511) / 512 * 16; }
 
+// Up to so many rows lie one after another, as ggml-cuda has them.
+constexpr int kPmtpFewRows = 8;
+// More lie in tiles of as many rows as a tensor-core instruction takes, which hold 32 values of each: four words for
+// each lane, then scale_and_sum of the rows. Tiles of the same rows follow one another.
+constexpr int kPmtpTileRows = 16;
+constexpr int kPmtpTileWords = kPmtpTileRows * (int) sizeof(PmtpQ8Block) / 4;
+
+constexpr __host__ __device__ bool pmtp_is_tiled(int64_t n_rows) { return n_rows > kPmtpFewRows; }
+
+// Blocks of n_rows rows in all; a block of threads takes one or two tiles of rows.
+constexpr __host__ __device__ int64_t pmtp_all_blocks(int64_t n, int64_t n_rows) {
+    const int64_t multiple = !pmtp_is_tiled(n_rows) ? 1 : n_rows <= kPmtpTileRows ? kPmtpTileRows : 2 * kPmtpTileRows;
+    return (n_rows + multiple - 1) / multiple * multiple * pmtp_row_blocks(n);
+}
+
+// Where a block of a row lies, which may be nowhere.
+struct PmtpQ8Place {
+    uint32_t * words = nullptr;
+    half2 * scale_and_sum = nullptr;
+    int step = 0;  // from a word to the next of four,
+    int half = 0;  // and to that of the 16 values further on
+
+    __host__ __device__ uint32_t * word(int i) const { return words + i % 4 * step + i / 4 * half; }
+};
+
+// Of `row` among n_rows rows of n values at `data`.
+inline __host__ __device__ PmtpQ8Place pmtp_place(PmtpQ8Block * data, int64_t n, int64_t n_rows, int64_t row,
+                                                  int64_t block) {
+    if (!pmtp_is_tiled(n_rows)) {
+        PmtpQ8Block * b = data + row * pmtp_row_blocks(n) + block;
+        return { (uint32_t *) b->values, &b->scale_and_sum, 1, 4 };
+    }
+    const int in_tile = (int) (row % kPmtpTileRows);
+    auto * tile = (uint32_t *) data + (row / kPmtpTileRows * pmtp_row_blocks(n) + block) * kPmtpTileWords;
+    return { tile + in_tile % 8 * 16 + in_tile / 8, (half2 *) (tile + 8 * kPmtpTileRows) + in_tile, 4, 2 };
+}
+
 #ifdef __CUDACC__
 // Quantises 32 consecutive values, n_values of each of 32 / n_values lanes, as ggml-cuda does. All lanes of a warp call
-// it; null: nothing is written.
-template <int n_values> __device__ __forceinline__ void pmtp_quantise(const float (&x)[n_values], PmtpQ8Block * block) {
+// it.
+template <int n_values>
+__device__ __forceinline__ void pmtp_quantise(const float (&x)[n_values], const PmtpQ8Place & to) {
     constexpr int kLanes = 32 / n_values;
     float largest = 0.0f;
     float sum = 0.0f;
@@ -31,7 +69,7 @@ template <int n_values> __device__ __forceinline__ void pmtp_quantise(const floa
     }
     largest = pmtp::reduce_lanes<kLanes>(largest, pmtp::Max());
     sum = pmtp::reduce_lanes<kLanes>(sum, pmtp::Sum());
-    if (block == nullptr) {
+    if (to.words == nullptr) {
         return;
     }
     const float scale = largest / 127.0f;
@@ -41,12 +79,12 @@ template <int n_values> __device__ __forceinline__ void pmtp_quantise(const floa
         quants[i] = largest == 0.0f ? 0 : (int8_t) roundf(x[i] / scale);
     }
     if constexpr (n_values == 4) {
-        *(int32_t *) &block->values[lane * 4] = *(const int32_t *) quants;
+        *to.word(lane) = *(const uint32_t *) quants;
     } else {
-        block->values[lane] = quants[0];
+        ((int8_t *) to.word(lane / 4))[lane % 4] = quants[0];
     }
     if (lane == 0) {
-        block->scale_and_sum = make_half2(scale, sum);
+        *to.scale_and_sum = make_half2(scale, sum);
     }
 }
 #endif

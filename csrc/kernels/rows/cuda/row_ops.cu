@@ -70,10 +70,11 @@ template <int n_vectors> __global__ void norm_chain(const NormChain c) {
         }
     }
     if (c.quantised != nullptr) {
-        PmtpQ8Block * blocks = c.quantised + row * pmtp_row_blocks(c.n);
         for (int i = 0; i < n_vectors; i++) {
             const float values[4] = { v[i].x, v[i].y, v[i].z, v[i].w };
-            pmtp_quantise(values, has(i) ? &blocks[(i * blockDim.x + threadIdx.x) / 8] : nullptr);
+            const int block = (int) (i * blockDim.x + threadIdx.x) / 8;
+            pmtp_quantise(values,
+                          has(i) ? pmtp_place(c.quantised, c.n, gridDim.x, (int64_t) row, block) : PmtpQ8Place());
         }
     }
 }
@@ -90,7 +91,7 @@ __global__ void gelu_gate(const GeluGate op) {
     op.y[row * op.n + i] = y;
     if (op.quantised != nullptr) {
         const float values[1] = { y };
-        pmtp_quantise(values, &op.quantised[row * pmtp_row_blocks(op.n) + i / 32]);
+        pmtp_quantise(values, pmtp_place(op.quantised, op.n, gridDim.y, (int64_t) row, i / 32));
     }
 }
 
@@ -100,7 +101,7 @@ __global__ void quantise_rows(const float * x, PmtpQ8Block * quantised, int n) {
     wait_for_previous();
     if (i < n) {  // whole warps
         const float values[1] = { x[blockIdx.y * (size_t) n + i] };
-        pmtp_quantise(values, &quantised[blockIdx.y * pmtp_row_blocks(n) + i / 32]);
+        pmtp_quantise(values, pmtp_place(quantised, n, gridDim.y, blockIdx.y, i / 32));
     }
 }
 

@@ -15,7 +15,7 @@ struct NormChain {
     float * y;
     const float * next_weight;  // [n]
     float * z;
-    PmtpQ8Block * quantised;  // of z, or of y if there is no z; pmtp_row_blocks(n) a row
+    PmtpQ8Block * quantised;  // of z, or of y if there is no z; see pmtp_place()
     float eps;
     float next_eps;
     int n;  // a multiple of 32, at most kMaxNormChain
@@ -34,5 +34,5 @@ struct GeluGate {
 };
 void pmtp_cuda_gelu_gate(const GeluGate & op, int n_rows, cudaStream_t stream);
 
-// x: n_rows rows of n values one after another, n a multiple of 32; pmtp_row_blocks(n) a row.
+// x: n_rows rows of n values one after another, n a multiple of 32.
 void pmtp_cuda_quantise_rows(const float * x, PmtpQ8Block * quantised, int n, int n_rows, cudaStream_t stream);

@@ -1,6 +1,8 @@
-#include "kernels/products/cuda/products.cuh"
+// The kernel of few_products.cu and tiled_products.cu: tiles of weights and rows of activations on tensor cores.
+#pragma once
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/products/cuda/products.cuh"
 #include "kernels/products/cuda/stages.cuh"
 #include "kernels/rows/cuda/gelu.cuh"
 
@@ -11,15 +13,19 @@ constexpr int kMaxWarps = 16;
 // A block with a gate has 32 results of a row, the values that are quantised together.
 constexpr int kGateTiles = 4;
 
-// A block multiplies n_tiles tiles of weight rows, and of the gate's, whose stages its warps take in turn.
-template <typename Format, int n_tiles, int n_matrices>
+// A block multiplies n_tiles tiles of weight rows, and of the gate's, whose stages its warps take in turn. n_row_tiles:
+// of activations, or 0 where they are few. A result's sums are taken in the same order whatever that is.
+template <typename Format, int n_tiles, int n_matrices, int n_row_tiles>
 __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p) {
     constexpr int kWeightWords = Layout<Format>::kWords;
     constexpr int kColumnWords = Layout<Format>::kColumnWords;
     constexpr int kColumnStride = Layout<Format>::kColumnStride;
     constexpr int kRows = n_matrices * n_tiles * kTile;
-    constexpr int kBufferWords = kRows * kWeightWords + kBatch * kColumnStride;
+    constexpr bool kTiled = n_row_tiles > 0;
+    constexpr int kBlockRows = kTiled ? n_row_tiles * kPmtpTileRows : kBatch;
+    constexpr int kBufferWords = kRows * kWeightWords + (kTiled ? 0 : kBatch * kColumnStride);
     constexpr int kOut = n_tiles * kTile;
+    static_assert(kRows * kBlockRows <= kBufferWords, "a warp's sums take the place of a buffer");
     extern __shared__ uint4 shared[];
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
@@ -49,7 +55,7 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p
         }
     };
     const auto load_columns = [&](int stage, uint32_t * to) {
-        for (int i = lane; stage < n_stages && i < p.n_rows * (kColumnWords / 4); i += 32) {
+        for (int i = lane; !kTiled && stage < n_stages && i < p.n_rows * (kColumnWords / 4); i += 32) {
             const int row = i / (kColumnWords / 4);
             const int word = i % (kColumnWords / 4) * 4;
             const auto * x = Format::kQuantised ? (const uint32_t *) (p.x + row * pmtp_row_blocks(p.n_in))
@@ -69,17 +75,26 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p
         }
         end_group();
     }
-    float sum[n_matrices * n_tiles][2] = {};
+    float sum[n_matrices * n_tiles][kTiled ? 4 * n_row_tiles : 2] = {};
     for (int stage = warp, i = 0; stage < n_stages; stage += n_warps, i ^= 1) {
         uint32_t * at = buffer(warp, i);
         wait_for_group<1>();
         __syncwarp();
-        if constexpr (Format::kQuantised) {
+        const auto weights_of = [&](int tile) {
+            return LaneWeights<Format>(at + tile * kTile * kWeightWords,
+                                       (uint32_t) begin_of(tile % n_tiles * kTile, stage), (uint32_t) row_bytes);
+        };
+        if constexpr (kTiled) {
+            const size_t row_tile_words = (size_t) pmtp_row_blocks(p.n_in) * kPmtpTileWords;
+            add_tiled_stage<Format, n_matrices * n_tiles, n_row_tiles>(
+                sum, weights_of,
+                (const uint32_t *) p.x + blockIdx.y * n_row_tiles * row_tile_words +
+                    (size_t) stage * (Format::kStage / 32) * kPmtpTileWords,
+                row_tile_words);
+        } else if constexpr (Format::kQuantised) {
 #pragma unroll
             for (int tile = 0; tile < n_matrices * n_tiles; tile++) {
-                add_stage<Format>(sum[tile], at + tile * kTile * kWeightWords,
-                                  (uint32_t) begin_of(tile % n_tiles * kTile, stage), (uint32_t) row_bytes,
-                                  at + kRows * kWeightWords);
+                add_stage<Format>(sum[tile], weights_of(tile), at + kRows * kWeightWords);
             }
         } else {
             add_float_stage<Format>(sum, at, at + kRows * kWeightWords);
@@ -93,31 +108,33 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p
     __syncwarp();
     // A warp's sums take the place of its first buffer: [matrix][batch row][weight row].
     for (int tile = 0; tile < n_matrices * n_tiles; tile++) {
-        for (int i = 0; i < 2; i++) {
-            const int row = lane / 4 * kOut + tile % n_tiles * kTile + 2 * (lane % 4) + i;
-            ((float *) buffer(warp, 0))[tile / n_tiles * kBatch * kOut + row] = sum[tile][i];
+        for (int i = 0; i < (kTiled ? 4 * n_row_tiles : 2); i++) {
+            const int batch_row = lane / 4 + i / 2 * 8;
+            const int row = batch_row * kOut + tile % n_tiles * kTile + 2 * (lane % 4) + i % 2;
+            ((float *) buffer(warp, 0))[tile / n_tiles * kBlockRows * kOut + row] = sum[tile][i];
         }
     }
     __syncthreads();
+    const int n_rows = min(kBlockRows, p.n_rows - (int) blockIdx.y * kBlockRows);
     // With a gate the loop is left by whole warps, which quantise together.
-    for (int at = threadIdx.x; at < p.n_rows * kOut; at += blockDim.x) {
+    for (int at = threadIdx.x; at < n_rows * kOut; at += blockDim.x) {
         float total[n_matrices] = {};
         for (int w = 0; w < n_warps; w++) {
             for (int m = 0; m < n_matrices; m++) {
-                total[m] += ((const float *) buffer(w, 0))[m * kBatch * kOut + at];
+                total[m] += ((const float *) buffer(w, 0))[m * kBlockRows * kOut + at];
             }
         }
         float out = total[0];
         if constexpr (n_matrices == 2) {
             out *= gelu(total[1]);
         }
-        const int row = at / kOut;
+        const int row = (int) blockIdx.y * kBlockRows + at / kOut;
         const int column = first_row + at % kOut;
         p.out[(size_t) row * p.n_out + column] = out;
         if constexpr (n_matrices == 2) {
             if (p.quantised != nullptr) {
                 const float values[1] = { out };
-                pmtp_quantise(values, &p.quantised[row * pmtp_row_blocks(p.n_out) + column / 32]);
+                pmtp_quantise(values, pmtp_place(p.quantised, p.n_out, p.n_rows, row, column / 32));
             }
         }
     }
@@ -133,7 +150,7 @@ int attribute(cudaDeviceAttr name) {
 struct Geometry {
     int n_tiles;
     int n_warps;
-    size_t shared_bytes;
+    size_t shared_bytes;  // for few rows
 };
 
 // A block has as many warps as there are stages and memory for, as few with much to do each wait too long.
@@ -159,15 +176,6 @@ template <typename Format> Geometry geometry_of(const WeightProduct & p) {
     }
 }
 
-template <typename Format> void launch(const WeightProduct & p, cudaStream_t stream) {
-    const Geometry g = geometry_of<Format>(p);
-    const auto kernel = p.gate != nullptr ? multiply<Format, kGateTiles, 2>
-                        : g.n_tiles == 4  ? multiply<Format, 4, 1>
-                        : g.n_tiles == 2  ? multiply<Format, 2, 1>
-                                          : multiply<Format, 1, 1>;
-    launch_early(kernel, p.n_out / (g.n_tiles * kTile), g.n_warps * 32, stream, g.shared_bytes, p);
-}
-
 // visit(Format()).
 template <typename Visit> auto with_format(WeightFormat format, Visit visit) {
     switch (format) {
@@ -185,13 +193,3 @@ template <typename Visit> auto with_format(WeightFormat format, Visit visit) {
 }
 
 }  // namespace
-
-bool pmtp_cuda_has_product(const WeightProduct & p) {
-    const int stage = with_format(p.format, [](auto format) { return decltype(format)::kStage; });
-    return p.n_in > 0 && p.n_in % stage == 0 && p.n_out % (p.gate != nullptr ? kGateTiles * kTile : kTile) == 0 &&
-           p.n_rows <= kBatch && attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
-}
-
-void pmtp_cuda_launch_product(const WeightProduct & p, cudaStream_t stream) {
-    with_format(p.format, [&](auto format) { launch<decltype(format)>(p, stream); });
-}
