@@ -179,7 +179,7 @@ typedef struct pmtp_grammar {
 /* Where a pmtp_matcher is. */
 typedef enum pmtp_phase {
     PMTP_PHASE_BEGUN = 0,      /* the grammar has begun */
-    PMTP_PHASE_IN_THOUGHT = 1, /* all is allowed but an end, until thought_end: behind it the grammar begins */
+    PMTP_PHASE_IN_THOUGHT = 1, /* all is allowed but an end and `opens`, until thought_end: then the grammar begins */
     PMTP_PHASE_BEFORE_ALL = 2, /* thought_begin may come first; any other token is the grammar's first */
     PMTP_PHASE_IN_TEXT = 3     /* all is allowed, until `opens`, which is the grammar's first token */
 } pmtp_phase;
@@ -197,7 +197,7 @@ typedef struct pmtp_matcher {
     const int32_t * ends;  /* tokens that end a completion, as llguidance knows them */
     int32_t thought_begin; /* tokens; -1: none */
     int32_t thought_end;
-    int32_t opens;
+    int32_t opens; /* -1: none */
     int32_t phase; /* pmtp_phase; pmtp_matcher_commit() changes it */
 } pmtp_matcher;
 

@@ -170,7 +170,7 @@ class Tokenizer:
 @dataclass(frozen=True, slots=True)
 class Thoughts:
     """Where a grammar begins: the tokens around a thought, and the phase that a completion begins in. opens: in the
-    phase IN_TEXT, the token with which the grammar begins.
+    phase IN_TEXT, the token with which the grammar begins; in the others one that a thought may not hold.
     """
 
     begin: int = -1

@@ -11,6 +11,7 @@ from pyllama_mtp.chat.response_template import is_template, read_template
 from pyllama_mtp.chat.schema_reader import SchemaReader
 from pyllama_mtp.chat.template_reader import TemplateReader
 from pyllama_mtp.completion import Producer
+from pyllama_mtp.grammar.options import restricts
 from pyllama_mtp.options import Request
 
 
@@ -67,7 +68,7 @@ class Outputs:
             )
         if request.raw or self.format.name != "gemma4":
             return PlainReader()
-        reader = Gemma4Reader(self.format, self._raw_bytes)
+        reader = Gemma4Reader(self.format, self._raw_bytes, unmarked_calls=not restricts(request))
         for begin in range(len(prompt) - 1, -1, -1):
             if prompt[begin] in self._begins:
                 for token in prompt[begin:]:

@@ -8,21 +8,25 @@ from pyllama_mtp._library import MAX_LOGPROBS
 from pyllama_mtp.chat.response_schema import check_schema
 from pyllama_mtp.chat.response_template import is_template, read_template
 from pyllama_mtp.errors import InvalidRequestError, seen
-from pyllama_mtp.ranges import Flag, Integer
+from pyllama_mtp.ranges import Flag, Integer, of_json_types
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseSchema:
     """A response_template of transformers, or the older response_schema."""
 
-    def check(self, name: str, value: object) -> Mapping[str, Any]:
+    def check(self, name: str, value: object) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             raise InvalidRequestError(f"{name} is {seen(value)}, expected the mapping of a tokenizer_config.json")
-        if is_template(value):
-            read_template(value)
+        try:
+            plain: dict[str, Any] = of_json_types(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequestError(f"{name} is not of JSON's types (dict, list, str, int ...): {error}") from error
+        if is_template(plain):
+            read_template(plain)
         else:
-            check_schema(value)
-        return value
+            check_schema(plain)
+        return plain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 included.
 """
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
@@ -34,6 +35,21 @@ def items(name: str, value: object) -> Sequence[object]:
     if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Sequence):
         raise InvalidRequestError(f"{name} is {seen(value)}, expected a list")
     return value
+
+
+def of_json_types(value: Any) -> Any:
+    """A copy, with any mapping as a dict and numpy's numbers as Python's. Raises TypeError, ValueError, RecursionError
+    for what JSON has not, such as a set or NaN.
+    """
+
+    def other(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return dict(value)
+        if isinstance(value, np.generic):
+            return value.item()
+        raise TypeError(f"{seen(value)} is of type {type(value).__name__}")
+
+    return json.loads(json.dumps(value, default=other, allow_nan=False))
 
 
 def as_integer(value: object) -> int | None:

@@ -14,14 +14,15 @@ constexpr int kFailed = -1;
 
 bool Matcher::is_end(int32_t token) const { return std::find(ends, ends + n_ends, token) != ends + n_ends; }
 
-// A text that ended in its thought would be none of the grammar's.
+// A text that ended in its thought, or was called from there, would be none of the grammar's.
 bool Matcher::fill(Phase in, uint32_t * mask) const {
     const auto forbid = [&](int32_t token) { mask[token / 32] &= ~(1u << token % 32); };
     if (in == in_thought || in == in_text) {
         std::fill(mask, mask + mask_words(n_vocab), ~0u);
         if (in == in_thought) {
             std::for_each(ends, ends + n_ends, forbid);
-        } else if (matcher == nullptr && opens >= 0) {
+        }
+        if (opens >= 0 && (in == in_thought || matcher == nullptr)) {
             forbid(opens);
         }
         return true;

@@ -116,7 +116,9 @@ def calls_in(text: str, parser: str, args: Mapping[str, Any], transform: Any, ea
         if each:
             return [transformed(transform, groups | item) for item in value]
         return [transformed(transform, groups | {"content": value})]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, TimeoutError, regex.error) as error:
+    except (
+        ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, TimeoutError, regex.error
+    ) as error:  # fmt: skip
         raise FieldError from error
 
 

@@ -38,11 +38,12 @@ class _State(NamedTuple):
 class Gemma4Reader:
     """A Reader. Lists that it holds only grow until they are replaced, so that a state is their lengths."""
 
-    def __init__(self, form: OutputFormat, token_bytes: Callable[[int], bytes]):
-        """token_bytes: the text of a token, marks included."""
+    def __init__(self, form: OutputFormat, token_bytes: Callable[[int], bytes], unmarked_calls: bool = True):
+        """token_bytes: the text of a token, marks included. unmarked_calls: read those that have lost their mark."""
         self._form = form
         self._quote = token_bytes(form.quote).decode("utf-8", "replace") if form.quote >= 0 else '<|"|>'
         self._ends = {form.turn_end, form.response_begin} - {-1}
+        self._unmarked_calls = unmarked_calls
         self._names = CallNames()
         self._kind: Kind = "text"  # what surrounds a call
         self._hold: Hold = "begin"
@@ -126,7 +127,9 @@ class Gemma4Reader:
         """Text at the beginning or after a thought."""
         self._parts.append(part)
         held = joined(self._parts)
-        may_call = begins_call(held.decode("utf-8", "replace")) if self._hold == "after" else False
+        may_call: bool | None = False
+        if self._hold == "after" and self._unmarked_calls:
+            may_call = begins_call(held.decode("utf-8", "replace"))
         if may_call:
             self._hold, self._quotes, self._n_bytes = "call", [], len(held)
             self._marked, self._named = False, True

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from pyllama_mtp.errors import ChatTemplateError, InvalidRequestError, seen
+from pyllama_mtp.ranges import of_json_types
 
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
@@ -54,7 +53,7 @@ def conversation(
             message["content"] = _content(message["content"], message["role"], f"the content of message {index}")
         texts += [(index, call, text) for call, text in _calls(message, f"tool call {{}} of message {index}")]
         _name_reasoning(message, index)
-    variables = _variables(chat_template_kwargs) | {"tools": None if tools is None else _tools(tools)}
+    variables = _variables(chat_template_kwargs) | {"tools": None if tools is None else plain_tools(tools)}
     has_text = _has_text(plain[-1])
     if continue_final_message and not has_text:
         raise InvalidRequestError(f"the last message has no text to continue: it is {seen(messages[-1])}")
@@ -79,17 +78,8 @@ def _check_list(messages: Sequence[Message]) -> None:
 
 
 def _of_json_types(value: Any, what: str) -> Any:
-    """A copy, with any mapping as a dict and numpy's numbers as Python's."""
-
-    def other(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return dict(value)
-        if isinstance(value, np.generic):
-            return value.item()
-        raise TypeError(f"{seen(value)} is of type {type(value).__name__}")
-
     try:
-        return json.loads(json.dumps(value, default=other))
+        return of_json_types(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise ChatTemplateError(f"{what} not of JSON's types (str, int, list, dict ...): {error}") from error
 
@@ -171,7 +161,8 @@ def _name_reasoning(message: dict[str, Any], index: int) -> None:
     message |= {"thinking": message.get("thinking", reasoning), "reasoning_content": reasoning}
 
 
-def _tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+def plain_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    """Of JSON's types, each with a name. Raises InvalidRequestError, ChatTemplateError."""
     if not isinstance(tools, Sequence) or isinstance(tools, str | bytes):
         raise InvalidRequestError(f"tools are {seen(tools)}, expected a list")
     plain: list[Any] = _of_json_types(list(tools), "tools are")

@@ -101,7 +101,7 @@ def _region(name: str, spec: object) -> Region:
         raise _wrong(f"{scope} has {told}, expected a mapping with keys of {', '.join(sorted(_FIELD_KEYS))}")
     parser, arguments = spec.get("content", "text"), spec.get("content_args", {})
     known = CONTENT_PARSERS if name == CALLS else ("text",)
-    if parser not in known or not isinstance(arguments, Mapping):
+    if not isinstance(parser, str) or parser not in known or not isinstance(arguments, Mapping):
         raise _wrong(f"content of {scope} is {seen(parser)}, expected one of {', '.join(known)}, with content_args")
     join = spec.get("join") or ""
     if not isinstance(join, str):

@@ -1,7 +1,7 @@
 """A Reader for the older kind of response_schema, which tells all at the end."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pyllama_mtp.chat.fields import FieldError, name_and_arguments
 from pyllama_mtp.chat.reader import CallNames, Part, Piece, joined, pieces_of
@@ -13,6 +13,12 @@ _TEXTS: tuple[tuple[str, Literal["text", "reasoning"]], ...] = (
     ("thinking", "reasoning"),
     ("content", "text"),
 )
+
+
+def _list(calls: Any) -> Sequence[Any]:
+    if not isinstance(calls, list | None):
+        raise FieldError
+    return calls or ()
 
 
 class SchemaReader:
@@ -40,14 +46,14 @@ class SchemaReader:
         try:
             found = parse(raw, self._schema)
             message = found if isinstance(found, dict) else {}
-            calls = [name_and_arguments(item) for item in message.get("tool_calls") or ()]
+            calls = [name_and_arguments(item) for item in _list(message.get("tool_calls"))]
             texts = [(kind, message.get(name)) for name, kind in _TEXTS if isinstance(message.get(name), str)]
         except FieldError:
             return pieces_of("text", parts, malformed=True)
         if not calls and not texts:
             return pieces_of("text", parts)
         pieces = [Piece("mark", joined(parts), first, last)]
-        pieces += [Piece(kind, str(text).encode(), first, last) for kind, text in texts]
+        pieces += [Piece(kind, str(text).encode("utf-8", "replace"), first, last) for kind, text in texts]
         for index, (name, arguments) in enumerate(calls):
             call = ToolCall(self._names.id_of(index), name, arguments, raw)
             pieces.append(Piece("call", b"", first, last, call))

@@ -8,7 +8,7 @@ from pyllama_mtp.chat.formats import OutputFormat
 from pyllama_mtp.errors import InvalidRequestError
 from pyllama_mtp.grammar.calls import CallRules
 from pyllama_mtp.grammar.options import MAX_GRAMMAR_CHARS, GrammarOptions
-from pyllama_mtp.grammar.schemas import WHITE_SPACE, checked_schema
+from pyllama_mtp.grammar.schemas import WHITE_SPACE, checked_schema, slashes_escaped
 
 Part = dict[str, Any]
 
@@ -35,7 +35,7 @@ def _anchored(regex: str) -> str:
     inner = regex.removeprefix("^")
     if inner.endswith("$") and not inner.endswith("\\$"):
         inner = inner[:-1]
-    return inner.replace("\\/", "/").replace("/", "\\/")
+    return slashes_escaped(inner)
 
 
 def calls_of(tools: Sequence[Mapping[str, Any]], chosen: str | None, several: bool, marks: OutputFormat) -> Part:

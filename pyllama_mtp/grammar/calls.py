@@ -14,13 +14,15 @@ from typing import Any
 
 from pyllama_mtp.chat.formats import OutputFormat
 from pyllama_mtp.errors import InvalidRequestError, seen
-from pyllama_mtp.grammar.schemas import MAX_DEPTH
+from pyllama_mtp.grammar.schemas import MAX_DEPTH, slashes_escaped
+from pyllama_mtp.ranges import as_integer, of_json_types
 
 MAX_PROPERTIES = 64  # bits of a parameter
 MAX_RULES = 20_000
+MAX_REPEATS = 100_000  # characters of a text, items of a list
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
-_KEY = re.compile(r"[^\x00-\x20,:{}\[\]<>]{1,256}")
+_KEY = re.compile(r"[^\s\x00-\x20,:{}\[\]<>\"]{1,256}")  # as pyllama_mtp.chat.calls reads them back
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _SAID = {"title", "description", "default", "examples", "$schema", "$id", "$comment", "$defs", "definitions",
          "deprecated", "readOnly", "writeOnly", "nullable"}  # fmt: skip
@@ -36,7 +38,7 @@ _KEYWORDS = {
 _ANY = {"type", "enum", "const", "anyOf", "oneOf", "$ref"}
 _TERMINALS = r"""
 TEXT: /(?s:.)*/
-KEY: /[^\x00-\x20,:{}\[\]<>]+/
+KEY: /[^\s\x00-\x20,:{}\[\]<>"]+/
 """
 
 
@@ -52,9 +54,11 @@ class CallRules:
         self.names: dict[str, str] = {}
         for tool in tools:
             name, parameters = _function(tool)
+            if name in self.names:
+                raise InvalidRequestError(f"two tools have the name {name}, which does not tell them apart")
             self._root = parameters
             self._defined = {}
-            body = self._object(parameters | {"type": "object"}, f"tool {name}", 0)
+            body = self._parameters(f"tool {name}")
             self.names[name] = self._rule(f"<[{marks.call_begin}]> {_text(f'call:{name}')} {body} <[{marks.call_end}]>")
 
     @property
@@ -68,7 +72,8 @@ class CallRules:
                 'any_object: "{" (any_pair ("," any_pair)*)? "}"',
                 'any_pair: KEY ":" any_value',
                 'any_array: "[" (any_value ("," any_value)*)? "]"',
-                "ANY_NUMBER: /-?(0|[1-9][0-9]{0,18})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?/",
+                "ANY_NUMBER: /-?(0|[1-9][0-9]{0,18})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?/",
+                "ANY_INTEGER: /-?(0|[1-9][0-9]{0,18})/",
                 _TERMINALS,
             ]
         )
@@ -79,6 +84,18 @@ class CallRules:
         name = f"r{len(self._lines)}"
         self._lines.append(f"{name}{parameter}: {body}")
         return name
+
+    def _parameters(self, where: str) -> str:
+        schema: Any = self._root
+        for _ in range(MAX_DEPTH):
+            if "$ref" not in schema:
+                break
+            self._refuse(schema.keys() - {"$ref"} - _SAID, where)
+            schema = self._target(schema["$ref"], where)
+        if not isinstance(schema, dict) or schema.get("type", "object") not in ("object", ["object"]):
+            raise InvalidRequestError(f"{where} has the parameters {seen(schema)}, expected a schema of objects")
+        self._refuse(schema.keys() & (_ANY - {"type"}), where)
+        return self._object(schema, where, 0)
 
     def _value(self, schema: object, where: str, depth: int) -> str:
         """A rule's right side, of one symbol."""
@@ -96,9 +113,10 @@ class CallRules:
             if key in schema:
                 return self._one_of(schema, key, where, depth)
         types = schema.get("type", [t for t in _TYPES if _KEYWORDS[t] & schema.keys()][:1] or list(_TYPES))
-        types = [types] if isinstance(types, str) else list(types)
-        types = [str(t).lower() for t in types] + (["null"] if schema.get("nullable") is True else [])
-        for name in types:
+        types = types if isinstance(types, list) else [types]
+        types = [t.lower() if isinstance(t, str) else t for t in types]
+        types += ["null"] if schema.get("nullable") is True else []
+        for name in types or [None]:
             if name not in _TYPES:
                 raise InvalidRequestError(f"{where} has the type {seen(name)}, expected one of {', '.join(_TYPES)}")
         known = set().union(*(_KEYWORDS[t] for t in types)) | _ANY | _SAID
@@ -120,8 +138,8 @@ class CallRules:
                 return self._string(schema, where)
             case "number" | "integer":
                 keep = {key: schema[key] for key in _KEYWORDS[name] if key in schema}
-                if not keep and name == "number":
-                    return "ANY_NUMBER"
+                if not keep:
+                    return f"ANY_{name.upper()}"
                 return self._rule(f"%json {json.dumps({'type': name, **keep})}")
             case "boolean":
                 return '("true" | "false")'
@@ -131,9 +149,9 @@ class CallRules:
     def _string(self, schema: dict[str, Any], where: str) -> str:
         self._refuse({"format"} & schema.keys(), where)
         low, high = schema.get("minLength", 0), schema.get("maxLength")
-        for bound in (low, high):
-            if bound is not None and (not isinstance(bound, int) or bound < 0):
-                raise InvalidRequestError(f"{where} has the length {seen(bound)}, expected an integer of 0 or more")
+        for bound in (low, 0 if high is None else high):
+            if not 0 <= _count(bound) <= MAX_REPEATS:
+                raise InvalidRequestError(f"{where} has the length {seen(bound)}, expected 0..{MAX_REPEATS}")
         pattern = schema.get("pattern")
         lengths = "*" if (low, high) == (0, None) else f"{{{low},{'' if high is None else high}}}"
         text = f"/(?s:.){lengths}/"
@@ -151,8 +169,10 @@ class CallRules:
         self._refuse({"prefixItems"} & schema.keys(), where)
         item = self._value(schema.get("items", True), f"{where}[]", depth + 1)
         low, high = schema.get("minItems", 0), schema.get("maxItems")
-        if not isinstance(low, int) or low < 0 or not (high is None or (isinstance(high, int) and high >= low)):
-            raise InvalidRequestError(f"{where} has {seen(low)} to {seen(high)} items, expected a range of integers")
+        if not 0 <= _count(low) <= (MAX_REPEATS if high is None else _count(high)) <= MAX_REPEATS:
+            raise InvalidRequestError(
+                f"{where} has {seen(low)} to {seen(high)} items, expected a range of integers in 0..{MAX_REPEATS}"
+            )
         if high == 0:
             return '"[" "]"'
         more = f'("," {item}){{{max(0, low - 1)},{"" if high is None else high - 1}}}'
@@ -167,11 +187,12 @@ class CallRules:
         self._refuse(schema.keys() - _KEYWORDS["object"] - _ANY - _SAID, where)
         if len(properties) > MAX_PROPERTIES:
             raise InvalidRequestError(f"{where} has {len(properties)} properties, expected at most {MAX_PROPERTIES}")
-        if missing := [key for key in required if key not in properties]:
+        if missing := [key for key in required if not isinstance(key, str) or key not in properties]:
             raise InvalidRequestError(f"{where} requires {seen(missing[0])}, which is none of its properties")
+        others = schema.get("additionalProperties", True)
         if not properties:
-            return '"{" "}"' if schema.get("additionalProperties") is False else "any_object"
-        if schema.get("additionalProperties", False) not in (False, True):
+            return self._map(others, where, depth)
+        if not isinstance(others, bool):
             self._refuse({"additionalProperties"}, where)
         pairs = []
         for key, value in properties.items():
@@ -191,7 +212,17 @@ class CallRules:
         self._lines[int(rest[1:])] = f"{rest}::_: " + "\n    | ".join(lines)
         return self._rule('"{" ' + f"({' | '.join(first)})")
 
+    def _map(self, others: object, where: str, depth: int) -> str:
+        """An object of any keys."""
+        if others is False:
+            return '"{" "}"'
+        if others is True:
+            return "any_object"
+        pair = self._rule(f'KEY ":" {self._value(others, f"{where}.*", depth + 1)}')
+        return self._rule(f'"{{" ({pair} ("," {pair})*)? "}}"')
+
     def _listed(self, schema: dict[str, Any], where: str) -> str:
+        self._refuse(schema.keys() - {"const", "enum", "type"} - _SAID, where)
         values = [schema["const"]] if "const" in schema else schema["enum"]
         if not isinstance(values, list) or not values:
             raise InvalidRequestError(f"{where} has the enum {seen(values)}, expected a list of one value or more")
@@ -216,8 +247,14 @@ class CallRules:
     def _reference(self, schema: dict[str, Any], where: str, depth: int) -> str:
         self._refuse(schema.keys() - {"$ref"} - _SAID, where)
         reference = schema["$ref"]
-        if reference in self._defined:
-            return self._defined[reference]
+        if not isinstance(reference, str) or reference not in self._defined:
+            target = self._target(reference, where)
+            name = self._defined[reference] = self._rule("")
+            value = self._value(target, where, depth + 1)
+            self._lines[int(name[1:])] = f"{name}: {value}"
+        return self._defined[reference]
+
+    def _target(self, reference: object, where: str) -> Any:
         target: Any = self._root
         parts = str(reference).split("/")
         for part in parts[1:]:
@@ -225,10 +262,13 @@ class CallRules:
             target = target.get(part) if isinstance(target, dict) else None
         if parts[0] != "#" or target is None:
             raise InvalidRequestError(f"{where} refers to {seen(reference)}, which its schema does not hold")
-        name = self._defined[reference] = self._rule("")
-        value = self._value(target, where, depth + 1)
-        self._lines[int(name[1:])] = f"{name}: {value}"
-        return name
+        return target
+
+
+def _count(value: object) -> int:
+    """-1 for what is no integer."""
+    integer = as_integer(value)
+    return -1 if integer is None else integer
 
 
 def _kind(schema: object) -> object:
@@ -254,9 +294,11 @@ def _function(tool: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         raise InvalidRequestError(
             f"a tool is {seen(tool)}, expected {{'function': {{'name': ..., 'parameters': ...}}}}"
         )
-    parameters = function.get("parameters") or {}
+    parameters = function.get("parameters")
+    if parameters is None:
+        return name, {}
     try:
-        plain = json.loads(json.dumps(parameters))
+        plain = of_json_types(parameters)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequestError(f"the parameters of tool {name} are not of JSON's types: {error}") from error
     if not isinstance(plain, dict):
@@ -274,4 +316,4 @@ def _pattern(pattern: str) -> str:
     end = "" if pattern.endswith("$") and not pattern.endswith("\\$") else "(?s:.)*"
     inner = pattern.removeprefix("^")
     inner = inner.removesuffix("$") if not end else inner
-    return f"{begin}({inner}){end}".replace("/", r"\/")
+    return slashes_escaped(f"{begin}({inner}){end}")

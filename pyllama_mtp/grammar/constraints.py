@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pyllama_mtp._native import NativeModel
 from pyllama_mtp._sequence import Constraint
 from pyllama_mtp.chat.formats import OutputFormat
+from pyllama_mtp.chat.messages import plain_tools
 from pyllama_mtp.errors import InvalidRequestError
 from pyllama_mtp.grammar.build import calls_of, content_of, either
 from pyllama_mtp.grammar.options import GrammarOptions
@@ -40,6 +41,7 @@ class Constraints:
         choice = options.tool_choice
         if not tools and choice not in (None, "none", "auto"):
             raise InvalidRequestError("tool_choice asks for a call, but there are no tools: pass `tools`")
+        tools = plain_tools(tools) if tools else []
         has_calls = bool(tools) and self._marks.call_begin >= 0
         content = content_of(options)
         if tools and isinstance(choice, Mapping):
@@ -98,8 +100,9 @@ def thoughts_of(marks: OutputFormat, prompt: Sequence[int]) -> "Thoughts":
     if marks.thought_begin < 0 or marks.turn_end not in prompt:
         return Thoughts()
     inside = next((t for t in reversed(prompt) if t in (marks.thought_begin, marks.thought_end, marks.turn_end)), -1)
+    phase = BEFORE_ALL
     if inside == marks.thought_begin:
-        return Thoughts(marks.thought_begin, marks.thought_end, IN_THOUGHT)
-    if prompt[-1] == marks.thought_end:
-        return Thoughts(marks.thought_begin, marks.thought_end, BEGUN)
-    return Thoughts(marks.thought_begin, marks.thought_end, BEFORE_ALL)
+        phase = IN_THOUGHT
+    elif prompt[-1] == marks.thought_end:
+        phase = BEGUN
+    return Thoughts(marks.thought_begin, marks.thought_end, phase, opens=marks.call_begin)

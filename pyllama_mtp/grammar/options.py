@@ -87,15 +87,29 @@ class GrammarOptions:
     tool_choice: Annotated[ToolChoice | None, _ToolChoice()] = None
 
 
-def check_grammar_options(options: Any) -> None:
-    """Those of GrammarOptions together, and beside sampling options. Raises InvalidRequestError."""
+def _given(options: Any) -> list[str]:
+    """Names of what is said of the text, but for its calls."""
     names = [option.name for option in fields(GrammarOptions)][:5]
-    given = [name for name in names if getattr(options, name) is not None]
+    return [name for name in names if getattr(options, name) is not None]
+
+
+def restricts(options: Any) -> bool:
+    """Whether there is a rule for calls: they are written as it says, or there are none."""
+    is_plain = options.response_format is not None and options.response_format["type"] == "text"
+    return options.tool_choice is not None or len(_given(options)) > is_plain
+
+
+def check_grammar_options(options: Any) -> None:
+    """Those of GrammarOptions together, and beside others. Raises InvalidRequestError."""
+    given = _given(options)
     if len(given) > 1:
         raise InvalidRequestError(f"{' and '.join(given)} are given, expected one of them: each restricts all the text")
     if options.choice is not None and not options.choice:
         raise InvalidRequestError("choice is empty, expected one text or more")
-    if options.ignore_eos and (set(given) - {"logits_mask"} or options.tool_choice in ("required", "none")):
+    calls = options.tool_choice is not None and isinstance(options.tools, Sequence) and len(options.tools) > 0
+    if calls and options.logits_mask is not None:
+        raise InvalidRequestError("tool_choice beside logits_mask, which allows all there is: leave one of them out")
+    if options.ignore_eos and (set(given) - {"logits_mask"} or calls):
         raise InvalidRequestError("ignore_eos beside a grammar, behind whose end nothing can follow: leave one out")
     if given and len(options.synthetic_acceptance) > 0:
         raise InvalidRequestError("synthetic_acceptance beside a grammar, which may refuse drafts: leave one out")

@@ -1,11 +1,13 @@
 """JSON schemas that a grammar can hold a text to. llguidance refuses most of what it cannot, and this the rest."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pyllama_mtp.errors import InvalidRequestError, seen
 from pyllama_mtp.grammar.options import MAX_GRAMMAR_CHARS
+from pyllama_mtp.ranges import of_json_types
 
 # Between two parts of a document: a space, or a line's end and an indentation. Models like to go on with more for ever.
 WHITE_SPACE = r"\x20|\r?\n[\x20\t]{0,40}"
@@ -20,12 +22,12 @@ def checked_schema(schema: Mapping[str, Any], what: str) -> dict[str, Any]:
     not be held to.
     """
     try:
-        text = json.dumps(schema)
+        plain: dict[str, Any] = of_json_types(schema)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequestError(f"{what} is not of JSON's types (dict, list, str, int ...): {error}") from error
+    text = json.dumps(plain)
     if len(text) > MAX_GRAMMAR_CHARS:
         raise InvalidRequestError(f"{what} has {len(text)} characters, expected at most {MAX_GRAMMAR_CHARS}")
-    plain: dict[str, Any] = json.loads(text)
     _check(plain, what, 0)
     options = plain.get("x-guidance", {})
     if not isinstance(options, dict):
@@ -33,6 +35,11 @@ def checked_schema(schema: Mapping[str, Any], what: str) -> dict[str, Any]:
     if options.get("lenient"):
         raise InvalidRequestError(f"{what} is lenient in x-guidance: what a grammar cannot hold a text to is refused")
     return plain | {"x-guidance": {"whitespace_pattern": WHITE_SPACE} | options}
+
+
+def slashes_escaped(regex: str) -> str:
+    """A regular expression as it stands between two slashes."""
+    return re.sub(r"\\.|/", lambda found: r"\/" if found.group() == "/" else found.group(), regex, flags=re.DOTALL)
 
 
 def _check(schema: object, what: str, depth: int) -> None:
