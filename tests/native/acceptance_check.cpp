@@ -79,7 +79,7 @@ std::vector<uint32_t> constrain(std::vector<Draft> & drafts, int last) {
 
 SamplingParams params(const std::string & warp) {
     SamplingParams p;
-    if (warp == "top_p" || warp == "masked") {
+    if (warp == "top_p") {
         p.warp = { 0.8, 0.7, 0.0, 0 };
     } else if (warp == "penalties") {
         p.warp = { 1.0, 1.0, 0.02, 5 };
