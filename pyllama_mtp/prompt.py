@@ -4,6 +4,8 @@ Only what a template wrote itself becomes control tokens. Text of messages, tool
 stays text, and is otherwise tokenised as if it were not told apart.
 """
 
+import bisect
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple, cast
@@ -66,6 +68,7 @@ class Prompts:
         self._native = native
         self._info = info
         self._special = special
+        self._n_bytes: dict[int, int] = {}  # of the texts of tokens that prompts had
         self._named = {name: token for name, token in named.items() if 0 <= token < info.n_vocab}
 
     def made(self, prompt: Prompt, options: ChatOptions) -> Made:
@@ -98,10 +101,21 @@ class Prompts:
         ids = self._chat_ids(rendered.pieces, limit)
         if not ids:
             raise InvalidRequestError("the chat template made an empty prompt of the messages: pass text or token ids")
-        branches = [common_length(ids, self._chat_ids(_cut(rendered.pieces, n), limit)) for n in rendered.branches]
-        ends = sorted({*branches, len(ids)} - {0})
+        ends = sorted({*self._branches(rendered, ids), len(ids)} - {0})
         segments = [Segment(ids[begin:end], branches=True) for begin, end in zip([0, *ends], ends, strict=False)]
         return Made(segments, rendered.opening)
+
+    def _branches(self, rendered: chat.Rendered, ids: list[int]) -> list[int]:
+        """Tokens before each branch: those of which nothing lies behind it, or some less if the tokenizer leaves out a
+        part of the text.
+        """
+        sizes = self._n_bytes
+        for token in set(ids).difference(sizes):
+            sizes[token] = len(self._native.token_bytes(token, special=True))
+        text = rendered.text
+        ends = list(itertools.accumulate(map(sizes.__getitem__, ids)))
+        added = ends[-1] - len(text.encode())  # a <bos> in front, or a space
+        return [bisect.bisect_right(ends, added + len(text[:n].encode())) for n in rendered.branches]
 
     def _chat_ids(self, pieces: Sequence[tuple[str, bool]], limit: int) -> list[int]:
         """A template writes the tokens that begin a text itself, or leaves them out."""
@@ -173,14 +187,3 @@ class Prompts:
         flag = Flag()
         special = flag.check("add_special", add_special), flag.check("parse_special", parse_special)
         return self._native.tokenize(data, *special, limit)
-
-
-def _cut(pieces: Sequence[tuple[str, bool]], n: int) -> list[tuple[str, bool]]:
-    """The first n characters."""
-    cut = []
-    for text, is_own in pieces:
-        cut.append((text[:n], is_own))
-        n -= len(text)
-        if n <= 0:
-            break
-    return cut

@@ -9,16 +9,20 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from types import BuiltinMethodType
 from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 
-from pyllama_mtp.chat.provenance import Traced, TracedMarkup, joined, joined_by, origin_of, own, traced
+from pyllama_mtp.chat.positions import Positions, watched
+from pyllama_mtp.chat.provenance import Traced, TracedMarkup, is_own, joined, joined_by, origin_of, own, traced
+from pyllama_mtp.chat.search_loops import shortened
 
 
 class _Generation(jinja2.ext.Extension):
@@ -79,6 +83,15 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
+# What the sandbox lets through whatever it is asked for: values without attributes of their own, and what only reads.
+_PLAIN = frozenset((bool, int, str, type(None), Traced))
+_READ = {
+    dict: frozenset(("get", "items", "keys", "values")),
+    LoopContext: frozenset(("index", "index0", "first", "last")),
+}
+_NOTHING: frozenset[str] = frozenset()
+
+
 class Environment(ImmutableSandboxedEnvironment):
     """As transformers has it. now: what strftime_now() tells, the same for every rendering of a conversation."""
 
@@ -92,6 +105,29 @@ class Environment(ImmutableSandboxedEnvironment):
             "dict": _Dict(),
             "namespace": _Namespace,
         }
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        return shortened(super()._parse(source, name, filename))
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As the sandbox does it, but quick for what it always lets through and inner loops ask for."""
+        kind = type(obj)
+        if kind is _Namespace:
+            values = object.__getattribute__(obj, "_Namespace__attrs")
+            if attribute in values and type(values[attribute]) in _PLAIN:
+                return values[attribute]
+        elif attribute in _READ.get(kind, _NOTHING):
+            return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
+
+    def call(*positional: Any, **named: Any) -> Any:  # as jinja2's, so that an argument may be called `self`
+        """As the sandbox does it, but quick for namespaces and methods of dictionaries."""
+        called = positional[2]
+        if called is _Namespace or (type(called) is BuiltinMethodType and type(called.__self__) is dict):
+            named.pop("_loop_vars", None)
+            named.pop("_block_vars", None)
+            return called(*positional[3:], **named)
+        return ImmutableSandboxedEnvironment.call(*positional, **named)
 
 
 class _Generator(CodeGenerator):
@@ -113,6 +149,15 @@ class _Generator(CodeGenerator):
             self.write(f"environment.literal({value!r})")
         else:
             super().visit_Const(node, frame)
+
+    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
+        if not isinstance(node.node, nodes.EnvironmentAttribute):
+            super().visit_Call(node, frame, forward_caller=forward_caller)
+            return
+        self.write(f"environment.{node.node.name}(")
+        for argument in node.args:
+            self.visit(argument, frame)
+        self.write(")")
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write("environment.written((")
@@ -137,7 +182,11 @@ class TracingEnvironment(Environment):
     def __init__(self) -> None:
         super().__init__()
         self.literals = _Literals()
+        self.positions = Positions([], {})
         self.filters |= {"join": _join, "indent": _indent, "safe": TracedMarkup}
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        return watched(super()._parse(source, name, filename))
 
     def literal(self, value: Any) -> Any:
         return traced(value, own)
@@ -179,7 +228,7 @@ class _TracingFormatter(SandboxedFormatter):
 
     def traced(self, template: str, args: Any, kwargs: Any) -> str:
         pieces = self._found.split(self.vformat(str.__str__(template), args, kwargs))
-        literal = own if 0 not in origin_of(template) else Traced
+        literal = own if is_own(origin_of(template)) else Traced
         return joined(self._fields[int(piece)] if i % 2 else literal(piece) for i, piece in enumerate(pieces))
 
 
@@ -193,7 +242,7 @@ def _join(environment: Environment, value: Iterable[Any], d: str = "", attribute
 
 def _indent(s: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
     """jinja2's own, with line ends that are the template's, who called it."""
-    indention = own(width if isinstance(width, str) else " " * width)
+    indention = Traced(width, origin_of(width)) if isinstance(width, str) else own(" " * width)
     lines: list[str] = (Traced(s, origin_of(s)) + own("\n")).splitlines()
     if blank:
         text: str = joined_by(own("\n") + indention, lines)

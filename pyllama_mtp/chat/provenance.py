@@ -1,9 +1,10 @@
 """Strings that know which of their characters a template wrote itself, in the process in which templates run.
 
-A Traced is a str that carries one byte for each character: 1 for the template's own, 0 for what came from anywhere
-else. What templates do with strings keeps that exact where it can be: they are joined, cut, stripped, replaced and
-written in capitals. Whatever else makes a plain str, of which nothing is the template's own: a mistake here makes text
-of a control token, never a control token of text.
+A Traced is a str that carries one byte for each character: its lowest bit is 1 for the template's own and 0 for what
+came from anywhere else, the other bits tell the part of the conversation that it came from. What templates do with
+strings keeps that exact where it can be: they are joined, cut, stripped, replaced and written in capitals. Whatever
+else makes a plain str, of which nothing is the template's own: a mistake here makes text of a control token, never a
+control token of text.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,8 @@ from typing import Any, SupportsIndex
 from markupsafe import Markup, escape
 
 OWN, OTHER = b"\1", b"\0"
+ALL_OWN = bytes(range(1, 256, 2))
+_OWN_OR_OTHER = bytes(byte & 1 for byte in range(256))
 
 
 class Traced(str):
@@ -182,9 +185,18 @@ def origin_of(text: str) -> bytes:
     return text._origin if isinstance(text, Traced | TracedMarkup) else OTHER * len(text)
 
 
-def own(text: str) -> Traced:
-    """What the template, or the model, wrote itself."""
-    return Traced(text, OWN * len(text))
+def own(text: str, part: int = 0) -> Traced:
+    """What the template, or the model, wrote itself. part: of the conversation that it came from all the same."""
+    return Traced(text, bytes((2 * part + 1,)) * len(text))
+
+
+def of_part(text: str, part: int) -> Traced:
+    """Text of a part of the conversation, 0 to 127."""
+    return Traced(text, bytes((2 * part,)) * len(text))
+
+
+def is_own(origin: bytes) -> bool:
+    return not origin.strip(ALL_OWN)
 
 
 def joined(parts: Iterable[str]) -> Traced:
@@ -210,6 +222,7 @@ def traced(value: Any, trace: Callable[[str], Traced] = Traced) -> Any:
 
 def runs(origin: bytes) -> list[int]:
     """Lengths of the runs of equal origin, in turn, of which the first (0 or more) came from elsewhere."""
+    origin = origin.translate(_OWN_OR_OTHER)
     lengths, at, looked_for = [], 0, OWN
     while at < len(origin):
         end = origin.find(looked_for, at)

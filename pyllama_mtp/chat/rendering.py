@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import jinja2
 
 from pyllama_mtp.chat.environment import Environment, TracingEnvironment
-from pyllama_mtp.chat.provenance import origin_of, own, runs, traced
+from pyllama_mtp.chat.positions import Positions
+from pyllama_mtp.chat.provenance import of_part, origin_of, own, runs, traced
 
 MAX_BRANCHES = 4  # at ends of messages
 TAG = "CONTINUE_FINAL_MESSAGE_TAG "  # transformers'
@@ -41,19 +42,29 @@ class Template:
     def plain(self, variables: dict[str, Any]) -> str:
         return "".join(self._pieces(0, variables))
 
-    def traced(self, variables: dict[str, Any]) -> tuple[str, bytes]:
-        """The text, and what of it the template wrote itself."""
+    def traced(self, variables: dict[str, Any], parts: dict[int, int]) -> "Followed":
+        """parts: see Positions."""
+        self._tracing.positions = positions = Positions(variables["messages"], parts)
         pieces = list(self._pieces(1, variables))
-        return "".join(pieces), b"".join(map(origin_of, pieces))
+        return Followed("".join(pieces), b"".join(map(origin_of, pieces)), positions)
 
     def _pieces(self, index: int, variables: dict[str, Any]) -> Iterator[str]:
         random.seed(0)  # the same in every rendering of a conversation
         size = 0
         for piece in self._templates[index].generate(variables):
             size += len(piece)
+            self._tracing.positions.n_written = size
             if size > self._most:
                 raise jinja2.TemplateRuntimeError(f"it wrote more than {self._most} characters")
             yield piece
+
+
+class Followed(NamedTuple):
+    """A text, where its characters came from, and where its messages begin."""
+
+    text: str
+    origin: bytes
+    positions: Positions
 
 
 class Rendering(NamedTuple):
@@ -84,12 +95,25 @@ class Rendering(NamedTuple):
             for name, value in self.whole().items()
             if name not in self.own
         }
-        given["messages"] = [_traced_message(message) for message in given["messages"]]
+        parts, part = self.parts(), 0
+        messages = []
+        for number, message in enumerate(given["messages"]):
+            part = parts.get(number, part)
+            messages.append(_traced_message(message, part))
+        given["messages"] = messages
         return (
             given
             | {name: own(text) for name, text in self.own.items() if name not in self.variables}
             | {name: traced(self.variables[name]) for name in self.own if name in self.variables}
         )
+
+    def parts(self) -> dict[int, int]:
+        """Numbers of the messages before which conversations may go on differently: behind the system prompt, and the
+        newest ones. With the number, from 1, of the part of the conversation that begins there.
+        """
+        n = len(self.messages)
+        numbers = sorted({1, *range(max(1, n - MAX_BRANCHES), n)} - {n})
+        return {number: part for part, number in enumerate(numbers, 1)}
 
     def python(self) -> tuple[set[str], set[str]]:
         """How Python writes what has no text of its own: contents, and arguments of calls."""
@@ -130,10 +154,10 @@ def _text_of(content: Any) -> str:
     return "\n".join(part["text"] for part in content)
 
 
-def _traced_message(message: dict[str, Any]) -> dict[str, Any]:
-    role = message.get("role")
-    known = {"role": own(role)} if role in ROLES else {}
-    return traced(message) | known  # type: ignore[no-any-return]
+def _traced_message(message: dict[str, Any], part: int) -> dict[str, Any]:
+    role = message["role"]
+    known = {"role": own(role, part)} if role in ROLES else {}
+    return traced(message, lambda text: of_part(text, part)) | known  # type: ignore[no-any-return]
 
 
 def _tagged(message: dict[str, Any]) -> dict[str, Any]:
@@ -164,51 +188,64 @@ def _common(template: Template, rendering: Rendering, n: int, text: str) -> int 
         return None
 
 
-def _followed(template: Template, rendering: Rendering) -> tuple[str, bytes]:
-    """The text, and what of it the template wrote itself."""
+def _followed(template: Template, rendering: Rendering) -> Followed:
     text = template.plain(rendering.whole())
-    shadow, origin = template.traced(rendering.traced())
-    if shadow != text:
+    followed = template.traced(rendering.traced(), rendering.parts())
+    if followed.text != text:
         raise jinja2.TemplateError("what it writes cannot be told from what the messages hold")
-    return text, origin
+    return followed
 
 
-def _chosen(template: Template, rendering: Rendering) -> tuple[Rendering, str, bytes]:
+def _chosen(template: Template, rendering: Rendering) -> tuple[Rendering, Followed]:
     """The rendering, or one of the same with text for what the template refuses to write, or writes as Python does."""
     try:
-        text, origin = _followed(template, rendering)
+        followed = _followed(template, rendering)
     except Exception:
         for content, arguments in ((True, False), (False, True), (True, True)):
             if other := rendering.plainer(content, arguments):
                 try:
-                    return other, *_followed(template, other)
+                    return other, _followed(template, other)
                 except Exception:
                     continue
         raise
-    content, arguments = (any(text.count(word) for word in words) for words in rendering.python())
+    content, arguments = (any(followed.text.count(word) for word in words) for words in rendering.python())
     if (content or arguments) and (other := rendering.plainer(content, arguments)):
         words = [word for words in rendering.python() for word in words]
         try:
-            other_text, other_origin = _followed(template, other)
+            plainer = _followed(template, other)
         except Exception:
-            return rendering, text, origin
-        if sum(map(other_text.count, words)) < sum(map(text.count, words)):
-            return other, other_text, other_origin
-    return rendering, text, origin
+            return rendering, followed
+        if sum(map(plainer.text.count, words)) < sum(map(followed.text.count, words)):
+            return other, plainer
+    return rendering, followed
+
+
+def _opens_at(template: Template, rendering: Rendering, followed: Followed) -> int:
+    """Where the model's turn begins. Another rendering tells it where the template cannot be seen to begin that."""
+    text, n = followed.text, len(rendering.messages)
+    if rendering.continues:
+        begins = followed.positions.beginning(n - 1, followed.origin) if n > 1 else (len(text), True)
+    elif rendering.opens_turn:
+        begins = followed.positions.opening(followed.origin)
+    else:
+        begins = (len(text), True)
+    if begins is not None and begins[1]:
+        return begins[0]
+    length = _common(template, rendering, n - rendering.continues, text)
+    return len(text) if length is None else length
 
 
 def answered(template: Template, rendering: Rendering) -> bytes:
     template.begin()
-    rendering, text, origin = _chosen(template, rendering)
-    n = len(rendering.messages)
+    rendering, followed = _chosen(template, rendering)
     if rendering.continues:
-        end = _end_of_message(text, rendering.messages[-1])
-        text, origin = text[:end], origin[:end]
-    lengths = {i: _common(template, rendering, i, text) for i in {n, 1, *range(max(1, n - MAX_BRANCHES), n)}}
-    opens_at = lengths.get(n - 1) if rendering.continues else lengths[n]
+        end = _end_of_message(followed.text, rendering.messages[-1])
+        followed = followed._replace(text=followed.text[:end], origin=followed.origin[:end])
+    begins = [followed.positions.beginning(number, followed.origin) for number in rendering.parts()]
+    opens_at = _opens_at(template, rendering, followed)
     answer = {
-        "branches": sorted({length for length in lengths.values() if length} - {len(text)}),
-        "opens_at": opens_at if opens_at is not None else len(text),
-        "runs": runs(origin),
+        "branches": sorted({opens_at, *(at for at, _ in filter(None, begins))} - {0, len(followed.text)}),
+        "opens_at": opens_at,
+        "runs": runs(followed.origin),
     }
-    return f"{json.dumps(answer)}\n{text}".encode()
+    return f"{json.dumps(answer)}\n{followed.text}".encode()

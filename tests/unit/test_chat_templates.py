@@ -3,16 +3,21 @@ was given.
 """
 
 import copy
+import functools
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from pyllama_mtp import ChatTemplateError
-from pyllama_mtp.chat import Conversation, Rendered, conversation, rendered
+from pyllama_mtp.chat import Conversation, Rendered, conversation, rendered, sandbox
+from pyllama_mtp.chat import template as chat_template
+from pyllama_mtp.chat.rendering import Template
 from pyllama_mtp.chat.tool_results import collected, takes_results_in_calls
 from support.real_chat import templates
 
@@ -147,7 +152,22 @@ def expected(template: str, given: Conversation) -> str | None:
     return texts[0] if texts else None
 
 
-def test_all_templates_render_as_transformers_renders_them(archive: Path):
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renders without the processes, of which each template would start one."""
+
+    @functools.cache
+    def template(start: bytes) -> Template:
+        given = json.loads(start)
+        return Template(given["template"], given["rendered_chars"])
+
+    def ask(start: bytes, request: bytes, seconds: float) -> bytes:
+        return sandbox._rendered(template(start), request, 0)
+
+    monkeypatch.setattr(chat_template, "ask", ask)
+
+
+def test_all_templates_render_as_transformers_renders_them(archive: Path, in_this_process: None):
     """A tag for training was a syntax error, variables and tools could not be passed, and more."""
     differences, n_texts, n_control = [], 0, 0
     for name, template in templates(archive).items():
