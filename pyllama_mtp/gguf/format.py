@@ -126,6 +126,11 @@ class StringArray(Sequence[str]):
     def raw(self, index: int) -> bytes:
         return self._data[self._spans[index] + 8 : self._spans[index + 1]]
 
+    @property
+    def encoded(self) -> bytes:
+        """As a GGUF holds them, each behind its length."""
+        return self._data
+
     def __repr__(self) -> str:
         return f"a list of {len(self)} strings"
 
@@ -370,6 +375,8 @@ def _value_bytes(entry: Entry) -> bytes:
     if entry.type.startswith("["):
         number = _NUMBER_BY_NAME[entry.type[1:-1]]
         head = struct.pack("<IIQ", _ARRAY, number, len(value))
+        if isinstance(value, StringArray):
+            return head + value.encoded
         if number == _STRING:
             return head + b"".join(_string_bytes(text) for text in value)
         return head + np.asarray(value).astype(_SCALARS[number]).tobytes()

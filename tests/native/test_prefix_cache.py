@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,9 +36,9 @@ class Chat:
         self.model = self.load()
         self.texts: list[list[int]] = []
 
-    def ask(self, messages: list[dict[str, str]], **options) -> tuple[str, int, int]:
+    def ask(self, messages: list[dict[str, Any]], **options) -> tuple[str, int, int]:
         """The answer, the tokens that were cached, and those before the first difference from every text before."""
-        ids = self.model.prompt_ids(messages)
+        ids = self.model.prompt_ids(messages, tools=options.get("tools"))
         stream = self.model.generate(messages, **GREEDY | options)
         text = stream.text()
         common = max((common_length(ids, other) for other in self.texts), default=0)
@@ -113,6 +114,35 @@ def test_a_stripped_thought_costs_what_follows_it_and_no_more(chat: Chat):
     messages += [{"role": "assistant", "content": said}, user(3000, 200)]
     _, cached, common = chat.ask(messages)
     assert common > 900 and cached > common - PAGE
+
+
+def called(number: int, begin: int) -> list[dict[str, Any]]:
+    """A thought and a call, and what came of it."""
+    function = {"name": "read", "arguments": {"begin": begin}}
+    call = {"id": f"c{number}", "type": "function", "function": function}
+    said = {"role": "assistant", "content": None, "reasoning_content": WORDS[begin : begin + 200], "tool_calls": [call]}
+    return [said, {"role": "tool", "tool_call_id": f"c{number}", "content": WORDS[begin : begin + 900]}]
+
+
+def test_calls_and_their_results_cost_what_is_new(chat: Chat):
+    """The next question takes the thoughts before the calls out of the history."""
+    parameters = {"type": "object", "properties": {"begin": {"type": "integer"}}, "required": ["begin"]}
+    read = {"name": "read", "description": WORDS[6000:7500], "parameters": parameters}
+    tools = [{"type": "function", "function": read}]
+    messages = [SYSTEM, user(0, 900)]
+    _, cached, _ = chat.ask(messages, tools=tools)
+    assert cached == 0
+    n_history = 0
+    for number, begin in enumerate((1000, 2000)):
+        messages += called(number, begin)
+        _, cached, common = chat.ask(messages, tools=tools, max_tokens=300)
+        assert common > n_history + 200 and cached > common - PAGE
+        n_history = common
+    messages += [{"role": "assistant", "content": WORDS[3000:3200]}, user(3300, 200)]
+    _, cached, common = chat.ask(messages, tools=tools)
+    assert 600 < common < n_history and cached > common - PAGE
+    _, cached, common = chat.ask([SYSTEM, user(5200, 200)], tools=tools)
+    assert common > 400 and cached > common - PAGE
 
 
 def test_a_plain_prompt_is_kept_and_shared_with_what_runs(demo):
