@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from pyllama_mtp.chat.environment import Environment, TracingEnvironment
 from pyllama_mtp.chat.provenance import Traced, joined, joined_by, origin_of, own, runs, traced
 
 LETTERS = "aAbB \n\t.,<|>xß\u00e9\u65e5\u2028"
@@ -134,3 +135,42 @@ def test_runs():
     assert runs(b"") == []
     assert runs(b"\0\0\1\0") == [2, 1, 1]
     assert runs(b"\1\1\0") == [0, 2, 1]
+
+
+WRITES = [
+    "{{ 'a\nb' | indent(x) }}",
+    "{{ 'a\nb' | indent(x, true, true) }}",
+    "{{ 'a' | replace('a', x) }}{{ x | replace('zz', 'a') }}",
+    "{{ ['a', 'b'] | join(x) }}{{ [x, x] | join(',') }}",
+    "{{ '{}-{a}-{b[0]}'.format(x, a=x, b=[x]) }}{{ x.format('a') }}",
+    "{{ '{:>9}{!s}{!r}'.format(x, x, x) }}{{ '%s' % x }}{{ '%s' | format(x) }}",
+    "{{ x ~ 'a' }}{{ 'a' + x }}{{ x + 'a' }}{{ x * 2 }}{{ x[1:] }}{{ x | first }}{{ x | reverse }}",
+    "{% set n = namespace(y='') %}{% for c in x %}{% set n.y = n.y + c %}{% endfor %}{{ n.y }}",
+    "{% macro m(y) %}{{ y }}{{ varargs[0] }}{{ kwargs.z }}{% endmacro %}{{ m(x, x, z=x) }}",
+    "{% set y %}{{ x }}{% endset %}{{ y }}{% filter upper %}{{ x }}{% endfilter %}",
+    "{% for k, v in dict(a=x, **{'b': x}).items() %}{{ k }}{{ v }}{% endfor %}{{ {x: x} }}{{ {x: 1} | list | first }}",
+    "{{ [x] | tojson }}{{ {'k': x} | tojson(indent=2) }}{{ x | safe }}{{ x | e }}{{ x | string | trim | title }}",
+    "{{ x | safe + x }}{{ x | safe + 'a' }}{{ 'a' | safe + x }}{{ x | truncate(3) }}{{ x | wordwrap(2) }}",
+    "{{ x | center }}{{ missing | default(x) }}{{ strftime_now(x) }}",
+    "{{ [x, 'a'] | map('upper') | list | last }}{{ [x] | map('indent', 2) | first }}{{ [x, 'b'] | sort | first }}",
+    "{{ cycler(x, 'a').next() }}{% set j = joiner(x) %}{{ j() }}{{ j() }}",
+    "{% call(y) w() %}{{ y }}{% endcall %}{% generation %}{{ x }}{% endgeneration %}",
+    "{{ (x | list) | join }}{{ x.split('|') | join('|') }}{{ x.partition('|') | join }}{{ x.splitlines() | first }}",
+    "{{ role }}{{ bos_token }}{{ x.removeprefix('q').strip('q') }}{{ x | replace('<', x) }}{{ x | urlencode }}",
+]
+
+
+@pytest.mark.parametrize("source", WRITES)
+def test_whatever_a_template_does_with_text_that_is_not_its_own_stays_that(source: str):
+    """The filter indent took a width that was given as text for the template's own."""
+    source = "{% macro w() %}{{ caller(x) }}{% endmacro %}" + source
+    environment = TracingEnvironment()
+    letters = "\ue000\ue001\ue002\ue003"
+    values = {"x": traced(letters), "bos_token": traced(letters), "role": traced(letters)}
+    pieces = list(environment.from_string(source).generate(values))
+    shown = Environment().from_string(source).render({name: str.__str__(value) for name, value in values.items()})
+    assert "".join(pieces) == shown and set(letters) & set(shown)
+    own_text = "".join(
+        character for piece in pieces for character, origin in zip(piece, origin_of(piece), strict=True) if origin & 1
+    )
+    assert not set(letters) & set(own_text)
