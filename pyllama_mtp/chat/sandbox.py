@@ -1,9 +1,9 @@
 """The process in which one chat template runs, started by pyllama_mtp.chat.template.
 
-It compiles the template once; every rendering then has a process of its own, forked from this one, which has never seen
-a message. So nothing of a rendering is left for the next one, and each has limits that end it whatever the template
-does: a sandbox within a process cannot bound what one operation costs ('a' * 10**9, the text of a list that holds
-itself in every element). CPU time and memory are limited, and no file can grow.
+It compiles the template once; every rendering then has a process of its own, forked from this one before it is asked
+for. This one never sees a message, so nothing of a rendering is left for the next one, and each has limits that end it
+whatever the template does: a sandbox within a process cannot bound what one operation costs ('a' * 10**9, the text of a
+list that holds itself in every element). CPU time and memory are limited, and no file can grow.
 
 stdin and stdout are one socket: frames with four bytes of length in front. The first one to come is a JSON object with
 template, parent, cpu_seconds, memory_bytes and rendered_chars, every other one a rendering (see Rendering), which is
@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from pyllama_mtp.chat.rendering import Rendering, Template, answered
 
 RENDERED, FAILED = b"+", b"-"
-DIED, KILLED = 64, 128
+LEFT, DIED, KILLED = 63, 64, 128
 MAX_ERROR_CHARS = 1000
 ALIVE_SECONDS = 5.0  # between two looks for the parent
 
@@ -49,7 +49,7 @@ def _read(n_bytes: int, parent: int) -> bytes:
         ready, _, _ = select.select([0], [], [], ALIVE_SECONDS)
         piece = os.read(0, n_bytes - len(data)) if ready else b""
         if not piece and (ready or os.getppid() != parent):
-            os._exit(0)
+            os._exit(LEFT)
         data += piece
     return bytes(data)
 
@@ -64,12 +64,14 @@ def _write(answer: bytes) -> None:
         rest = rest[os.write(1, rest) :]
 
 
-def _wait(child: int, ended: int) -> None:
+def _wait(child: int, ended: int, parent: int) -> None:
     """Until the process of a rendering has ended, or the parent. ended: a pipe that hangs up then."""
     poll = select.poll()
     poll.register(ended, select.POLLHUP)
     poll.register(0, select.POLLRDHUP)
-    if ended not in dict(poll.poll()):
+    while not (happened := poll.poll(1000 * ALIVE_SECONDS)) and os.getppid() == parent:
+        pass
+    if ended not in dict(happened):
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     if os.WIFSIGNALED(status):
@@ -80,22 +82,22 @@ def _wait(child: int, ended: int) -> None:
 
 def _serve(template: Template | bytes, start: dict[str, Any]) -> NoReturn:
     """template: or why there is none."""
+    while isinstance(template, bytes):
+        _frame(start["parent"])
+        _write(template)
+    this = os.getpid()
     while True:
-        request = _frame(start["parent"])
-        if isinstance(template, bytes):
-            _write(template)
-            continue
         ended, alive = os.pipe()
         child = os.fork()
         if child == 0:
             try:
                 _limit(resource.RLIMIT_CPU, start["cpu_seconds"])
-                _write(_rendered(template, request, start["memory_bytes"]))
+                _write(_rendered(template, _frame(this), start["memory_bytes"]))
                 os._exit(0)
             finally:
                 os._exit(1)
         os.close(alive)
-        _wait(child, ended)
+        _wait(child, ended, start["parent"])
         os.close(ended)
 
 
