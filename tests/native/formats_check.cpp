@@ -1,5 +1,5 @@
-// Decodes 256 values of a format, as the lanes of the CUDA kernels see them, from stdin to stdout as f32. Arguments: the
-// format, and by how many bytes, 0 or 2, a stage begins behind a word. Built and run by test_product_formats.py.
+// Decodes 256 values of a format, as the lanes of the CUDA kernels see them, from stdin to stdout as f32. Arguments:
+// the format, and by how many bytes, 0 or 2, a stage begins behind a word. Built and run by test_product_formats.py.
 #include "kernels/products/cuda/formats.cuh"
 
 #include <cstdio>
