@@ -449,8 +449,10 @@ pmtp_status pmtp_sequence_truncate(pmtp_sequence * sequence, int32_t n_completio
 /* What happened so far, as of the last step. */
 pmtp_status pmtp_sequence_get_stats(const pmtp_sequence * sequence, pmtp_stats * out);
 
-/* See pmtp_matcher; `user` is one. */
+/* `masks` of a pmtp_grammar whose `user` is a pmtp_matcher. */
 int32_t pmtp_matcher_masks(void * user, const int32_t * drafts, int32_t n_drafts, uint32_t * allowed);
+
+/* `commit` of such a grammar. */
 int32_t pmtp_matcher_commit(void * user, const int32_t * tokens, int32_t n);
 
 /* Why the sequence failed, as one line of text; empty if it did not, and for NULL. Valid until it is freed. */

@@ -1,5 +1,5 @@
-// Random weights of every format that the kernels of products.cuh multiply, and what their values are: written after ggml-quants.c,
-// not after the kernels' own decoders.
+// Random weights of every format that the kernels of products.cuh multiply, and what their values are: written after
+// ggml-quants.c, not after the kernels' own decoders.
 #pragma once
 
 #include "kernels/products/cuda/products.cuh"

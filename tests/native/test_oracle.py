@@ -16,7 +16,7 @@ from support.target_gguf import write_target_gguf
 
 PROMPT_LENGTHS = (2, 3, 20, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW + 5, 300)
 NEAR_TIE = 0.02  # logits, of a standard deviation of about 4
-EXACT = {"cache_type_k": "f32", "cache_type_v": "f32", "flash_attention": False}
+EXACT = {"cache_type_k": "f32", "cache_type_v": "f32", "flash_attention": False, "sampling_defaults": "vllm"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-// The formats of weights that the kernels of multiply.cuh take (ggml-common.h has their blocks): what a lane of a tensor-core
-// instruction takes of kStage values of a row, a stage. Compiles as C++ too, for a test.
+// The formats of weights that the kernels of multiply.cuh take (ggml-common.h has their blocks): what a lane of a
+// tensor-core instruction takes of kStage values of a row, a stage. Compiles as C++ too, for a test.
 //
 // Of each format:
 //     kStage, kBytes            values and bytes of a stage; an even number
