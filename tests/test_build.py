@@ -228,6 +228,7 @@ def test_a_portable_build_uses_x86_64_v3_and_nothing_newer(portable_build):
     """Looks at every compiler call of a configured build, and at what the library will demand of the CPU."""
     entries = json.loads((portable_build / "compile_commands.json").read_text())
     flags = {flag for entry in entries for flag in entry["command"].split() if flag.startswith("-m")}
+    flags = {flag for flag in flags if not flag.startswith("-mno-")}
     assert "-march=x86-64-v3" in flags
     assert flags <= {"-march=x86-64-v3", "-msse4.2", "-mavx", "-mavx2", "-mfma", "-mf16c", "-mbmi2"}
     v3 = {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "pni", "popcnt", "sse4_1", "sse4_2", "ssse3"}
