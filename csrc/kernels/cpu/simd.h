@@ -170,6 +170,28 @@ inline Int32 to_int(Float a) { return (Int32) _mm512_cvtps_epi32(a); }
 inline Int widen8to64(uint64_t bytes) { return _mm512_cvtepu8_epi64(_mm_cvtsi64_si128((long long) bytes)); }
 inline Int even_lanes_twice(Int a) { return _mm512_shuffle_epi32(a, (_MM_PERM_ENUM) 0xa0); }
 
+// The even, and the odd 32-bit lanes of a, then of b.
+inline Int even_lanes(Int a, Int b) {
+    return _mm512_permutex2var_epi32(a, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
+                                     b);
+}
+inline Int odd_lanes(Int a, Int b) {
+    return _mm512_permutex2var_epi32(a, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31),
+                                     b);
+}
+
+// A lane each: the bits of the nearest f16 number, and the number that such bits are.
+inline Int half_bits(Float a) { return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)); }
+inline Float of_half_bits(Int a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }
+// The 32-bit words at these indices, and each lane of a shifted by its own number of bits.
+inline Int gather32(const void * words, Int indices) { return _mm512_i32gather_epi32(indices, words, 4); }
+inline Int shift_right32(Int a, Int bits) { return _mm512_srlv_epi32(a, bits); }
+
+// 8 f16 numbers, and where there are more lanes 8 others behind them.
+inline Float load_halves(const uint16_t * a, const uint16_t * b) {
+    return _mm512_cvtph_ps(_mm256_set_m128i(load_as<__m128i>(b), load_as<__m128i>(a)));
+}
+
 // kLaneRows f16 numbers, each in the two lanes of its row.
 inline Float pair_scales(const uint16_t * halves) {
     const __m256 x = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) halves));
@@ -177,11 +199,18 @@ inline Float pair_scales(const uint16_t * halves) {
                                  _mm512_castps256_ps512(x));
 }
 
+// In both lanes of a pair: their sum.
+inline Int add_neighbours(Int a) { return _mm512_add_epi32(a, _mm512_shuffle_epi32(a, (_MM_PERM_ENUM) 0xb1)); }
+
+// kLaneRows results, each in the first of its row's two lanes.
+inline void store_even_lanes(float * result, Float a) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
+    _mm256_storeu_ps(result, _mm512_castps512_ps256(_mm512_permutexvar_ps(even, a)));
+}
+
 // Adds the two lanes of every row and stores the kLaneRows results.
 inline void store_pairs(float * result, Float a) {
-    const __m512 sum = _mm512_add_ps(a, _mm512_permute_ps(a, 0xb1));
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
-    _mm256_storeu_ps(result, _mm512_castps512_ps256(_mm512_permutexvar_ps(even, sum)));
+    store_even_lanes(result, _mm512_add_ps(a, _mm512_permute_ps(a, 0xb1)));
 }
 
 #else
@@ -215,15 +244,37 @@ inline Int32 to_int(Float a) { return (Int32) _mm256_cvtps_epi32(a); }
 inline Int widen8to64(uint64_t bytes) { return _mm256_cvtepu8_epi64(_mm_cvtsi64_si128((long long) bytes)); }
 inline Int even_lanes_twice(Int a) { return _mm256_shuffle_epi32(a, 0xa0); }
 
+inline Int even_lanes(Int a, Int b) {
+    const __m256 mixed = _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0x88);
+    return _mm256_permute4x64_epi64(_mm256_castps_si256(mixed), 0xd8);
+}
+inline Int odd_lanes(Int a, Int b) {
+    const __m256 mixed = _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0xdd);
+    return _mm256_permute4x64_epi64(_mm256_castps_si256(mixed), 0xd8);
+}
+
+inline Int half_bits(Float a) { return _mm256_cvtepu16_epi32(_mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)); }
+inline Float of_half_bits(Int a) {
+    return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
+}
+inline Int gather32(const void * words, Int indices) { return _mm256_i32gather_epi32((const int *) words, indices, 4); }
+inline Int shift_right32(Int a, Int bits) { return _mm256_srlv_epi32(a, bits); }
+
+inline Float load_halves(const uint16_t * a, const uint16_t *) { return _mm256_cvtph_ps(load_as<__m128i>(a)); }
+
 inline Float pair_scales(const uint16_t * halves) {
     const __m128 x = _mm_cvtph_ps(_mm_loadl_epi64((const __m128i *) halves));
     return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(x), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
 }
 
-inline void store_pairs(float * result, Float a) {
-    const __m256 sum = _mm256_add_ps(a, _mm256_permute_ps(a, 0xb1));
-    const __m256 even = _mm256_permutevar8x32_ps(sum, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+inline Int add_neighbours(Int a) { return _mm256_add_epi32(a, _mm256_shuffle_epi32(a, 0xb1)); }
+
+inline void store_even_lanes(float * result, Float a) {
+    const __m256 even = _mm256_permutevar8x32_ps(a, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
     _mm_storeu_ps(result, _mm256_castps256_ps128(even));
+}
+inline void store_pairs(float * result, Float a) {
+    store_even_lanes(result, _mm256_add_ps(a, _mm256_permute_ps(a, 0xb1)));
 }
 
 #endif
@@ -252,18 +303,27 @@ inline Int low_halves(Int a, Int b) {
 #endif
 }
 
-// start + the products of four vectors of 4-bit weights with signed bytes, four of each vector a lane.
+// start + the products of up to eight vectors of 4-bit weights with signed bytes, four of each vector a lane.
 class NibbleDots {
   public:
 #ifdef PMTP_SIMD_VNNI
     PMTP_INLINE void begin(Int start) { sum_ = start; }
     PMTP_INLINE void add(Int u4, Int s8) { sum_ = dot(sum_, u4, s8); }
+    PMTP_INLINE void add_quad(Int u4, const int8_t * s8) {
+#if PMTP_SIMD == 64
+        // The compiler loads the broadcast by itself.
+        __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum_) : "v"(u4), "m"(*(const int32_t *) s8));
+#else
+        add(u4, broadcast32(load_as<int32_t>(s8)));
+#endif
+    }
     PMTP_INLINE Int total() const { return sum_; }
 
   private:
-#else  // eight products of 15 and 127 still fit 16 bits
+#else  // sixteen products of 15 and 127 still fit 16 bits
     PMTP_INLINE void begin(Int start) { start_ = start, sum_ = zero(); }
     PMTP_INLINE void add(Int u4, Int s8) { sum_ = add16(sum_, pairs16(u4, s8)); }
+    PMTP_INLINE void add_quad(Int u4, const int8_t * s8) { add(u4, broadcast32(load_as<int32_t>(s8))); }
     PMTP_INLINE Int total() const { return add32(start_, pairs32(sum_, broadcast32(0x00010001))); }
     // The two halves of a lane, which sum up to total() less start.
     PMTP_INLINE Int halves() const { return sum_; }

@@ -175,7 +175,7 @@ void encode_zero_point(const float * x, char * values, float * scale, int32_t * 
     const Sums sums = sums_of(bytes);
     _mm256_storeu_si256((__m256i *) values, bytes);
     *scale = cpu::rounded_to_half(s.value);
-    *correction = -4 * (sums.halves[0] + sums.halves[1]);
+    *correction = -8 * (sums.halves[0] + sums.halves[1]);
 }
 
 }  // namespace

@@ -21,13 +21,12 @@ enum class Coding {
 // A tile: record r of row n is at index r * n_rows + n of every array.
 struct Tile {
     int n_rows;
-    const void * values;   // int8_t, but uint8_t or float where the coding says so
-    const float * scales;  // one for 32 values, `super`: for 256
-    const int32_t *
-        corrections;         // `zero_point`: -4 times the sum of 32 values, half of a zero point of 8 for two lanes
-    const int16_t * sums16;  // `super`: 16 sums of 16 values
-    const int16_t * sums32;  // `super`: 8 sums of 32 values
-    float * result;          // column c of row n is at n * stride + c
+    const void * values;          // int8_t, but uint8_t or float where the coding says so
+    const float * scales;         // one for 32 values, `super`: for 256
+    const int32_t * corrections;  // `zero_point`: -8 times the sum of 32 values, for a zero point of 8
+    const int16_t * sums16;       // `super`: 16 sums of 16 values
+    const int16_t * sums32;       // `super`: 8 sums of 32 values
+    float * result;               // column c of row n is at n * stride + c
     int64_t stride;
 };
 
