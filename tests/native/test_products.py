@@ -44,24 +44,34 @@ def test_products_equal_float64_and_do_not_depend_on_the_batch(tmp_path: Path, t
         assert float(error) <= 4e-6 * float(scale), case
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_tanh_equals_float64_at_every_magnitude(tmp_path: Path, target: str):
+def row_check(folder: Path, target: str, operation: str) -> list[str]:
+    """What the check of an operation of kernels/rows prints, built for this target."""
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")
     if TARGETS[target] not in Path("/proc/cpuinfo").read_text():
         pytest.skip(f"this CPU has no {TARGETS[target]}")
-    program = tmp_path / "check"
-    sources = [HERE / "tanh_check.cpp", CSRC / "kernels" / "rows" / "cpu" / "tanh.cpp"]
+    program = folder / "check"
+    sources = [HERE / f"{operation}_check.cpp", CSRC / "kernels" / "rows" / "cpu" / f"{operation}.cpp"]
     subprocess.run(
         [compiler, "-std=c++17", "-O2", f"-march={target}", "-w", "-I", CSRC, *sources, "-o", program], check=True
     )
     done = subprocess.run([program], capture_output=True, text=True)
     if done.returncode == NO_KERNEL:
         pytest.skip("built without AVX2: llama.cpp's own kernels are used")
-    error, specials, same = done.stdout.split()
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_tanh_equals_float64_at_every_magnitude(tmp_path: Path, target: str):
+    error, specials, same = row_check(tmp_path, target, "tanh")
     assert float(error) <= 2e-7
     assert (specials, same) == ("1", "1")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_gated_gelu_has_the_bits_of_ggml(tmp_path: Path, target: str):
+    assert row_check(tmp_path, target, "gelu") == ["1", "1"]
 
 
 @pytest.fixture(scope="module")
