@@ -2,7 +2,8 @@
 
 Whoever waits for something and finds no one stepping takes the seat and steps, for all, until there is what it waits
 for; then it leaves the seat to another one who waits. So nothing is computed ahead of a single reader, and a reader
-that does not come holds back nobody. Tasks of event loops do not step: a thread does it for them while they wait.
+that does not come holds back nobody. Tasks of event loops do not step: a thread does it for them while they wait, and
+for two steps more, while they are busy with what they took.
 
 Signal handlers run between two instructions of the main thread, at a call, a return or a loop's end, and may raise. So
 the seat is a dictionary with one key or none, which one instruction takes and another gives back, with no call before
@@ -13,7 +14,7 @@ import _thread
 import asyncio
 import weakref
 from _thread import get_ident
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from pyllama_mtp._library import NoRoomError
@@ -37,6 +38,10 @@ class Reader(Protocol):
     @property
     def left(self) -> bool:
         """Whether nobody reads it any more."""
+
+    @property
+    def wants_steps(self) -> bool:
+        """Whether steps are to be made for it although it does not wait, being busy with what it took."""
 
 
 class _Thread:
@@ -67,16 +72,33 @@ class _Task:
 
     def __init__(self, ready: Callable[[], bool]):
         self.ready = ready
-        self._loop = asyncio.get_running_loop()
-        self.woken = self._loop.create_future()
+        self.loop = asyncio.get_running_loop()
+        self.woken = self.loop.create_future()
+        self.called = False  # it will be woken
 
     def wake(self) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
         if not self.woken.done():
             self.woken.set_result(None)
+
+
+def _wake(waiters: Iterable[_Thread | _Task]) -> None:
+    """Wakes them all, the tasks of an event loop with one call, which costs that loop one turn."""
+    tasks: dict[asyncio.AbstractEventLoop, list[_Task]] = {}
+    for waiter in waiters:
+        if isinstance(waiter, _Thread):
+            waiter.wake()
+        elif not waiter.called:
+            tasks.setdefault(waiter.loop, []).append(waiter)
+    for loop, of_loop in tasks.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_wake_tasks, of_loop)
+        for task in of_loop:
+            task.called = True
+
+
+def _wake_tasks(tasks: list[_Task]) -> None:
+    for task in tasks:
+        task.wake()
 
 
 class EngineLoop:
@@ -244,9 +266,7 @@ class EngineLoop:
         self._hand_out()
         if self._closed or self._n_empty > MAX_EMPTY_STEPS:
             self._end_all()
-        for waiter in list(self._waiting):
-            if waiter.ready():
-                waiter.wake()
+        _wake(waiter for waiter in list(self._waiting) if waiter.ready())
 
     def _hand_out(self) -> None:
         """Gives everyone what the last step brought, if that was not done or was interrupted."""
@@ -291,12 +311,10 @@ class EngineLoop:
             if spare:
                 guest.wake()
                 spare = False
-        for waiter in list(self._waiting):
-            if waiter.ready():
-                waiter.wake()
-            elif spare and waiter.steps:
-                waiter.wake()
-                spare = False
+        waiting = list(self._waiting)
+        _wake(waiter for waiter in waiting if waiter.ready())
+        if spare:
+            _wake([waiter for waiter in waiting if waiter.steps and not waiter.ready()][:1])
 
     # The thread that steps for tasks.
 
@@ -314,7 +332,10 @@ class EngineLoop:
             raise
 
     def _serves_nobody(self) -> bool:
-        return all(waiter.steps or waiter.ready() for waiter in list(self._waiting))
+        if not all(waiter.steps or waiter.ready() for waiter in list(self._waiting)):
+            return False
+        readers = [reference() for _, reference in list(self._producers.values())]
+        return not any(reader is not None and reader.wants_steps for reader in readers)
 
     def _serve(self, server: _Thread) -> None:
         """Takes part in the loop as a thread that waits until no task does."""

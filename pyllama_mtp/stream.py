@@ -16,6 +16,8 @@ from pyllama_mtp.preparation import Preparation
 from pyllama_mtp.results import Chunk, Round, Stats
 from pyllama_mtp.sampling import NEUTRAL, Sampling
 
+STEPS_AHEAD = 2  # of a task that reads
+
 
 class Position(NamedTuple):
     """How far a completion was read. stats: as of the last chunk; None before the first."""
@@ -145,6 +147,11 @@ class BaseStream:
     def _is_over(self, reader: Any) -> bool:
         return False
 
+    @property
+    def wants_steps(self) -> bool:
+        """Whether steps are to be made although nobody waits for them."""
+        return False
+
     def _settle(self) -> None:
         if self._final_stats is None and (self.left or self._loop.closed):
             self.close()
@@ -236,6 +243,13 @@ class AsyncStream(BaseStream):
     """
 
     _preparation: Preparation | None = None
+    _seen = -1 - STEPS_AHEAD  # number of the burst after which a chunk was taken
+
+    @property
+    def wants_steps(self) -> bool:
+        """While its task is busy with a chunk: STEPS_AHEAD, so that the two do not take turns."""
+        state = self._producer.state
+        return self._reader is not None and not state.ended and state.burst < self._seen + STEPS_AHEAD and not self.left
 
     def prepare(self, work: Callable[[], None]) -> None:
         """Has the completion begin on another thread. work: raises nothing."""
@@ -254,9 +268,13 @@ class AsyncStream(BaseStream):
                 self._check_process()
                 if self._preparation is not None:
                     await self._preparation.wait()
+                    self._preparation = None
                 await self._loop.wait_as_task(self._ready)
                 logged(lambda: None)
+                self._seen = self._producer.state.burst
                 chunk = self._take()
+                if self.wants_steps:
+                    self._loop.start()
             except BaseException:
                 self.close()
                 raise

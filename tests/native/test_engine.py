@@ -21,6 +21,7 @@ from pyllama_mtp import (
     Stream,
     StreamError,
 )
+from pyllama_mtp.stream import STEPS_AHEAD
 
 SOURCES = (
     "def main():\n",
@@ -298,6 +299,46 @@ def test_an_event_loop_runs_while_its_tasks_wait(model: Model, alone: dict[str, 
         return turns
 
     assert asyncio.run(go()) > 5
+
+
+def test_a_task_that_is_busy_is_a_few_steps_behind_at_most(model: Model):
+    """Engine and event loop took turns: a step began when a task had come back for more."""
+
+    async def go() -> None:
+        async with model.agenerate(SOURCES[0], **(GREEDY | {"num_speculative_tokens": 0, "max_tokens": 60})) as stream:
+            chunks = aiter(stream)
+            for taken in range(1, 20):
+                assert len((await anext(chunks)).token_ids) == 1
+                deadline = time.monotonic() + 20
+                while stream.stats.completion_tokens <= taken:
+                    assert time.monotonic() < deadline
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0.05)
+            assert taken < stream.stats.completion_tokens <= taken + STEPS_AHEAD
+
+    asyncio.run(go())
+
+
+def test_a_step_wakes_an_event_loop_once(model: Model, alone: dict[str, str]):
+    """Each task of a loop had a call of its own: eight turns of the loop for a step of eight tasks."""
+    calls = 0
+
+    async def go() -> list[str]:
+        nonlocal calls
+        loop = asyncio.get_running_loop()
+        call = loop.call_soon_threadsafe
+
+        def counted(*arguments: object) -> object:
+            nonlocal calls
+            calls += 1
+            return call(*arguments)  # type: ignore[arg-type]
+
+        loop.call_soon_threadsafe = counted  # type: ignore[assignment,method-assign]
+        options = GREEDY | {"num_speculative_tokens": 0}
+        return await asyncio.gather(*(model.agenerate(source, **options).text() for source in SOURCES))
+
+    assert asyncio.run(go()) == [alone[source] for source in SOURCES]
+    assert calls < len(SOURCES) * 30 / 2
 
 
 def test_waiting_takes_no_cpu(demo):
