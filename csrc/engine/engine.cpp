@@ -344,16 +344,12 @@ void Engine::logits(const int32_t * tokens, int n_tokens, int n_batch, float * o
     const std::lock_guard lock(mutex_);
     sweep(nullptr);
     const int needed = pages_of(n_tokens);
-    int reserved = 0, used = 0;
-    for (const SharedSequence & s : scheduler_->running()) {
-        reserved += s->n_reserved();
-        used += pages_of(s->n_cached());
-    }
-    if (!prefixes_.has_slot() || reserved + needed > kv_.n_pages()) {
+    const Scheduler::Pages of_others = scheduler_->pages();
+    if (!prefixes_.has_slot() || of_others.reserved + needed > kv_.n_pages()) {
         throw Error(Status::busy, "the sequences that run leave no room: try again when one has ended");
     }
     const int slot = prefixes_.take({}).slot;
-    while (kv_.free_pages() < reserved - used + needed && prefixes_.evict()) {
+    while (kv_.free_pages() < of_others.to_come + needed && prefixes_.evict()) {
     }
     struct Guard {
         Engine & engine;
@@ -398,11 +394,8 @@ int Engine::load_state(const std::string & path) {
     const std::lock_guard lock(mutex_);
     sweep(nullptr);
     require_cells();
-    int reserved = 0;
-    for (const SharedSequence & s : scheduler_->running()) {
-        reserved += s->n_reserved() - pages_of(s->n_cached());
-    }
-    return prefixes_.restore(read_state_file(path, kv_.fingerprint(), n_cells(), n_vocab_), reserved);
+    return prefixes_.restore(read_state_file(path, kv_.fingerprint(), n_cells(), n_vocab_),
+                             scheduler_->pages().to_come);
 }
 
 void Engine::require_cells() const {

@@ -27,28 +27,30 @@ void Scheduler::add(SharedSequence sequence) {
 void Scheduler::admit(KvCache & kv, PrefixCache & prefixes, DraftHistory * history) {
     const std::lock_guard lock(mutex_);
     while (!waiting_.empty() && (int) running_.size() < max_running_ && prefixes.has_slot()) {
-        int reserved = 0;
-        for (const SharedSequence & s : running_) {
-            reserved += s->n_reserved();
-        }
+        const Pages of_others = pages();
         const int needed = pages_of(waiting_.front()->n_most());
-        if (reserved + needed > kv.n_pages() && !running_.empty()) {
+        if (of_others.reserved + needed > kv.n_pages() && !running_.empty()) {
             return;
         }
         SharedSequence sequence = waiting_.front();
         const Place place = prefixes.take(sequence->prompt(), /*anew*/ sequence->reports_prompt());
-        int used = 0;  // of the reserved pages
-        for (const SharedSequence & s : running_) {
-            used += pages_of(s->n_cached());
-        }
         const int cached = pages_of(place.n_cached);
-        while (kv.free_pages() + cached < reserved - used + needed && prefixes.evict()) {
+        while (kv.free_pages() + cached < of_others.to_come + needed && prefixes.evict()) {
         }
         sequence->begin(place.slot, place.n_cached, needed, history);
         sequence->set_stops(prefixes.stops((int) sequence->prompt().size(), place.n_cached, sequence->branches()));
         running_.push_back(std::move(sequence));
         waiting_.pop_front();
     }
+}
+
+Scheduler::Pages Scheduler::pages() const {
+    Pages all = { 0, 0 };
+    for (const SharedSequence & s : running_) {
+        all.reserved += s->n_reserved();
+        all.to_come += s->n_reserved() - pages_of(s->n_cached());
+    }
+    return all;
 }
 
 Plan Scheduler::plan() {

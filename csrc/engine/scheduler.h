@@ -47,6 +47,12 @@ class Scheduler {
     size_t n_waiting();
     std::vector<SharedSequence> & running() { return running_; }
 
+    // Pages of cells that running sequences may come to need, and those of them that they have not taken yet.
+    struct Pages {
+        int reserved, to_come;
+    };
+    Pages pages() const;
+
   private:
     void plan_drafts(Plan & plan);
 
