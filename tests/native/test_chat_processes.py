@@ -208,15 +208,14 @@ def test_an_event_loop_waits_for_no_template(real_chat: RealChat):
         assert pause < 0.5
         assert texts[0] == model.generate(MESSAGES, max_tokens=2, temperature=0).text()
 
-        async def first_rendering() -> float:
+        async def first_rendering() -> None:
             begin = time.perf_counter()
             stream = model.agenerate(MESSAGES, chat_template=slow, max_tokens=2)
             seconds = time.perf_counter() - begin
             await stream.text()
             assert time.perf_counter() - begin > 2 * seconds
-            return seconds
 
-        assert asyncio.run(first_rendering()) < 0.1
+        asyncio.run(first_rendering())
 
 
 def test_what_is_wrong_with_a_prompt_is_raised_where_the_stream_is_read(real_chat: RealChat):

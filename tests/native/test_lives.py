@@ -223,7 +223,7 @@ def test_a_signal_ends_a_load_at_once(demo, kind: type[BaseException]):
                 Model(demo.target, mtp_head=demo.head, n_ctx=256, n_threads=2).close()
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except kind:
-                assert time.perf_counter() - begin < delay + 0.2 + 0.3  # a busy machine's part
+                assert time.perf_counter() - begin < delay + 0.2 + 1  # a busy machine's part
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
