@@ -84,6 +84,15 @@ class ConversionError(PyllamaMtpError):
         super().__init__(one_line(message))
 
 
+class DownloadError(PyllamaMtpError):
+    """A file of the hub cannot be had: no network, no such file, no access, no room, or not what was announced. The
+    message is one line, whatever the hub answered.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
+
+
 class BenchmarkError(PyllamaMtpError):
     """A benchmark cannot run: a package is missing, a file cannot be written, or the peer failed."""
 
