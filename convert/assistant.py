@@ -38,13 +38,19 @@ logger = logging.getLogger("pyllama_mtp")
 
 
 def convert_assistant(
-    model_dir: str | os.PathLike[str], out: str | os.PathLike[str], *, outtype: str = "f16", progress: bool = False
+    model_dir: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    outtype: str = "f16",
+    name: str | None = None,
+    progress: bool = False,
 ) -> Path:
     """Writes the assistant checkpoint in `model_dir` to the GGUF file `out` and returns its path.
 
     Dense and centroid LM heads; safetensors, single or sharded, in bf16, f16, f32 or f64. outtype: the type of the
     matrices, or a mixture of types by llama.cpp's quantiser, in letters of any case; norms, scales, centroids and token
-    ordering keep full precision. progress: draw a bar on stderr. The same checkpoint gives the same bytes; one tensor
+    ordering keep full precision. name: what the file calls the model, None: the folder's. progress: draw a bar on
+    stderr. The same checkpoint gives the same bytes; one tensor
     is in memory at a time; the file appears under its name only when it is complete and was read back.
 
     Raises ConversionError, and leaves nothing behind, if the checkpoint is not exactly what the layout says.
@@ -53,7 +59,7 @@ def convert_assistant(
     if not isinstance(outtype, str) or outtype.lower() not in OUTTYPES:
         raise ConversionError(f"outtype is {shown(repr(outtype))}, expected one of {', '.join(OUTTYPES)}")
     try:
-        _convert(folder, out, outtype.lower(), progress)
+        _convert(folder, out, outtype.lower(), name, progress)
     except OSError as error:
         raise ConversionError(f"cannot read {folder}: {error.strerror or error}") from error
     except MemoryError as error:
@@ -61,8 +67,9 @@ def convert_assistant(
     return out
 
 
-def _convert(folder: Path, out: Path, outtype: str, progress: bool) -> None:
+def _convert(folder: Path, out: Path, outtype: str, name: str | None, progress: bool) -> None:
     require_folder(folder)
+    name = folder.resolve().name if name is None else name
     config = read_config(read_json(folder / "config.json"))
     stored = open_checkpoint(folder)
     inputs = [folder / name for name in os.listdir(folder) if name.endswith((".json", ".jinja", ".safetensors"))]
@@ -76,7 +83,7 @@ def _convert(folder: Path, out: Path, outtype: str, progress: bool) -> None:
         {
             "general.architecture": Entry("string", PREFIX),
             "general.type": Entry("string", "model"),
-            "general.name": Entry("string", folder.resolve().name.encode("utf-8", "replace").decode()),
+            "general.name": Entry("string", name.encode("utf-8", "replace").decode()),
             "general.file_type": Entry("u32", _FILE_TYPES[plain]),
             "general.quantization_version": Entry("u32", 2),
         }
@@ -84,9 +91,9 @@ def _convert(folder: Path, out: Path, outtype: str, progress: bool) -> None:
         | _centroid_metadata(config, stored)
         | tokenizer
     )
-    types = {name: _type_of(name, spec, plain) for name, spec in specs.items()}
+    types = {tensor: _type_of(tensor, spec, plain) for tensor, spec in specs.items()}
     declared: list[tuple[str, tuple[int, ...], str]] = [("rope_freqs.weight", (config.head_size // 2,), "f32")]
-    declared += [(spec.gguf_name, spec.shape[::-1], types[name]) for name, spec in specs.items()]
+    declared += [(spec.gguf_name, spec.shape[::-1], types[tensor]) for tensor, spec in specs.items()]
     mixture = outtype if outtype in MIXTURES else None
     data = _data(config, stored, specs, types, mixture, progress)
     if mixture:
