@@ -1,5 +1,8 @@
-"""Where the C library of this package lies: what a program needs to compile and link with it (docs/c.md)."""
+"""Where things lie: the C library of this package, as a program needs it to compile and link (docs/c.md), and what is
+made from downloads (docs/models.md).
+"""
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -23,3 +26,12 @@ def get_pkgconfig_dir() -> Path:
 def get_cmake_dir() -> Path:
     """The folder that holds pyllama_mtpConfig.cmake, for pyllama_mtp_DIR."""
     return _PACKAGE / "lib" / "cmake" / "pyllama_mtp"
+
+
+def get_cache_dir() -> Path:
+    """The folder of converted heads: PYLLAMA_MTP_CACHE, else pyllama-mtp in XDG_CACHE_HOME or ~/.cache. It need not be
+    there.
+    """
+    if named := os.environ.get("PYLLAMA_MTP_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pyllama-mtp"

@@ -20,9 +20,10 @@ from pyllama_mtp.bench.settings import (
     parse_draft_lengths,
     parse_numbers,
 )
-from pyllama_mtp.bench.shapes import WEIGHTS, cache_folder, random_pair
+from pyllama_mtp.bench.shapes import WEIGHTS, random_pair
 from pyllama_mtp.errors import BenchmarkError, InvalidRequestError
 from pyllama_mtp.gguf.gemma4 import SHAPES
+from pyllama_mtp.paths import get_cache_dir
 
 DESCRIPTION = """Measures a target with and without its MTP head: load time, prefill, tokens/s, what a round's time goes
 into, acceptance and memory. Plain decoding, each draft length and, with --peer, unmodified llama.cpp take turns; ratios
@@ -39,7 +40,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     model.add_argument(
         "--shape",
         choices=sorted(SHAPES),
-        help=f"instead of files: random weights at this model's exact shape, written once to {cache_folder()}",
+        help=f"instead of files: random weights at this model's exact shape, written once to {get_cache_dir()}",
     )
     model.add_argument("--weights", choices=WEIGHTS, help="type of the random weights (default: q4_0)")
     model.add_argument("--n-threads", type=int, help="default: every CPU this process may use")

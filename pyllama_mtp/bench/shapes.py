@@ -1,6 +1,5 @@
 """Pairs with random weights at a released model's shape, written once and kept."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -10,15 +9,10 @@ from pyllama_mtp.errors import BenchmarkError
 from pyllama_mtp.gguf.gemma4 import SHAPES
 from pyllama_mtp.gguf.random_weights import Progress, write_assistant, write_target
 from pyllama_mtp.part_files import remove_remains
+from pyllama_mtp.paths import get_cache_dir
 
 WEIGHTS = ("q4_0", "q4_k", "q6_k", "q8_0", "f16")
 _GENERATION = "random-weights-1"  # files of another generation are not used: count up when the bytes change
-
-
-def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/pyllama-mtp, or ~/.cache/pyllama-mtp."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "pyllama-mtp"
 
 
 def random_pair(shape: str, weights: str, folder: Path | None = None) -> tuple[Path, Path]:
@@ -27,7 +21,7 @@ def random_pair(shape: str, weights: str, folder: Path | None = None) -> tuple[P
     A file gets its name when it is complete, so a run that was killed leaves nothing that a later one would use; its
     remains are removed. Raises BenchmarkError if the folder cannot be written or is full.
     """
-    folder = (cache_folder() if folder is None else folder) / _GENERATION
+    folder = (get_cache_dir() if folder is None else folder) / _GENERATION
     files = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,8 +35,8 @@ def random_pair(shape: str, weights: str, folder: Path | None = None) -> tuple[P
             files.append(path)
     except OSError as error:
         raise BenchmarkError(
-            f"cannot write random weights to {folder}: {error.strerror or error}; set XDG_CACHE_HOME to a folder with "
-            "room for the model"
+            f"cannot write random weights to {folder}: {error.strerror or error}; set PYLLAMA_MTP_CACHE to a folder "
+            "with room for the model"
         ) from error
     return files[0], files[1]
 

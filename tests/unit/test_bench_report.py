@@ -205,5 +205,5 @@ def test_a_run_that_was_killed_leaves_nothing_that_is_used(tmp_path: Path, monke
 
 def test_a_cache_folder_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BenchmarkError, match="XDG_CACHE_HOME"):
+    with pytest.raises(BenchmarkError, match="PYLLAMA_MTP_CACHE"):
         random_pair("e2b", "q4_0", tmp_path / "file")

@@ -161,6 +161,9 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+CALLS_CONVERTER = "hub/heads.py"  # when a head is converted, and not before: tests/unit/test_imports.py
+
+
 def python_faults(package: Path) -> list[str]:
     allowed = ("pyllama_mtp.gguf", "pyllama_mtp.errors", "pyllama_mtp.part_files")
     lines = []
@@ -168,9 +171,40 @@ def python_faults(package: Path) -> list[str]:
         for module in sorted(imports(path)):
             ours = module.startswith("pyllama_mtp.")
             below = path.parent.name != "gguf" or not ours or module.startswith(allowed)
-            if module.startswith("pyllama_mtp.convert") or not below:
-                lines.append(f"{path.relative_to(package).as_posix()} imports {module}")
+            name = path.relative_to(package).as_posix()
+            if (module.startswith("pyllama_mtp.convert") and name != CALLS_CONVERTER) or not below:
+                lines.append(f"{name} imports {module}")
     return lines
+
+
+HUB_BELOW = ("errors", "gguf", "hub", "part_files", "paths", "progress")
+
+
+def hub_faults(package: Path, convert: Path) -> list[str]:
+    """Imports of hub/ from above it, and those of it in the converter, but for its command."""
+    lines = [
+        f"hub/{path.name} imports {module}"
+        for path in sorted((package / "hub").glob("*.py"))
+        for module in sorted(imports(path))
+        if module.startswith("pyllama_mtp.") and not module.startswith(tuple(f"pyllama_mtp.{n}" for n in HUB_BELOW))
+        and not (f"hub/{path.name}" == CALLS_CONVERTER and module.startswith("pyllama_mtp.convert"))
+    ]  # fmt: skip
+    return lines + [
+        f"convert/{path.name} imports {module}"
+        for path in sorted(convert.glob("*.py"))
+        for module in sorted(imports(path))
+        if module.startswith("pyllama_mtp.hub") and path.name != "cli.py"
+    ]
+
+
+def test_the_hub_stands_on_formats_and_nothing_of_the_converter_but_its_command_on_the_hub(tmp_path):
+    assert hub_faults(PROJECT / "pyllama_mtp", PROJECT / "convert") == []
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "finding.py").write_text("def f():\n    from pyllama_mtp.convert import convert_assistant\n")
+    (tmp_path / "assistant.py").write_text("from pyllama_mtp.hub import find_files\n")
+    faults = hub_faults(tmp_path, tmp_path)
+    assert "hub/finding.py imports pyllama_mtp.convert" in faults
+    assert "convert/assistant.py imports pyllama_mtp.hub" in faults
 
 
 SERVERS_BELOW = {"errors", "info", "model", "options", "ranges", "results", "stream"}  # Model and what it gives out
