@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
@@ -45,6 +45,7 @@ from pyllama_mtp.options import (
 from pyllama_mtp.output import Outputs
 from pyllama_mtp.output_options import OutputOptions
 from pyllama_mtp.part_files import replacing
+from pyllama_mtp.pretrained import read_response_schema
 from pyllama_mtp.progress import Progress, load_meter
 from pyllama_mtp.prompt import Prompts, named_tokens
 from pyllama_mtp.ranges import Integer
@@ -80,7 +81,8 @@ class Model:
     default: one for each core that this process may use. n_batch: most prompt tokens evaluated at once.
     flash_attention: None where it is supported. sampling_defaults: what completions take for the sampling options that
     they leave out: "model": the file's own (general.sampling.*), else those published for its architecture; "vllm": the
-    neutral ones.
+    neutral ones. response_schema: what completions take for the option of that name where the vocabulary has no marks
+    of thoughts and calls.
     progress: called while the model loads, on this thread, with bytes done, bytes in all, and what is being done; True:
     a line on the terminal. What it or a signal handler raises ends the load.
 
@@ -107,6 +109,7 @@ class Model:
         n_batch: int = 512,
         flash_attention: bool | None = None,
         sampling_defaults: SamplingDefaults = "model",
+        response_schema: Mapping[str, Any] | None = None,
         progress: bool | Progress | None = None,
     ):
         self._loop: EngineLoop | None = None
@@ -126,6 +129,7 @@ class Model:
             n_batch=n_batch,
             flash_attention=flash_attention,
             sampling_defaults=sampling_defaults,
+            response_schema=response_schema,
         )
         for path in (target, mtp_head):
             if not isinstance(path, str | os.PathLike | None):
@@ -150,6 +154,32 @@ class Model:
         except BaseException:
             native.close()
             raise
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo: str | os.PathLike[str],
+        file_pattern: str | None = None,
+        *,
+        mtp_head: str | os.PathLike[str] | None = None,
+        revision: str | None = None,
+        progress: bool | Progress | None = None,
+        **options: Any,
+    ) -> "Model":
+        """A model out of a repository of the Hugging Face hub, downloaded and kept, or out of a local folder.
+
+        repo: "owner/repo", or "owner/repo:QUANT"; a folder of that name wins. file_pattern: such as "*Q4_0.gguf", or a
+        quantisation; None: Q4_K_M, Q4_0, Q8_0, or the first. mtp_head: a file, "owner/repo", whose checkpoint is
+        converted once and kept, or "auto": the assistant that belongs to the target. revision: of repo. options: those
+        of Model; response_schema comes from the repository's tokenizer_config.json unless it is given. See
+        docs/models.md. Raises what Model does, DownloadError, and ConversionError.
+        """
+        from pyllama_mtp.hub.finding import find_pretrained
+
+        found = find_pretrained(repo, file_pattern, mtp_head, revision, progress or False)
+        if "response_schema" not in options:
+            options["response_schema"] = read_response_schema(found.tokenizer_config)
+        return cls(found.files.target, mtp_head=found.files.mtp_head, progress=progress, **options)
 
     @staticmethod
     def estimate(
@@ -248,9 +278,11 @@ class Model:
     def _new(self, request: Request, kind: type[AnyStream]) -> tuple[AnyStream, Callable[[BaseStream], None]]:
         """A stream, and what has its completion begin. Raises InvalidRequestError, ModelClosedError."""
         loop = self._open()
-        k = request.num_speculative_tokens
+        k, schema = request.num_speculative_tokens, request.response_schema
         options = replace(
-            self._sampling.fill(request), num_speculative_tokens=self.options.num_speculative_tokens if k is None else k
+            self._sampling.fill(request),
+            num_speculative_tokens=self.options.num_speculative_tokens if k is None else k,
+            response_schema=self._outputs.default_schema(self.options) if schema is None else schema,
         )
         sequence = NativeSequence(options)
         producer = self._outputs.producer(sequence, options)

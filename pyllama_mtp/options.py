@@ -17,7 +17,7 @@ from pyllama_mtp.chat import Message, Tool
 from pyllama_mtp.errors import InvalidRequestError
 from pyllama_mtp.grammar.options import GrammarOptions, check_grammar_options
 from pyllama_mtp.names import AcceptanceRule, CacheType, ContextLength, DrafterName, DraftLength, SamplingDefaults
-from pyllama_mtp.output_options import OutputOptions
+from pyllama_mtp.output_options import OutputOptions, ResponseSchema
 from pyllama_mtp.ranges import (
     Biases,
     Drafts,
@@ -78,6 +78,7 @@ class ModelOptions(LoadOptions):
     """How a model is loaded and what its completions begin with; the parameters of Model."""
 
     num_speculative_tokens: Annotated[DraftLength, Drafts(MAX_DRAFT)] = "auto"
+    response_schema: Annotated[Mapping[str, Any] | None, ResponseSchema()] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """How one model's completions are read: which tokens have a text, and what of it is thought or called."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pyllama_mtp._native import NativeModel
 from pyllama_mtp._sequence import NativeSequence
@@ -12,7 +13,7 @@ from pyllama_mtp.chat.schema_reader import SchemaReader
 from pyllama_mtp.chat.template_reader import TemplateReader
 from pyllama_mtp.completion import Producer
 from pyllama_mtp.grammar.options import restricts
-from pyllama_mtp.options import Request
+from pyllama_mtp.options import ModelOptions, Request
 
 
 class Outputs:
@@ -24,6 +25,10 @@ class Outputs:
         self._begins = {form.thought_begin, form.thought_end, form.call_begin} - {-1}
         self._marks = {*self._begins, form.call_end, form.quote} - {-1}
         self._ends = {form.call_end, form.response_begin, form.turn_end} - {-1}
+
+    def default_schema(self, options: ModelOptions) -> Mapping[str, Any] | None:
+        """Of completions that name none: a reader that knows the vocabulary's own marks tells more, as it streams."""
+        return options.response_schema if self.format.name == "plain" else None
 
     def producer(self, sequence: NativeSequence, request: Request) -> Producer:
         """What reads a sequence; follow() tells it of the prompt."""
