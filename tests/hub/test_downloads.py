@@ -97,6 +97,11 @@ def test_content_that_does_not_end_is_given_up(hub: Hub, caller: Caller, content
     assert left_over(caller) == [] and not list(caller.cache.rglob(TARGET))
 
 
+def test_what_a_function_for_the_progress_raises_ends_the_download(hub: Hub, caller: Caller):
+    assert caller.call("stopped", hf=GGUF) == "enough"
+    assert left_over(caller) == [] and not list(caller.cache.rglob(TARGET))
+
+
 def test_names_that_leave_the_cache_are_refused(hub: Hub, caller: Caller):
     hub.add("a/evil", {"../../../../../evil-Q4_0.gguf": b"x"})
     hub.add("a/split", {"../m-Q4_0-00001-of-00001.gguf": b"x"})

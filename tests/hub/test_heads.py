@@ -22,8 +22,9 @@ def failure(caller: Caller, *args: object, **options: object) -> Failed:
 
 
 def test_auto_finds_the_assistant_converts_it_once_and_says_so(hub: Hub, caller: Caller, content, tmp_path: Path):
-    found = caller.find(hf=GGUF, mtp_head="auto")
+    found = caller.find(hf=GGUF, mtp_head="auto", progress=True)
     head = Path(found["mtp_head"])
+    assert f"target: {TARGET} of {GGUF} at " in caller.log and f"MTP head: {found['head_source']}" in caller.log
     assert kept(caller) == [head] and head.is_relative_to(caller.own_cache)
     assert found["head_source"].startswith(f"{ASSISTANT} at ") and f"base model is {BASE}" in found["head_source"]
     (tmp_path / "embedded.gguf").write_bytes(content.head)
@@ -37,6 +38,13 @@ def test_auto_finds_the_assistant_converts_it_once_and_says_so(hub: Hub, caller:
     by_name = caller.find(found["target"], mtp_head=ASSISTANT)
     assert by_name["mtp_head"] == str(head) and head.stat().st_mtime_ns == written
     assert hub.downloads("model.safetensors") == 1
+
+
+def test_auto_finds_it_by_the_model_card_too(hub: Hub, caller: Caller, demo):
+    hub.add("someone/tuned-GGUF", {TARGET: demo.target.read_bytes()}, card={"base_model": ["a/none", BASE]})
+    found = caller.find(hf="someone/tuned-GGUF", mtp_head="auto")
+    assert found["head_source"].startswith(ASSISTANT) and "base model of someone/tuned-GGUF" in found["head_source"]
+    assert any("a/none-assistant" in path for _, path in hub.requests) and len(kept(caller)) == 1
 
 
 def test_a_changed_revision_is_converted_anew(hub: Hub, caller: Caller, content):

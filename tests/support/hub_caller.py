@@ -105,6 +105,20 @@ def _find(target: str | None, **options: Any) -> dict[str, Any]:
     return {"target": str(files.target), "mtp_head": head, "head_source": files.head_source, "told": told}
 
 
+def _stopped(**options: Any) -> str:
+    """What find_files() raises when its function for the progress does."""
+    from pyllama_mtp.hub import find_files
+
+    def stop(*_: object) -> None:
+        raise LookupError("enough")
+
+    try:
+        find_files(None, progress=stop, **options)
+    except LookupError as error:
+        return str(error.args[0])
+    return "nothing was raised"
+
+
 def _checkpoint(name: str, **options: Any) -> str:
     from pyllama_mtp.hub import find_checkpoint
 
@@ -137,7 +151,13 @@ def _convert(*arguments: str) -> int:
 def _answer_calls() -> None:
     from pyllama_mtp.errors import PyllamaMtpError
 
-    functions = {"find": _find, "checkpoint": _checkpoint, "pretrained": _pretrained, "convert": _convert}
+    functions = {
+        "find": _find,
+        "stopped": _stopped,
+        "checkpoint": _checkpoint,
+        "pretrained": _pretrained,
+        "convert": _convert,
+    }
     logging.basicConfig(level=logging.WARNING)
     out = sys.stdout
     for line in sys.stdin:
