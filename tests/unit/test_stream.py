@@ -63,6 +63,9 @@ class ScriptLoop:
     async def wait_as_task(self, ready: Callable[[], bool]) -> None:
         self.wait(ready)
 
+    def start(self) -> None:
+        """Nobody steps ahead."""
+
     def tidy(self) -> None:
         self.tidied += 1
 
