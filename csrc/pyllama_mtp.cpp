@@ -278,7 +278,7 @@ pmtp::SequenceParams sequence_params(const pmtp_sequence_params & p, const std::
     if (!p.ignore_eos) {
         s.sampling.end_tokens.insert(s.sampling.end_tokens.end(), model_ends.begin(), model_ends.end());
     }
-    s.grammar = { p.grammar.masks, p.grammar.commit, p.grammar.user };
+    s.grammar = { p.grammar.masks, p.grammar.commit, p.grammar.user, p.grammar.allows };
     s.n_prompt_logprobs = p.n_prompt_logprobs;
     s.max_tokens = p.max_tokens;
     s.seed = p.seed;
@@ -632,6 +632,10 @@ int32_t pmtp_matcher_masks(void * user, const int32_t * drafts, int32_t n_drafts
 
 int32_t pmtp_matcher_commit(void * user, const int32_t * tokens, int32_t n) {
     return static_cast<pmtp::Matcher *>(user)->commit(tokens, n);
+}
+
+int32_t pmtp_matcher_allows(void * user, const int32_t * tokens, int32_t n) {
+    return static_cast<const pmtp::Matcher *>(user)->allows(tokens, n);
 }
 
 const char * pmtp_sequence_error(const pmtp_sequence * sequence) {

@@ -39,7 +39,7 @@ extern "C" {
 
 /* Constants of this header. An integer beside pmtp_abi_version() that differs means another, incompatible library. */
 enum {
-    PMTP_ABI_VERSION = 6,
+    PMTP_ABI_VERSION = 7,
     PMTP_MAX_DRAFT = 16,    /* most tokens drafted in one round */
     PMTP_MAX_LOGPROBS = 64, /* most alternatives reported with a token */
     PMTP_MAX_SEQS = 64,     /* most sequences that are decoded together */
@@ -157,23 +157,28 @@ typedef struct pmtp_token_logprob {
     float logprob; /* natural logarithm of the target's unmodified probability */
 } pmtp_token_logprob;
 
-/* Restricts the tokens of a sequence. Both functions are called on the thread that steps, until the sequence has ended
+/* Restricts the tokens of a sequence. Its functions are called on the thread that steps, until the sequence has ended
  * or was freed and the step then under way has returned; they must not call a function of this library on the same
- * model. Either ends the sequence by a negative result. A grammar's state follows `commit` alone: what a round drafted
- * and did not keep is never told.
+ * model. `masks` and `commit` end the sequence by a negative result. A grammar's state follows `commit` alone: what a
+ * round drafted and did not keep is never told.
  *
  * masks: which tokens may come next, and which after each draft. `allowed` has n_drafts + 1 masks of (n_vocab + 31) /
  * 32 zeroed words each; bit t % 32 of word t / 32 allows token t. Mask i is of the token after the first i drafts.
  * Returns how many drafts are allowed, n: mask i allows draft i for every i < n, and masks 0..n are filled. The other
- * drafts are not evaluated: mask n refuses draft n, or what comes before it is why. Called once before each round, and
- * before the first token with no drafts. The result must depend on the committed tokens and the drafts alone, or a seed
- * does not give its text again.
+ * drafts are not evaluated: mask n refuses draft n, or what comes before it is why. Called once for each round, and
+ * once with no drafts for the first token. The result must depend on the committed tokens and the drafts alone, or a
+ * seed does not give its text again.
  *
- * commit: n tokens, 1 or more, have become part of the completion. An end-of-generation token is one of them. */
+ * commit: n tokens, 1 or more, have become part of the completion. An end-of-generation token is one of them.
+ *
+ * allows: 1 if n tokens, 1 or more, may come next one after another, as `masks` would have it; 0 if they may not, or if
+ * that takes masks to tell. NULL: it always does. Saves masks: greedy completions on a CPU need none where it allows
+ * what was drafted and the most probable tokens, and `masks` is then not called in that round. */
 typedef struct pmtp_grammar {
     int32_t (*masks)(void * user, const int32_t * drafts, int32_t n_drafts, uint32_t * allowed); /* NULL: no grammar */
     int32_t (*commit)(void * user, const int32_t * tokens, int32_t n);
     void * user;
+    int32_t (*allows)(void * user, const int32_t * tokens, int32_t n); /* or NULL */
 } pmtp_grammar;
 
 /* Where a pmtp_matcher is. */
@@ -185,13 +190,15 @@ typedef enum pmtp_phase {
 } pmtp_phase;
 
 /* A matcher of llguidance (llguidance.h) as a grammar: of a pmtp_grammar `masks` is pmtp_matcher_masks, `commit` is
- * pmtp_matcher_commit and `user` a pmtp_matcher, which the program fills and keeps. They call nothing but the three
- * functions. The grammar begins where a thought or a text ends, also among the drafts of a round. */
+ * pmtp_matcher_commit, `allows` is pmtp_matcher_allows and `user` a pmtp_matcher, which the program fills and keeps.
+ * They call nothing but its functions. The grammar begins where a thought or a text ends, also among the drafts of a
+ * round. */
 typedef struct pmtp_matcher {
     void * matcher; /* LlgMatcher; NULL with PMTP_PHASE_IN_TEXT: `opens` is forbidden */
     int32_t (*compute_mask)(void * matcher, uint32_t * mask, size_t n_bytes); /* llg_matcher_compute_mask_into */
     int32_t (*consume)(void * matcher, const uint32_t * tokens, size_t n);    /* llg_matcher_consume_tokens */
     int32_t (*rollback)(void * matcher, size_t n);                            /* llg_matcher_rollback */
+    int32_t (*validate)(void * matcher, const uint32_t * tokens, size_t n);   /* llg_matcher_validate_tokens */
     int32_t n_vocab;
     int32_t n_ends;
     const int32_t * ends;  /* tokens that end a completion, as llguidance knows them */
@@ -454,6 +461,10 @@ int32_t pmtp_matcher_masks(void * user, const int32_t * drafts, int32_t n_drafts
 
 /* `commit` of such a grammar. */
 int32_t pmtp_matcher_commit(void * user, const int32_t * tokens, int32_t n);
+
+/* `allows` of such a grammar. Tokens without a text need bytes in llguidance's vocabulary, such as 255 alone: without,
+ * validate takes them for allowed. */
+int32_t pmtp_matcher_allows(void * user, const int32_t * tokens, int32_t n);
 
 /* Why the sequence failed, as one line of text; empty if it did not, and for NULL. Valid until it is freed. */
 const char * pmtp_sequence_error(const pmtp_sequence * sequence);

@@ -66,6 +66,7 @@ void llg_free_matcher(LlgMatcher * matcher);
 int32_t llg_matcher_compute_mask_into(void * matcher, uint32_t * mask, size_t n_bytes);
 int32_t llg_matcher_consume_tokens(void * matcher, const uint32_t * tokens, size_t n);
 int32_t llg_matcher_rollback(void * matcher, size_t n);
+int32_t llg_matcher_validate_tokens(void * matcher, const uint32_t * tokens, size_t n);
 bool llg_matcher_is_accepting(LlgMatcher * matcher);
 """
 _MAX_ERROR_CHARS = 500
@@ -89,7 +90,7 @@ def _llguidance() -> Any:
         raise NativeLibraryError(f"llguidance has no shared object in {folder}: install it again")
     try:
         found = ffi.dlopen(str(path))
-        found.llg_new_tokenizer_v2, found.llg_matcher_rollback  # noqa: B018  they are looked up when they are named
+        found.llg_new_tokenizer_v2, found.llg_matcher_validate_tokens  # noqa: B018  they are looked up when they are named
     except (OSError, AttributeError) as error:
         raise NativeLibraryError(
             f"{path} does not export llguidance's C functions ({error}): install llguidance>=1.9,<2"
@@ -101,7 +102,7 @@ def _llguidance() -> Any:
 class Vocabulary:
     """Token bytes one after another, their lengths (uint32 [n_vocab]), and the tokens that end a completion.
 
-    Control tokens begin with the byte 255, which no text has.
+    Control tokens and those without a text begin with the byte 255, which no text has.
     """
 
     token_bytes: bytes
@@ -117,8 +118,7 @@ def vocabulary_of(native: NativeModel, marks: Sequence[int]) -> Vocabulary:
     """marks: control tokens that the file may call ordinary ones."""
     texts, sizes = native.vocabulary(special=False)
     names, name_sizes = native.vocabulary(special=True)
-    control = np.flatnonzero((sizes == 0) & (name_sizes > 0))
-    control = np.union1d(control, np.asarray(marks, dtype=np.int64))
+    control = np.union1d(np.flatnonzero(sizes == 0), np.asarray(marks, dtype=np.int64))
     ends, name_ends = np.cumsum(sizes, dtype=np.int64), np.cumsum(name_sizes, dtype=np.int64)
     parts, begin = [], 0
     for token in control:  # few; what lies between is taken as it is
@@ -207,6 +207,7 @@ class Matcher:
         matcher.compute_mask = ffi.addressof(functions, "llg_matcher_compute_mask_into")
         matcher.consume = ffi.addressof(functions, "llg_matcher_consume_tokens")
         matcher.rollback = ffi.addressof(functions, "llg_matcher_rollback")
+        matcher.validate = ffi.addressof(functions, "llg_matcher_validate_tokens")
         matcher.n_vocab = tokenizer.n_vocab
         matcher.ends, matcher.n_ends = tokenizer.ends, len(tokenizer.ends)
         matcher.thought_begin, matcher.thought_end = thoughts.begin, thoughts.end
@@ -223,6 +224,7 @@ class Matcher:
         """Makes it the grammar of pmtp_sequence_params, whose sequence it must outlive."""
         params.grammar.masks = ffi.addressof(lib, "pmtp_matcher_masks")
         params.grammar.commit = ffi.addressof(lib, "pmtp_matcher_commit")
+        params.grammar.allows = ffi.addressof(lib, "pmtp_matcher_allows")
         params.grammar.user = self._struct
 
     def error(self) -> PyllamaMtpError | None:

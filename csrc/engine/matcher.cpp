@@ -57,7 +57,7 @@ int Matcher::masks(const int32_t * drafts, int n_drafts, uint32_t * allowed) {
     size_t consumed = 0;
     int n = 0;
     bool works = fill(in, allowed);
-    while (works && n < n_drafts && allows(allowed + n * n_words, drafts[n])) {
+    while (works && n < n_drafts && pmtp::allows(allowed + n * n_words, drafts[n])) {
         const int32_t token = drafts[n];
         uint32_t * mask = allowed + ++n * n_words;
         if (is_end(token)) {  // nothing follows
@@ -75,6 +75,27 @@ int Matcher::masks(const int32_t * drafts, int n_drafts, uint32_t * allowed) {
     }
     works = (consumed == 0 || rollback(matcher, consumed) == 0) && works;
     return works ? n : kFailed;
+}
+
+// The matcher is asked for all of its tokens at once. What it does not take may still be an end that is all it allows.
+bool Matcher::allows(const int32_t * tokens, int n) const {
+    Phase in = (Phase) phase;
+    for (int i = 0; i < n; i++) {
+        const int32_t token = tokens[i];
+        const bool is_opened = token == opens && (in == in_thought || matcher == nullptr);
+        if (is_opened || (in == in_thought && is_end(token))) {
+            return false;
+        }
+        if (in == in_text && is_end(token)) {
+            return i + 1 == n;
+        }
+        const Phase next = after(in, token);
+        if (next == begun && in != in_thought) {
+            return validate(matcher, reinterpret_cast<const uint32_t *>(tokens + i), n - i) == n - i;
+        }
+        in = next;
+    }
+    return true;
 }
 
 int Matcher::commit(const int32_t * tokens, int n) {

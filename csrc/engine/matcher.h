@@ -14,6 +14,7 @@ struct Matcher {
     int32_t (*compute_mask)(void * matcher, uint32_t * mask, size_t n_bytes);
     int32_t (*consume)(void * matcher, const uint32_t * tokens, size_t n);
     int32_t (*rollback)(void * matcher, size_t n);
+    int32_t (*validate)(void * matcher, const uint32_t * tokens, size_t n);
     int32_t n_vocab;
     int32_t n_ends;
     const int32_t * ends;
@@ -25,6 +26,7 @@ struct Matcher {
     // As those of pmtp_grammar.
     int masks(const int32_t * drafts, int n_drafts, uint32_t * allowed);
     int commit(const int32_t * tokens, int n);
+    bool allows(const int32_t * tokens, int n) const;
 
   private:
     bool is_end(int32_t token) const;

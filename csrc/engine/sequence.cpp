@@ -17,6 +17,7 @@ Sequence::Sequence(std::vector<int32_t> prompt, SequenceParams params, int n_voc
       // Where the seed must give the text again, and where live timings choose k and so must not choose the text.
       acceptance_(params.rule, sampler_.params().warp, params.seed, params.reproducible || params.drafts == kDraftAuto,
                   finds_candidates, std::move(params.synthetic)),
+      on_device_(finds_candidates),
       drafts_wanted_(params.drafts),
       n_prompt_logprobs_(params.n_prompt_logprobs) {
     stats_.prompt_tokens = (int) prompt_.size();
@@ -71,6 +72,9 @@ void Sequence::constrain() {
         return;
     }
     try {
+        if (needs_no_masks() && grammar_.defer(drafts_)) {
+            return;
+        }
         n_verified_ = grammar_.fill(drafts_);
     } catch (...) {
         drafts_.clear();
@@ -81,6 +85,13 @@ void Sequence::constrain() {
         was_cut_ = true;
         drafts_.resize(n_verified_ + !allows(grammar_.mask(n_verified_), drafts_[n_verified_].token));
     }
+}
+
+// The most probable token of all is that of the allowed ones, where it is among them. A device is told which those are
+// beforehand, and before min_tokens it counts how many.
+bool Sequence::needs_no_masks() const {
+    const SamplingParams & params = sampler_.params();
+    return !on_device_ && params.warp.greedy() && (int) sampler_.generated().size() >= params.min_tokens;
 }
 
 void Sequence::put(Batch & batch, Turn & turn) {
@@ -121,6 +132,9 @@ void Sequence::accept(Target & target, const Turn & turn, bool keeps_state, Burs
         for (int i = first; i < end; i++) {
             rows_.push_back(target.row(i));
             rows_.back().mask = grammar_.mask(i - first);
+            if (grammar_.deferred()) {
+                rows_.back().refusal = [this, row = i - first](int32_t token) { return grammar_.refusal(row, token); };
+            }
         }
         choose(burst);
         if (keeps_state) {

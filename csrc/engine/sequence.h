@@ -118,7 +118,7 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
 
     // A turn, in this order. Drafting needs the state of the last accepted row.
     DraftTurn draft_turn(int k);
-    void constrain();  // the grammar cuts drafts that it refuses, and fills masks; throws Error
+    void constrain();  // the grammar cuts drafts that it refuses, and fills masks if they are needed; throws Error
     void put(Batch & batch, Turn & turn);
     Wanted wanted(const Turn & turn) const;
     void accept(Target & target, const Turn & turn, bool keeps_state, Burst & burst);
@@ -147,6 +147,7 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
     void * owner = nullptr;  // the handle of this sequence outside the engine
 
   private:
+    bool needs_no_masks() const;
     void report_prompt(Target & target, const Turn & turn);
     void choose(Burst & burst);
     void emit(int32_t token, Burst & burst);
@@ -159,6 +160,7 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
     Sampler sampler_;
     Grammar grammar_;
     Acceptance acceptance_;
+    const bool on_device_;  // candidates of the target's rows are found
     const int drafts_wanted_;
     const int n_prompt_logprobs_;
     std::vector<TokenLogprob> prompt_logprobs_;  // of the last turn

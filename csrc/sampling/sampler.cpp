@@ -125,7 +125,13 @@ void Sampler::prepare(const TargetRow & target, Row & row) {
     }
     const int n_allowed = row.mask != nullptr ? count(row.mask, mask_words(n_vocab_)) : n_vocab_;
     apply_bias_and_penalties(row, n_allowed);
-    if (!assign(row, n_allowed)) {
+    bool chosen = assign(row, n_allowed);
+    if (chosen && target.refusal) {
+        if ((row.mask = target.refusal(row.p.most_probable())) != nullptr) {
+            chosen = assign(row, count(row.mask, mask_words(n_vocab_)));
+        }
+    }
+    if (!chosen) {
         throw_no_choice(row);
     }
 }

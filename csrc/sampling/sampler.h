@@ -54,6 +54,8 @@ struct TargetRow {
     bool noisy = false;                   // how they were ranked
     std::function<float *()> fetch = {};  // the logits after all, if the candidates do not suffice; throws Error
     const uint32_t * mask = nullptr;      // of the grammar; candidates are allowed ones already
+    // Of a greedy choice whose mask was left out: the mask, if the grammar refuses this token; throws Error.
+    std::function<const uint32_t *(int32_t)> refusal = {};
 };
 
 class Sampler {

@@ -42,6 +42,17 @@ static int32_t thirds_masks(void * user, const int32_t * drafts, int32_t n_draft
     }
 }
 
+static int32_t thirds_allows(void * user, const int32_t * tokens, int32_t n) {
+    const thirds * t = user;
+    CHECK(n >= 1);
+    for (int32_t i = 0; i < n; i++) {
+        if (tokens[i] % 3 != (t->n + i) % 3) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 static int32_t thirds_commit(void * user, const int32_t * tokens, int32_t n) {
     thirds * t = user;
     CHECK(n >= 1);
@@ -58,7 +69,15 @@ static thirds new_thirds(pmtp_model * model) {
     return (thirds) { .n_vocab = info.n_vocab, .fails_at = -1, .empty_from = -1 };
 }
 
-static pmtp_grammar grammar_of(thirds * t) { return (pmtp_grammar) { thirds_masks, thirds_commit, t }; }
+static pmtp_grammar grammar_of(thirds * t) { return (pmtp_grammar) { thirds_masks, thirds_commit, t, NULL }; }
+
+/* A grammar that is asked for fewer masks gives the same text of the same drafts. */
+static void check_allows(pmtp_model * model, const pmtp_sequence_params * params, const completion * reference) {
+    const completion done = complete(model, PROMPT, params);
+    CHECK(same(reference, &done));
+    CHECK(params->num_speculative_tokens == PMTP_DRAFT_AUTO ||
+          (done.stats.drafted == reference->stats.drafted && done.stats.accepted == reference->stats.accepted));
+}
 
 /* Every rule and number of drafts: the grammar hears of exactly the completion, drafts that it refuses are counted
  * once, and what must not depend on the drafts does not. */
@@ -85,6 +104,10 @@ static void check_rules(pmtp_model * model) {
                 CHECK(rule > PMTP_ACCEPTANCE_COUPLED || same(&plain, &done));
                 n_refused += t.n_refused;
                 n_accepted += done.stats.accepted;
+                thirds asked = new_thirds(model);
+                params.grammar = grammar_of(&asked);
+                params.grammar.allows = thirds_allows;
+                check_allows(model, &params, &done);
             }
             CHECK(n_refused > 0 && n_accepted > 0);
         }
@@ -197,7 +220,7 @@ static void check_other_options(pmtp_model * model) {
         params.stop_tokens = &t.tokens[MAX_TEXT - 1];
         params.n_stop_tokens = 1;
         params.min_tokens = min_tokens;
-        params.grammar = (pmtp_grammar) { end_after_three_masks, count_commit, &t };
+        params.grammar = (pmtp_grammar) { end_after_three_masks, count_commit, &t, NULL };
         const pmtp_logit_bias bias = { 302, 1000 }, to_end = { 301, 1000 };
         params.logit_bias = min_tokens > 6 ? &bias : &to_end;
         params.n_logit_bias = 1;
@@ -238,6 +261,20 @@ static int32_t counter_rollback(void * matcher, size_t n) {
     return 0;
 }
 
+/* As llguidance's, which knows an end where it may stand and nothing behind it. */
+static int32_t counter_validate(void * matcher, const uint32_t * tokens, size_t n) {
+    int32_t next = ((const counter *) matcher)->next;
+    for (size_t i = 0; i < n; i++) {
+        if (tokens[i] == 1) {
+            return (int32_t) i + 1;
+        }
+        if ((int32_t) tokens[i] != next++) {
+            return (int32_t) i;
+        }
+    }
+    return (int32_t) n;
+}
+
 enum { BEGINS = 2, ENDS = 3, OPENS = 10, WORDS = 2 };
 
 static int allows(const uint32_t * mask, int32_t token) { return (mask[token / 32] >> token % 32 & 1) != 0; }
@@ -248,7 +285,8 @@ static void check_matcher(int32_t phase, const int32_t * text, int32_t n_text, i
     for (int32_t committed = 0; committed <= n_legal && committed <= n_text; committed++) {
         counter c = { .next = 10, .fails_at = -1 };
         pmtp_matcher m = {
-            &c, counter_mask, counter_consume, counter_rollback, 40, 1, ends, BEGINS, ENDS, OPENS, phase
+            &c,    counter_mask, counter_consume, counter_rollback, counter_validate, 40, 1, ends, BEGINS, ENDS,
+            OPENS, phase
         };
         if (committed > 0) {
             CHECK(pmtp_matcher_commit(&m, text, committed) == 0);
@@ -258,6 +296,9 @@ static void check_matcher(int32_t phase, const int32_t * text, int32_t n_text, i
         CHECK(n_drafts <= 8);
         const int32_t n = pmtp_matcher_masks(&m, text + committed, n_drafts, allowed);
         CHECK(n == (n_legal > committed ? n_legal - committed : 0));
+        for (int32_t i = 1; i <= n_drafts; i++) {
+            CHECK(pmtp_matcher_allows(&m, text + committed, i) == (i <= n));
+        }
         CHECK(c.next == next && (m.phase == 0) == (committed >= n_thought && (phase != 2 || committed > 0)));
         for (int32_t i = 0; i <= n; i++) {
             const uint32_t * mask = allowed + i * WORDS;
@@ -275,13 +316,25 @@ static void check_text(void) {
     static const int32_t ends[] = { 1 }, text[] = { 5, BEGINS, OPENS, 11, 12, 5 };
     counter c = { .next = 10, .fails_at = -1 };
     for (int without = 0; without < 2; without++) {
-        pmtp_matcher m = {
-            without ? NULL : &c, counter_mask, counter_consume, counter_rollback, 40, 1, ends, -1, -1, OPENS,
-            PMTP_PHASE_IN_TEXT
-        };
+        pmtp_matcher m = { without ? NULL : &c,
+                           counter_mask,
+                           counter_consume,
+                           counter_rollback,
+                           counter_validate,
+                           40,
+                           1,
+                           ends,
+                           -1,
+                           -1,
+                           OPENS,
+                           PMTP_PHASE_IN_TEXT };
         uint32_t allowed[7 * WORDS] = { 0 };
         CHECK(pmtp_matcher_masks(&m, text, 6, allowed) == (without ? 2 : 5) && c.next == 10);
         CHECK(allows(allowed, 1) && allows(allowed, OPENS) == !without);
+        for (int32_t i = 1; i <= 6; i++) {
+            CHECK(pmtp_matcher_allows(&m, text, i) == (i <= (without ? 2 : 5)));
+        }
+        CHECK(pmtp_matcher_allows(&m, ends, 1) == 1);
         CHECK(pmtp_matcher_commit(&m, text, 2) == 0 && m.phase == PMTP_PHASE_IN_TEXT && c.next == 10);
         if (!without) {
             CHECK(pmtp_matcher_commit(&m, text + 2, 2) == 0 && m.phase == PMTP_PHASE_BEGUN && c.next == 12);
@@ -305,7 +358,9 @@ static void check_matchers(void) {
     check_matcher(1, twice, 4, 2, 1);      /* and no second thought */
     check_text();
     counter c = { .next = 10, .fails_at = 12 };
-    pmtp_matcher m = { &c, counter_mask, counter_consume, counter_rollback, 40, 1, ended + 2, -1, -1, -1, 0 };
+    pmtp_matcher m = {
+        &c, counter_mask, counter_consume, counter_rollback, counter_validate, 40, 1, ended + 2, -1, -1, -1, 0
+    };
     uint32_t allowed[9 * WORDS];
     CHECK(pmtp_matcher_masks(&m, at_once, 4, allowed) < 0 && c.next == 10);
 }
