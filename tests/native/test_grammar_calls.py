@@ -8,6 +8,7 @@ import pytest
 from pyllama_mtp import InvalidRequestError, Model
 from pyllama_mtp._library import ffi
 from pyllama_mtp._matcher import IN_TEXT, Matcher, Thoughts
+from pyllama_mtp.chat.calls import MAX_DEPTH, parse_call
 from pyllama_mtp.chat.formats import PLAIN, OutputFormat, output_format
 from pyllama_mtp.grammar.build import calls_of, either
 from pyllama_mtp.grammar.constraints import Constraints
@@ -121,6 +122,57 @@ def tool(**parameters: Any) -> list[dict[str, Any]]:
     return [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
 
 
+def alternatives(n: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "integer"}
+    for _ in range(n):
+        schema = {"anyOf": [schema, {"type": "null"}]}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"properties": {"a": {}}},
+        {
+            "properties": {"a": {"$ref": "#/$defs/list"}},
+            "$defs": {"list": {"type": "array", "items": {"$ref": "#/$defs/list"}}},
+        },
+        {"properties": {"a": {"type": "array", "items": {}}}},
+    ],
+)
+@pytest.mark.parametrize("n", [1, MAX_DEPTH, MAX_DEPTH + 1])
+def test_calls_nest_as_deep_as_they_are_read(judge: Judge, parameters: dict[str, Any], n: int):
+    """Grammars allowed what readers then took for text."""
+    text = "call:f{a:" + "[" * n + "]" * n + "}"
+    is_read = parse_call(text, [], '<|"|>') is not None
+    grammar = either(None, calls_of(tool(**parameters), None, True, judge.marks))
+    assert judge.allows(f"<|tool_call>{text}<tool_call|>", grammar) is is_read is (n <= MAX_DEPTH)
+
+
+def test_objects_nest_as_deep_as_they_are_read(judge: Judge):
+    node = {"properties": {"v": {"type": "integer"}, "l": {"$ref": "#"}}}
+    for parameters in (
+        {},
+        node,
+        node | {"properties": node["properties"] | {"deep": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}},
+    ):
+        grammar = either(None, calls_of(tool(**parameters), None, True, judge.marks))
+        for n in (MAX_DEPTH, MAX_DEPTH + 1):
+            text = "call:f" + "{l:" * n + "{}" + "}" * n
+            is_read = parse_call(text, [], '<|"|>') is not None
+            assert judge.allows(f"<|tool_call>{text}<tool_call|>", grammar) is is_read is (n <= MAX_DEPTH)
+
+
+def test_a_type_beside_constants_and_alternatives_counts(judge: Judge):
+    """It was ignored."""
+    listed = {"type": "integer", "enum": [1, "x", None]}
+    either_ = {"type": "string", "anyOf": [{"const": "y"}, {"maxLength": 1}]}
+    grammar = either(None, calls_of(tool(properties={"a": listed, "b": either_}), None, True, judge.marks))
+    assert judge.allows(written("f{a:1,b:'z'}"), grammar) and judge.allows(written("f{b:'y'}"), grammar)
+    assert not any(judge.allows(written(body), grammar) for body in ("f{a:'x'}", "f{a:null}", "f{b:1}", "f{b:'zz'}"))
+
+
 @pytest.mark.parametrize(
     "tools, message",
     [
@@ -136,7 +188,20 @@ def tool(**parameters: Any) -> list[dict[str, Any]]:
         (tool(properties={"a": {"enum": []}}), "enum"),
         (tool(properties={"a": False}), "expected a schema that some value meets"),
         (tool(properties={"a": {"oneOf": [{"type": "integer"}, {"type": "integer"}]}}), "oneOf"),
-        (tool(properties={"a": {"type": "array", "items": {}, "minItems": 3, "maxItems": 2}}), "3 to 2 items"),
+        (tool(properties={"a": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}), "oneOf"),
+        (tool(properties={"a": {"oneOf": [{"type": "string"}, {"const": "x"}]}}), "oneOf"),
+        (tool(properties={"a": {"oneOf": [{"type": "string"}, {"enum": ["x"]}]}}), "oneOf"),
+        (
+            tool(properties={"a": {"type": "string", "anyOf": [{"type": "integer"}]}}),
+            "another type than the one beside",
+        ),
+        (tool(properties={"a": {"type": "string", "enum": [1, None]}}), "none of which is of its type"),
+        (tool(properties={"a": {"$ref": "#"}}, required=["a"]), "nest deeper than 64"),
+        (tool(properties={"a": alternatives(2000)}), "nested too deeply|not of JSON's types"),
+        (
+            tool(properties={"a": {"type": "array", "items": {}, "minItems": 3, "maxItems": 2}}),
+            "3 as its minItems and 2 as its maxItems",
+        ),
         ([{"function": {"name": "a b"}}], "a tool is"),
         ([{"function": {"name": "f", "parameters": [1]}}], "expected a JSON schema"),
         ([{"function": {"name": "f", "parameters": {"x": {1}}}}], "not of JSON's types"),
