@@ -55,17 +55,18 @@ class _Namespace(Namespace):
     def __init__(*args: Any, **kwargs: Any) -> None:  # as jinja2's, so that an attribute may be called `self`
         self, values = args[0], dict(*args[1:], **kwargs)
         for name in values:
-            _Namespace._check(name)
-        Namespace.__init__(self, values)
+            if isinstance(name, str) and name[:1] == "_":
+                _refuse(name)
+        object.__setattr__(self, "_Namespace__attrs", values)  # where jinja2's looks for them
 
     def __setitem__(self, name: str, value: Any) -> None:
-        _Namespace._check(name)
-        super().__setitem__(name, value)
+        if name[:1] == "_":
+            _refuse(name)
+        object.__getattribute__(self, "_Namespace__attrs")[name] = value
 
-    @staticmethod
-    def _check(name: object) -> None:
-        if isinstance(name, str) and name.startswith("_"):
-            raise jinja2.exceptions.SecurityError(f"a namespace takes no attribute {name!r}: rename it")
+
+def _refuse(name: str) -> NoReturn:
+    raise jinja2.exceptions.SecurityError(f"a namespace takes no attribute {name!r}: rename it")
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -120,14 +121,14 @@ class Environment(ImmutableSandboxedEnvironment):
             return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
-    def call(*positional: Any, **named: Any) -> Any:  # as jinja2's, so that an argument may be called `self`
+    def call(self, context: Any, called: Any, /, *args: Any, **named: Any) -> Any:
         """As the sandbox does it, but quick for namespaces and methods of dictionaries."""
-        called = positional[2]
         if called is _Namespace or (type(called) is BuiltinMethodType and type(called.__self__) is dict):
-            named.pop("_loop_vars", None)
-            named.pop("_block_vars", None)
-            return called(*positional[3:], **named)
-        return ImmutableSandboxedEnvironment.call(*positional, **named)
+            if named:
+                named.pop("_loop_vars", None)
+                named.pop("_block_vars", None)
+            return called(*args, **named)
+        return super().call(context, called, *args, **named)
 
 
 class _Generator(CodeGenerator):

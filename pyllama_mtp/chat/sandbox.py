@@ -21,6 +21,7 @@ import struct
 from typing import Any, NoReturn
 
 from pyllama_mtp.chat.rendering import Rendering, Template, answered
+from pyllama_mtp.chat.warming import ROUNDS, Warming
 
 RENDERED, FAILED = b"+", b"-"
 LEFT, DIED, KILLED = 63, 64, 128
@@ -80,7 +81,7 @@ def _wait(child: int, ended: int, parent: int) -> None:
         os._exit(DIED)
 
 
-def _serve(template: Template | bytes, start: dict[str, Any]) -> NoReturn:
+def _serve(template: Template | bytes, warming: Warming, start: dict[str, Any]) -> NoReturn:
     """template: or why there is none."""
     while isinstance(template, bytes):
         _frame(start["parent"])
@@ -92,6 +93,7 @@ def _serve(template: Template | bytes, start: dict[str, Any]) -> NoReturn:
         if child == 0:
             try:
                 _limit(resource.RLIMIT_CPU, start["cpu_seconds"])
+                warming.render()  # copies the pages that a rendering writes to, while nobody waits
                 _write(_rendered(template, _frame(this), start["memory_bytes"]))
                 os._exit(0)
             finally:
@@ -118,5 +120,10 @@ def main(parent: int) -> NoReturn:
     except Exception as error:
         template = FAILED + f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS].encode(errors="replace")
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+    warming = Warming()
+    for _ in range(ROUNDS):
+        warming.render()
+    gc.collect()
     gc.freeze()  # so that a fork copies fewer pages
-    _serve(template, start)
+    gc.disable()  # likewise, and a rendering makes little garbage
+    _serve(template, warming, start)
