@@ -22,9 +22,7 @@ class Outputs:
     def __init__(self, native: NativeModel) -> None:
         self._native = native
         self.format = form = output_format(native)
-        self._begins = {form.thought_begin, form.thought_end, form.call_begin} - {-1}
-        self._marks = {*self._begins, form.call_end, form.quote} - {-1}
-        self._ends = {form.call_end, form.response_begin, form.turn_end} - {-1}
+        self._marks = {form.thought_begin, form.thought_end, form.call_begin, form.call_end, form.quote} - {-1}
 
     def default_schema(self, options: ModelOptions) -> Mapping[str, Any] | None:
         """Of completions that name none: a reader that knows the vocabulary's own marks tells more, as it streams."""
@@ -74,11 +72,6 @@ class Outputs:
         if request.raw or self.format.name != "gemma4":
             return PlainReader()
         reader = Gemma4Reader(self.format, self._raw_bytes, unmarked_calls=not restricts(request))
-        for begin in range(len(prompt) - 1, -1, -1):
-            if prompt[begin] in self._begins:
-                for token in prompt[begin:]:
-                    reader.feed(token, self._token_bytes(token), 0)
-                break
-            if prompt[begin] in self._ends:
-                break
+        for token in prompt[self.format.open_at(prompt) :]:
+            reader.feed(token, self._token_bytes(token), 0)
         return reader

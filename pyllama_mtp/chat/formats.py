@@ -1,5 +1,6 @@
 """How a model marks what it thinks and what it calls, as its vocabulary tells."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -40,6 +41,19 @@ class OutputFormat:
     quote: int = -1
     response_begin: int = -1
     turn_end: int = -1
+
+    def open_at(self, prompt: Sequence[int]) -> int:
+        """Where the last mark stands that begins a thought or a call, or ends a thought, in the part of the model's
+        turn that the prompt ends with; the prompt's length if there is none: nothing is open.
+        """
+        begins = {self.thought_begin, self.thought_end, self.call_begin} - {-1}
+        ends = {self.call_end, self.response_begin, self.turn_end} - {-1}
+        for at in range(len(prompt) - 1, -1, -1):
+            if prompt[at] in begins:
+                return at
+            if prompt[at] in ends:
+                break
+        return len(prompt)
 
 
 PLAIN = OutputFormat("plain")

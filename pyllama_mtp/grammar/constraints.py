@@ -99,10 +99,10 @@ def thoughts_of(marks: OutputFormat, prompt: Sequence[int]) -> "Thoughts":
 
     if marks.thought_begin < 0 or marks.turn_end not in prompt:
         return Thoughts()
-    inside = next((t for t in reversed(prompt) if t in (marks.thought_begin, marks.thought_end, marks.turn_end)), -1)
+    open_ = prompt[marks.open_at(prompt) :]
     phase = BEFORE_ALL
-    if inside == marks.thought_begin:
+    if open_ and open_[0] == marks.thought_begin:
         phase = IN_THOUGHT
-    elif prompt[-1] == marks.thought_end:
+    elif open_ and (open_[0] == marks.call_begin or open_ == [marks.thought_end]):
         phase = BEGUN
     return Thoughts(marks.thought_begin, marks.thought_end, phase, opens=marks.call_begin)
