@@ -46,10 +46,9 @@ def named_tokens(header: GGUFFile) -> dict[str, int]:
 
 
 class Made(NamedTuple):
-    """A prompt as tokens. opening: the text that the model's turn begins with; empty if the prompt was no messages."""
+    """A prompt as tokens."""
 
     segments: list[Segment]
-    opening: str = ""
 
     @property
     def tokens(self) -> list[int]:
@@ -103,7 +102,7 @@ class Prompts:
             raise InvalidRequestError("the chat template made an empty prompt of the messages: pass text or token ids")
         ends = sorted({*self._branches(rendered, ids), len(ids)} - {0})
         segments = [Segment(ids[begin:end], branches=True) for begin, end in zip([0, *ends], ends, strict=False)]
-        return Made(segments, rendered.opening)
+        return Made(segments)
 
     def _branches(self, rendered: chat.Rendered, ids: list[int]) -> list[int]:
         """Tokens before each branch: those of which nothing lies behind it, or some less if the tokenizer leaves out a

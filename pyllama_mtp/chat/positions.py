@@ -36,22 +36,22 @@ class Positions:
         if self._opened is None:
             self._opened = self.n_written
 
-    def beginning(self, number: int, origin: bytes) -> tuple[int, bool] | None:
-        """Of a message in the text, and whether it is exact: it lies among the template's own characters before the
-        first one of the part that the message begins, at their beginning if no loop tells more. None: nothing tells.
+    def beginning(self, number: int, origin: bytes) -> int | None:
+        """Of a message in the text: it lies among the template's own characters before the first one of the part that
+        the message begins, at their beginning if no loop tells more. None: nothing tells.
         """
         first = re.search(b"[%s-\xff]" % re.escape(bytes((2 * self._parts[number],))), origin)
         end = first.start() if first else len(origin)
         begin = len(origin[:end].rstrip(ALL_OWN))
         exact = [at for at in self._entries[number] if begin <= at <= end]
         if exact:
-            return exact[-1], True
-        return (begin, False) if first else None
+            return exact[-1]
+        return begin if first else None
 
-    def opening(self, origin: bytes) -> tuple[int, bool] | None:
-        """Likewise of the generation prompt."""
+    def opening(self, origin: bytes) -> int | None:
+        """Likewise of the generation prompt, if the template was seen to write it."""
         at = self._opened
-        return None if at is None or at < len(origin.rstrip(ALL_OWN)) else (at, True)
+        return None if at is None or at < len(origin.rstrip(ALL_OWN)) else at
 
 
 def watched(template: nodes.Template) -> nodes.Template:

@@ -180,10 +180,10 @@ def _end_of_message(text: str, message: dict[str, Any]) -> int:
     return at if text.startswith(TAG, at) else len(text[:at].rstrip())
 
 
-def _common(template: Template, rendering: Rendering, n: int, text: str) -> int | None:
-    """Characters that the text has in common with a rendering of the first n messages; None: there is none."""
+def _common(template: Template, rendering: Rendering, text: str) -> int | None:
+    """Characters that the text has in common with one whose model's turn is not opened; None: there is none."""
     try:
-        return len(os.path.commonprefix([template.plain(rendering.n(n)), text]))
+        return len(os.path.commonprefix([template.plain(rendering.n(len(rendering.messages))), text]))
     except Exception:  # a template may refuse a part of a conversation
         return None
 
@@ -221,18 +221,15 @@ def _chosen(template: Template, rendering: Rendering) -> tuple[Rendering, Follow
 
 
 def _opens_at(template: Template, rendering: Rendering, followed: Followed) -> int:
-    """Where the model's turn begins. Another rendering tells it where the template cannot be seen to begin that."""
-    text, n = followed.text, len(rendering.messages)
-    if rendering.continues:
-        begins = followed.positions.beginning(n - 1, followed.origin) if n > 1 else (len(text), True)
-    elif rendering.opens_turn:
-        begins = followed.positions.opening(followed.origin)
-    else:
-        begins = (len(text), True)
-    if begins is not None and begins[1]:
-        return begins[0]
-    length = _common(template, rendering, n - rendering.continues, text)
-    return len(text) if length is None else length
+    """Where the model's turn is opened; at the end if it is not. Another rendering tells it where the template cannot
+    be seen to open that.
+    """
+    if rendering.continues or not rendering.opens_turn:
+        return len(followed.text)
+    at = followed.positions.opening(followed.origin)
+    if at is None:
+        at = _common(template, rendering, followed.text)
+    return len(followed.text) if at is None else at
 
 
 def answered(template: Template, rendering: Rendering) -> bytes:
@@ -242,10 +239,6 @@ def answered(template: Template, rendering: Rendering) -> bytes:
         end = _end_of_message(followed.text, rendering.messages[-1])
         followed = followed._replace(text=followed.text[:end], origin=followed.origin[:end])
     begins = [followed.positions.beginning(number, followed.origin) for number in rendering.parts()]
-    opens_at = _opens_at(template, rendering, followed)
-    answer = {
-        "branches": sorted({opens_at, *(at for at, _ in filter(None, begins))} - {0, len(followed.text)}),
-        "opens_at": opens_at,
-        "runs": runs(followed.origin),
-    }
+    branches = {_opens_at(template, rendering, followed), *(at for at in begins if at is not None)}
+    answer = {"branches": sorted(branches - {0, len(followed.text)}), "runs": runs(followed.origin)}
     return f"{json.dumps(answer)}\n{followed.text}".encode()

@@ -27,26 +27,19 @@ _RENDERED = b"+"
 class Rendered(str):
     """A prompt text. pieces: it in parts, and whether the template wrote each itself; the others came from messages,
     tools or variables. branches: lengths of its beginnings after which other conversations may go on differently.
-    opens_at: where the model's turn begins, up to the end of the text if there is one.
     """
 
     pieces: list[tuple[str, bool]]
     branches: list[int]
-    opens_at: int
 
-    def __new__(cls, text: str, pieces: list[tuple[str, bool]], branches: list[int], opens_at: int) -> "Rendered":
+    def __new__(cls, text: str, pieces: list[tuple[str, bool]], branches: list[int]) -> "Rendered":
         self = super().__new__(cls, text)
-        self.pieces, self.branches, self.opens_at = pieces, branches, opens_at
+        self.pieces, self.branches = pieces, branches
         return self
 
     @property
     def text(self) -> str:
         return str.__str__(self)
-
-    @property
-    def opening(self) -> str:
-        """What the template, or the message that is continued, has the model's turn begin with."""
-        return self.text[self.opens_at :]
 
 
 def render(
@@ -109,7 +102,7 @@ def rendered(template: str | None, given: Conversation, tokens: Mapping[str, str
     try:
         head, _, text = answer[1:].decode().partition("\n")
         values = json.loads(head)
-        return Rendered(text, _pieces(text, values["runs"]), values["branches"], values["opens_at"])
+        return Rendered(text, _pieces(text, values["runs"]), values["branches"])
     except (ValueError, TypeError, LookupError) as error:
         raise ChatTemplateError("the chat template failed: its process gave no answer that can be read") from error
 

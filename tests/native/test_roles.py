@@ -178,14 +178,19 @@ def _options(given: dict[str, Any]):
     return PromptRequest(**given)
 
 
-def test_opening_is_what_the_models_turn_begins_with(chat):
+def test_the_last_branch_is_where_the_models_turn_begins(chat):
     model, _ = chat
+
+    def last(messages: list[dict[str, Any]], **more: Any) -> str:
+        segment = model._prompts.made(messages, _options({"prompt": messages} | more)).segments[-1]
+        return b"".join(model._loop.native.token_bytes(token, special=True) for token in segment.tokens).decode()
+
     messages = [{"role": "user", "content": "x"}]
     for more, opening in (
         ({}, "<|turn>model\n<|channel>thought\n<channel|>"),
         ({"chat_template_kwargs": {"enable_thinking": True}}, "<|turn>model\n"),
-        ({"add_generation_prompt": False}, ""),
+        ({"add_generation_prompt": False}, "<bos><|turn>user\nx<turn|>\n"),
     ):
-        assert model._prompts.made(messages, _options({"prompt": messages} | more)).opening == opening
+        assert last(messages, **more) == opening
     answer = [*messages, {"role": "assistant", "content": "The capital is"}]
-    assert model._prompts.made(answer, _options({"prompt": answer})).opening == "<|turn>model\nThe capital is"
+    assert last(answer) == "<|turn>model\nThe capital is"

@@ -30,7 +30,7 @@ def texts(source: str, **options: Any) -> tuple[list[str | None], str]:
     followed = template.traced(conversation.traced(), conversation.parts())
     begins = [followed.positions.beginning(number, followed.origin) for number in conversation.parts()]
     opens_at = rendering._opens_at(template, conversation, followed)
-    return [begin and followed.text[: begin[0]] for begin in begins], followed.text[opens_at:]
+    return [None if begin is None else followed.text[:begin] for begin in begins], followed.text[opens_at:]
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_turns_begin_where_a_rendering_without_them_ends(archive: Path):
             continue
         conversation = given(MESSAGES[1:])
         followed = template.traced(conversation.traced(), conversation.parts())
-        common = rendering._common(template, conversation, 3, text)
+        common = rendering._common(template, conversation, text)
         assert rendering._opens_at(template, conversation, followed) == (len(text) if common is None else common), name
         n_seen += followed.positions.opening(followed.origin) is not None
     assert n_seen > 40
