@@ -10,11 +10,9 @@ the seat is a dictionary with one key or none, which one instruction takes and a
 it; what a step brought stays until all have it; and a lost call to wake someone costs PATIENCE_SECONDS, no more.
 """
 
-import _thread
-import asyncio
 import weakref
 from _thread import get_ident
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from pyllama_mtp._library import NoRoomError
@@ -24,6 +22,7 @@ from pyllama_mtp.completion import Producer
 from pyllama_mtp.errors import InternalError, ModelClosedError, PyllamaMtpError, QueueFullError, StreamError
 from pyllama_mtp.options import Request
 from pyllama_mtp.task import start_thread
+from pyllama_mtp.waiting import WaitingTask, WaitingThread, wake_all
 
 PATIENCE_SECONDS = 0.25
 IDLE_SECONDS = 1.0  # that the thread for tasks stays without any
@@ -44,63 +43,6 @@ class Reader(Protocol):
         """Whether steps are to be made for it although it does not wait, being busy with what it took."""
 
 
-class _Thread:
-    """A thread that waits, and steps if it has to."""
-
-    steps = True
-
-    def __init__(self, ready: Callable[[], bool]):
-        self.ready = ready
-        self._bell = _thread.allocate_lock()
-        self._bell.acquire()
-
-    def sleep(self, seconds: float) -> None:
-        self._bell.acquire(timeout=seconds)
-
-    def wake(self) -> None:
-        try:
-            self._bell.release()
-        except RuntimeError as error:
-            if "unlocked" not in str(error):  # a signal handler's; else it is being woken already
-                raise
-
-
-class _Task:
-    """A task of an event loop that waits."""
-
-    steps = False
-
-    def __init__(self, ready: Callable[[], bool]):
-        self.ready = ready
-        self.loop = asyncio.get_running_loop()
-        self.woken = self.loop.create_future()
-        self.called = False  # it will be woken
-
-    def wake(self) -> None:
-        if not self.woken.done():
-            self.woken.set_result(None)
-
-
-def _wake(waiters: Iterable[_Thread | _Task]) -> None:
-    """Wakes them all, the tasks of an event loop with one call, which costs that loop one turn."""
-    tasks: dict[asyncio.AbstractEventLoop, list[_Task]] = {}
-    for waiter in waiters:
-        if isinstance(waiter, _Thread):
-            waiter.wake()
-        elif not waiter.called:
-            tasks.setdefault(waiter.loop, []).append(waiter)
-    for loop, of_loop in tasks.items():
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_wake_tasks, of_loop)
-        for task in of_loop:
-            task.called = True
-
-
-def _wake_tasks(tasks: list[_Task]) -> None:
-    for task in tasks:
-        task.wake()
-
-
 class EngineLoop:
     """Owns a NativeModel and the completions that run on it. Its methods may be called from any thread."""
 
@@ -110,9 +52,9 @@ class EngineLoop:
         self._max_queue = max_queue
         self._producers: dict[NativeSequence, tuple[Producer, weakref.ref[Reader]]] = {}
         self._seat: dict[str, int] = {}  # who steps: {"thread": its identity}, or nothing
-        self._waiting: dict[_Thread | _Task, None] = {}
-        self._guests: dict[_Thread, None] = {}  # who waits for the seat itself
-        self._server: dict[str, _Thread] = {}  # the thread for tasks, or nothing
+        self._waiting: dict[WaitingThread | WaitingTask, None] = {}
+        self._guests: dict[WaitingThread, None] = {}  # who waits for the seat itself
+        self._server: dict[str, WaitingThread] = {}  # the thread for tasks, or nothing
         self._n_empty = 0
         self._closed = False
 
@@ -159,13 +101,13 @@ class EngineLoop:
 
         Raises StreamError in a signal handler that interrupts a step of its own thread.
         """
-        waiter: _Thread | None = None
+        waiter: WaitingThread | None = None
         try:
             while not ready():
                 if not self._guests and self._lead(ready):
                     continue
                 if waiter is None:
-                    waiter = _Thread(ready)
+                    waiter = WaitingThread(ready)
                 self._waiting[waiter] = None
                 if not ready() and (self._seat or self._guests):
                     waiter.sleep(PATIENCE_SECONDS)
@@ -177,7 +119,7 @@ class EngineLoop:
     async def wait_as_task(self, ready: Callable[[], bool]) -> None:
         """wait() for a task of an event loop: the steps are made elsewhere."""
         while not ready():
-            waiter = _Task(ready)
+            waiter = WaitingTask(ready)
             self._waiting[waiter] = None
             try:
                 self.start()
@@ -193,7 +135,7 @@ class EngineLoop:
         me = get_ident()
         mine = {"thread": me}
         self._check_seat(mine)
-        guest = _Thread(lambda: True)
+        guest = WaitingThread(lambda: True)
         try:
             self._guests[guest] = None
             while self._seat.setdefault("thread", me) != me:
@@ -266,7 +208,7 @@ class EngineLoop:
         self._hand_out()
         if self._closed or self._n_empty > MAX_EMPTY_STEPS:
             self._end_all()
-        _wake(waiter for waiter in list(self._waiting) if waiter.ready())
+        wake_all(waiter for waiter in list(self._waiting) if waiter.ready())
 
     def _hand_out(self) -> None:
         """Gives everyone what the last step brought, if that was not done or was interrupted."""
@@ -312,15 +254,15 @@ class EngineLoop:
                 guest.wake()
                 spare = False
         waiting = list(self._waiting)
-        _wake(waiter for waiter in waiting if waiter.ready())
+        wake_all(waiter for waiter in waiting if waiter.ready())
         if spare:
-            _wake([waiter for waiter in waiting if waiter.steps and not waiter.ready()][:1])
+            wake_all([waiter for waiter in waiting if waiter.steps and not waiter.ready()][:1])
 
     # The thread that steps for tasks.
 
     def start(self) -> None:
         """Has a thread step while tasks wait. It ends some time after the last one."""
-        server = _Thread(self._serves_nobody)
+        server = WaitingThread(self._serves_nobody)
         try:
             if (serving := self._server.setdefault("thread", server)) is not server:
                 serving.wake()
@@ -337,7 +279,7 @@ class EngineLoop:
         readers = [reference() for _, reference in list(self._producers.values())]
         return not any(reader is not None and reader.wants_steps for reader in readers)
 
-    def _serve(self, server: _Thread) -> None:
+    def _serve(self, server: WaitingThread) -> None:
         """Takes part in the loop as a thread that waits until no task does."""
         while True:
             try:

@@ -51,7 +51,7 @@ from pyllama_mtp.prompt import Prompts, named_tokens
 from pyllama_mtp.ranges import Integer
 from pyllama_mtp.results import Completion, Usage
 from pyllama_mtp.sampling import NEUTRAL, Sampling, sampling_of
-from pyllama_mtp.stream import AsyncStream, BaseStream, Stream, begin_later
+from pyllama_mtp.stream import AsyncStream, BaseStream, Stream
 
 DEFAULT_N_CTX = 4096
 
@@ -252,7 +252,7 @@ class Model:
         and QueueFullError, are raised where the stream is read.
         """
         stream, begin = self._new(request, AsyncStream)
-        stream.prepare(begin_later(stream, begin))
+        stream.prepare(begin)
         return stream
 
     @method_takes(BatchRequest)

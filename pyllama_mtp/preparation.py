@@ -1,14 +1,22 @@
 """What a completion for tasks begins with, on another thread: an event loop waits for no template and no long text."""
 
 import asyncio
+import contextlib
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
+from typing import TypeVar
 
+from pyllama_mtp.completion import Producer
+from pyllama_mtp.errors import InternalError, PyllamaMtpError
+from pyllama_mtp.loop import EngineLoop, Reader
 from pyllama_mtp.task import start_thread
 
 MAX_THREADS = 4
+
+AnyReader = TypeVar("AnyReader", bound=Reader)
 
 
 class Preparation:
@@ -36,7 +44,7 @@ class Preparation:
         done = asyncio.Event()
 
         def wake() -> None:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop was closed
                 loop.call_soon_threadsafe(done.set)
 
         self._waiting[wake] = None
@@ -71,13 +79,41 @@ class _Threads:
                     raise
 
     def _serve(self) -> None:
-        while True:
-            with self._lock:
-                if not self._jobs:
+        """Ends with the jobs. Where one of them raises all the same, others have a thread in its place."""
+        counted = True
+        try:
+            while True:
+                with self._lock:
+                    if not self._jobs:
+                        self._n -= 1
+                        counted = False
+                        return
+                    job = self._jobs.popleft()
+                job()
+        finally:
+            if counted:
+                with self._lock:
                     self._n -= 1
-                    return
-                job = self._jobs.popleft()
-            job()
+
+
+def beginning(
+    reader: AnyReader, begin: Callable[[AnyReader], None], producer: Producer, loop: EngineLoop
+) -> Callable[[], None]:
+    """What has a completion begin, unless nobody waits for it any more; raises nothing, and keeps no reader alive."""
+    reference = weakref.ref(reader)
+
+    def work() -> None:
+        waiting = reference()
+        if waiting is None or waiting.left:
+            return
+        try:
+            begin(waiting)
+        except PyllamaMtpError as error:
+            producer.end("cancelled") if loop.closed else producer.end(None, error)
+        except BaseException as error:  # nobody else would hear of it
+            producer.end(None, InternalError(f"a prompt could not be made: {error!r}"))
+
+    return work
 
 
 def _renew() -> None:

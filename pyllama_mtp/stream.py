@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, NoReturn
 from pyllama_mtp._library import logged
 from pyllama_mtp._sequence import NativeStats
 from pyllama_mtp.completion import Producer
-from pyllama_mtp.errors import InternalError, InvalidRequestError, ModelClosedError, PyllamaMtpError, StreamError
+from pyllama_mtp.errors import InvalidRequestError, ModelClosedError, StreamError
 from pyllama_mtp.loop import EngineLoop
 from pyllama_mtp.names import FinishReason
-from pyllama_mtp.preparation import Preparation
+from pyllama_mtp.preparation import Preparation, beginning
 from pyllama_mtp.results import Chunk, Round, Stats
 from pyllama_mtp.sampling import NEUTRAL, Sampling
 
@@ -251,9 +251,9 @@ class AsyncStream(BaseStream):
         state = self._producer.state
         return self._reader is not None and not state.ended and state.burst < self._seen + STEPS_AHEAD and not self.left
 
-    def prepare(self, work: Callable[[], None]) -> None:
-        """Has the completion begin on another thread. work: raises nothing."""
-        self._preparation = Preparation(work)
+    def prepare(self, begin: Callable[[BaseStream], None]) -> None:
+        """Has the completion begin on another thread."""
+        self._preparation = Preparation(beginning(self, begin, self._producer, self._loop))
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         """Chunks as they become certain. Raises StreamError the second time, and what the engine raises."""
@@ -295,24 +295,6 @@ class AsyncStream(BaseStream):
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
-
-
-def begin_later(stream: BaseStream, begin: Callable[[BaseStream], None]) -> Callable[[], None]:
-    """What has a completion begin on another thread, unless nobody waits for it any more; raises nothing."""
-    producer, loop, reference = stream._producer, stream._loop, weakref.ref(stream)
-
-    def work() -> None:
-        waiting = reference()
-        if waiting is None or waiting.left:
-            return
-        try:
-            begin(waiting)
-        except PyllamaMtpError as error:
-            producer.end("cancelled") if loop.closed else producer.end(None, error)
-        except BaseException as error:  # nobody else would hear of it
-            producer.end(None, InternalError(f"a prompt could not be made: {error!r}"))
-
-    return work
 
 
 class _AsyncChunks:
