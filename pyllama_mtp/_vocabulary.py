@@ -77,7 +77,7 @@ class NativeVocabulary(ABC):
         lengths = ffi.from_buffer("uint32_t *", sizes)
 
         def read(data: Any, capacity: int, needed: Any) -> int:
-            return self.call(lib.pmtp_vocabulary_bytes, special, data, capacity, lengths, needed)
+            return int(self.call(lib.pmtp_vocabulary_bytes, special, data, capacity, lengths, needed))
 
         return self._bytes(16 * len(sizes), "size_t *", read), sizes
 

@@ -4,6 +4,8 @@ What a rendering needs is then at hand in every process that is forked from it: 
 through it, and tables are filled. Nothing of a conversation or of a model's template is in it.
 """
 
+from typing import Any
+
 from pyllama_mtp.chat.rendering import Rendering, Template, answered
 
 ROUNDS = 24  # enough for Python to adapt code that is called once in each
@@ -47,7 +49,7 @@ _SOURCE = """
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<turn>model\n' -}}{%- endif -%}
 """
-_MESSAGES = [
+_MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": " s "},
     {"role": "user", "content": [{"type": "text", "text": "q"}]},
     {
@@ -59,7 +61,9 @@ _MESSAGES = [
     {"role": "assistant", "content": "d"},
     {"role": "user", "content": "e"},
 ]
-_TOOLS = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}]
+_TOOLS: list[dict[str, Any]] = [
+    {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+]
 
 
 class Warming:

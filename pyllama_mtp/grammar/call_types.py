@@ -56,9 +56,11 @@ def exclude_each_other(schemas: Sequence[object]) -> bool:
     for schema in schemas:
         if not isinstance(schema, dict) or schema.get("nullable"):
             return False
-        kind, value = schema.get("type"), schema.get("const")
+        kind = schema.get("type")
         if "const" in schema:
-            known.append((_type_of(value), json.dumps(float(value) if _type_of(value) == "number" else value)))
+            value = schema["const"]
+            is_whole = isinstance(value, float) and value.is_integer()
+            known.append((_type_of(value), json.dumps(int(value) if is_whole else value)))
         elif isinstance(kind, str) and "enum" not in schema:
             known.append(("number" if kind == "integer" else kind, None))
         else:

@@ -190,6 +190,7 @@ def test_a_type_beside_constants_and_alternatives_counts(judge: Judge):
         (tool(properties={"a": {"oneOf": [{"type": "integer"}, {"type": "integer"}]}}), "oneOf"),
         (tool(properties={"a": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}), "oneOf"),
         (tool(properties={"a": {"oneOf": [{"type": "string"}, {"const": "x"}]}}), "oneOf"),
+        (tool(properties={"a": {"oneOf": [{"const": 10**400}, {"const": 1}, {"const": 1.0}]}}), "oneOf"),
         (tool(properties={"a": {"oneOf": [{"type": "string"}, {"enum": ["x"]}]}}), "oneOf"),
         (
             tool(properties={"a": {"type": "string", "anyOf": [{"type": "integer"}]}}),
