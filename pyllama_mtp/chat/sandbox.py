@@ -1,9 +1,10 @@
 """The process in which one chat template runs, started by pyllama_mtp.chat.template.
 
-It compiles the template once; every rendering then has a process of its own, forked from this one before it is asked
-for. This one never sees a message, so nothing of a rendering is left for the next one, and each has limits that end it
-whatever the template does: a sandbox within a process cannot bound what one operation costs ('a' * 10**9, the text of a
-list that holds itself in every element). CPU time and memory are limited, and no file can grow.
+It compiles the template once and warms up with one of ours; every rendering then has a process of its own, forked from
+this one before it is asked for. This one never sees a message, nor runs what it compiled, so nothing of a rendering is
+left for the next one, and each has limits that end it whatever the template does: a sandbox within a process cannot
+bound what one operation costs ('a' * 10**9, the text of a list that holds itself in every element). CPU time and memory
+are limited, and no file can grow.
 
 stdin and stdout are one socket: frames with four bytes of length in front. The first one to come is a JSON object with
 template, parent, cpu_seconds, memory_bytes and rendered_chars, every other one a rendering (see Rendering), which is
