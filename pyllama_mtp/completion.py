@@ -51,9 +51,10 @@ class State(NamedTuple):
 
 
 class Queued(NamedTuple):
-    """A chunk and what had happened when it was made."""
+    """A chunk and what had happened when it was made. burst: number of the last one."""
 
     chunk: Chunk
+    burst: int
     n_rounds: int
     stats: NativeStats
 
@@ -189,7 +190,7 @@ class Producer:
                 malformed_call=shown.malformed,
                 prompt_logprobs=self._prompt_logprobs if first and self._prompt_logprob_bytes is not None else None,
             )
-            self.queue.append(Queued(chunk, after.n_rounds, stats))
+            self.queue.append(Queued(chunk, after.burst, after.n_rounds, stats))
             after = after._replace(n_queued=n_tokens, n_chunks=after.n_chunks + 1)
         self.state = after
 

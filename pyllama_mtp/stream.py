@@ -20,9 +20,10 @@ STEPS_AHEAD = 2  # of a task that reads
 
 
 class Position(NamedTuple):
-    """How far a completion was read. stats: as of the last chunk; None before the first."""
+    """How far a completion was read. burst, stats: as of the last chunk; -1 and None before the first."""
 
     n_chunks: int = 0
+    burst: int = -1
     n_tokens: int = 0
     n_rounds: int = 0
     stats: NativeStats | None = None
@@ -91,6 +92,7 @@ class BaseStream:
             assert queued is not None
             self._position = Position(
                 position.n_chunks + 1,
+                queued.burst,
                 position.n_tokens + len(queued.chunk.token_ids),
                 queued.n_rounds,
                 queued.stats,
@@ -243,13 +245,12 @@ class AsyncStream(BaseStream):
     """
 
     _preparation: Preparation | None = None
-    _seen = -1 - STEPS_AHEAD  # number of the burst after which a chunk was taken
 
     @property
     def wants_steps(self) -> bool:
         """While its task is busy with a chunk: STEPS_AHEAD, so that the two do not take turns."""
         state = self._producer.state
-        return self._reader is not None and not state.ended and state.burst < self._seen + STEPS_AHEAD and not self.left
+        return 0 <= state.burst < self._position.burst + STEPS_AHEAD and not state.ended and not self.left
 
     def prepare(self, begin: Callable[[BaseStream], None]) -> None:
         """Has the completion begin on another thread."""
@@ -271,7 +272,6 @@ class AsyncStream(BaseStream):
                     self._preparation = None
                 await self._loop.wait_as_task(self._ready)
                 logged(lambda: None)
-                self._seen = self._producer.state.burst
                 chunk = self._take()
                 if self.wants_steps:
                     self._loop.start()
