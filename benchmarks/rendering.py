@@ -19,10 +19,8 @@ RUNS = 150
 def conversation(n: int) -> list[chat.Message]:
     question = "Question {0}: what is the capital of country number {0}, and why?"
     answer = "The capital {0} is a large town with many people in it. "
-    return [
-        {"role": "assistant", "content": answer.format(i) * 4} if i % 2 else {"role": "user", "content": question.format(i)}
-        for i in range(n)
-    ]
+    texts = [answer.format(i) * 4 if i % 2 else question.format(i) for i in range(n)]
+    return [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(texts)]
 
 
 def main() -> None:
