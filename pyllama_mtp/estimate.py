@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from pyllama_mtp._library import HAS_CUDA
-from pyllama_mtp.errors import InvalidRequestError
+from pyllama_mtp.errors import InvalidRequestError, seen
 from pyllama_mtp.gguf.format import GGUFFile, tensor_bytes
 from pyllama_mtp.gguf.hyperparameters import HyperParameters
+from pyllama_mtp.names import CacheType
 from pyllama_mtp.options import LoadOptions
 
 PAGE_CELLS = 64  # kernels/attention/pages.h
@@ -55,8 +57,15 @@ def padded(n: int, multiple: int) -> int:
 
 
 def row_bytes(cache_type: str, n: int) -> int:
-    """Of n values of one cell."""
-    return n // 64 * TURBO_BYTES[cache_type] if cache_type in TURBO_BYTES else tensor_bytes(cache_type, (n,))
+    """Of n values of one cell. Raises InvalidRequestError for a type that a cache cannot have, or not with n values."""
+    if cache_type not in get_args(CacheType):
+        raise InvalidRequestError(
+            f"the type of a KV cache is {seen(cache_type)}, expected one of {', '.join(get_args(CacheType))}"
+        )
+    try:
+        return n // 64 * TURBO_BYTES[cache_type] if cache_type in TURBO_BYTES else tensor_bytes(cache_type, (n,))
+    except ValueError as error:
+        raise InvalidRequestError(f"a KV cache in {cache_type} does not fit this model: {error}") from error
 
 
 def estimate(target: GGUFFile, head: GGUFFile | None, options: LoadOptions, n_ctx: int) -> MemoryEstimate:

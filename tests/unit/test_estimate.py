@@ -51,5 +51,8 @@ def test_nonsense_is_refused(demo):
     for n_ctx in ("most", 0, -1, 1.5):
         with pytest.raises(InvalidRequestError):
             Model.estimate(demo.target, n_ctx=n_ctx)
+    for name in ("q9_9", "q4_k", "Q8_0"):  # it was a KeyError, and Q4_K, which no cache can have, was estimated
+        with pytest.raises(InvalidRequestError, match="expected one of f32, f16"):
+            Model.estimate(demo.target, cache_type_k=name)
     with pytest.raises(TypeError):
         Model.estimate(demo.target, n_contexts=5)
