@@ -52,20 +52,22 @@ def check_draft_length(value: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """How a model is loaded, but for what each of its completions may have otherwise."""
+    """How a model is loaded, but for what each of its completions may have otherwise. The string is what a command line
+    says of it.
+    """
 
-    n_ctx: Annotated[ContextLength | None, Tokens(1 << 24)] = None
-    max_num_seqs: Annotated[int, Integer(1, MAX_SEQS)] = 4
-    max_queue: Annotated[int, Integer(0, 1 << 20)] = 128
+    n_ctx: Annotated[ContextLength | None, Tokens(1 << 24), 'tokens of a sequence; "max": what fits'] = None
+    max_num_seqs: Annotated[int, Integer(1, MAX_SEQS), "texts at once"] = 4
+    max_queue: Annotated[int, Integer(0, 1 << 20), "texts that wait"] = 128
     drafter: Annotated[DrafterName, OneOf(DRAFTERS)] = "auto"
     prefix_cache_bytes: Annotated[int, Integer(0, 1 << 48)] = 256 << 20
-    cache_type_k: Annotated[CacheType, _CACHE_TYPE] = "f16"
-    cache_type_v: Annotated[CacheType, _CACHE_TYPE] = "f16"
-    cache_type_k_swa: Annotated[CacheType | None, _CACHE_TYPE] = None
-    cache_type_v_swa: Annotated[CacheType | None, _CACHE_TYPE] = None
-    n_gpu_layers: Annotated[int, Integer(-1, 10_000)] = -1
-    n_threads: Annotated[int | None, Integer(1, 512)] = None
-    n_batch: Annotated[int, Integer(32, 1 << 16)] = 512
+    cache_type_k: Annotated[CacheType, _CACHE_TYPE, "of keys in the KV cache"] = "f16"
+    cache_type_v: Annotated[CacheType, _CACHE_TYPE, "of values"] = "f16"
+    cache_type_k_swa: Annotated[CacheType | None, _CACHE_TYPE, "of sliding layers' keys"] = None
+    cache_type_v_swa: Annotated[CacheType | None, _CACHE_TYPE, "of their values"] = None
+    n_gpu_layers: Annotated[int, Integer(-1, 10_000), "layers on a GPU, if there is one; -1: all"] = -1
+    n_threads: Annotated[int | None, Integer(1, 512), "threads that compute"] = None
+    n_batch: Annotated[int, Integer(32, 1 << 16), "most prompt tokens evaluated at once"] = 512
     flash_attention: Annotated[bool | None, Flag()] = None
     sampling_defaults: Annotated[SamplingDefaults, OneOf(get_args(SamplingDefaults))] = "model"
 
@@ -105,7 +107,9 @@ class SamplingOptions:
     logit_bias: Annotated[Mapping[int, float] | None, Biases(_TOKEN, Number(-1e4, 1e4))] = None
     logprobs: Annotated[int | None, Integer(0, MAX_LOGPROBS)] = None
     num_speculative_tokens: Annotated[DraftLength | None, Drafts(MAX_DRAFT), '0..16 drafts a round, or "auto"'] = None
-    acceptance: Annotated[AcceptanceRule, OneOf(ACCEPTANCE_RULES), "rule that accepts drafts"] = "auto"
+    acceptance: Annotated[
+        AcceptanceRule, OneOf(ACCEPTANCE_RULES), f"rule that accepts drafts: {', '.join(ACCEPTANCE_RULES)}"
+    ] = "auto"
     synthetic_acceptance: Annotated[Sequence[float], Falling(MAX_DRAFT)] = ()
 
     def __post_init__(self) -> None:

@@ -150,7 +150,7 @@ class OneOf:
         return str(value)
 
     def argument(self) -> dict[str, Any]:
-        return {"choices": self.names}
+        return {"choices": self.names, "metavar": "NAME"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +179,19 @@ class Tokens:
             return "max"
         return Integer(1, self.high).check(f'{name} (or "max")', value)
 
+    def argument(self) -> dict[str, Any]:
+        return {"type": _number_of_tokens, "metavar": "N"}
+
 
 def _draft_length(word: str) -> int | str:
     return word if word == "auto" else int(word)
+
+
+def _number_of_tokens(word: str) -> int | str:
+    """vLLM's word for "max" is "auto". What is no number is left to check()."""
+    if word.isascii() and word.isdigit() and len(word) < 20:
+        return int(word)
+    return "max" if word == "auto" else word
 
 
 @dataclass(frozen=True, slots=True)

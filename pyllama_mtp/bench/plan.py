@@ -72,8 +72,7 @@ def run(settings: Settings, tell: Tell) -> Results:
         settings.target,
         mtp_head=settings.head,
         n_ctx=n_ctx,
-        n_threads=settings.n_threads,
-        n_gpu_layers=settings.n_gpu_layers,
+        **settings.load,
     ) as model:
         results = Results(model.info, time.perf_counter() - begin)
         tell(f"loaded in {results.load_seconds:.1f} s")

@@ -1,6 +1,6 @@
 """What a benchmark is asked for: parsed from the command line's words, checked, with the defaults of its prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -8,8 +8,8 @@ from typing import Annotated, Any, TypeVar
 from pyllama_mtp._library import MAX_DRAFT
 from pyllama_mtp.cpus import default_threads
 from pyllama_mtp.errors import InvalidRequestError
-from pyllama_mtp.names import DraftLength
-from pyllama_mtp.options import SamplingOptions, check_draft_length, values_of
+from pyllama_mtp.names import CacheType, DraftLength
+from pyllama_mtp.options import LoadOptions, SamplingOptions, check_draft_length, values_of
 from pyllama_mtp.ranges import Integer
 from pyllama_mtp.sampling import NEUTRAL, Sampling
 
@@ -27,6 +27,7 @@ NEUTRAL_SAMPLING: dict[str, Any] = {
     "min_p": NEUTRAL.min_p,
     "repetition_penalty": NEUTRAL.repetition_penalty,
 }
+LOADING = ("n_threads", "n_gpu_layers", "cache_type_k", "cache_type_v", "cache_type_k_swa", "cache_type_v_swa")
 DEFAULT_CONTEXT = 100
 MAX_COUNT = 2**31 - 1
 
@@ -51,6 +52,10 @@ class Settings(SamplingOptions):
     max_tokens: Annotated[int, Integer(2, MAX_COUNT)]
     n_threads: int
     n_gpu_layers: int
+    cache_type_k: CacheType
+    cache_type_v: CacheType
+    cache_type_k_swa: CacheType | None
+    cache_type_v_swa: CacheType | None
     runs: Annotated[int, Integer(1, MAX_COUNT)]
     warmup: Annotated[int, Integer(0, MAX_COUNT)]
     peer: str | None
@@ -64,6 +69,14 @@ class Settings(SamplingOptions):
             raise InvalidRequestError("contexts are for prompts of token ids: leave them out, or use --prompts tokens")
         if self.draft_lengths and self.head is None:
             raise InvalidRequestError("no MTP head to draft with: pass --mtp-head, or --num-speculative-tokens 0")
+        own = {self.cache_type_k, self.cache_type_v, self.cache_type_k_swa, self.cache_type_v_swa} - {None, "f16"}
+        if own and self.peer is not None:
+            raise InvalidRequestError(f"a KV cache in {', '.join(sorted(map(str, own)))}: --peer is measured with f16")
+
+    @property
+    def load(self) -> dict[str, Any]:
+        """Parameters of Model: how it is loaded."""
+        return {name: getattr(self, name) for name in LOADING}
 
     def request(self, repetition: int, k: DraftLength) -> dict[str, Any]:
         """The parameters of Model.generate for one completion with k drafts a round."""
@@ -78,6 +91,13 @@ class Settings(SamplingOptions):
         return self.seed + repetition
 
 
+def _loading(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of Settings that say how a model is loaded, checked. given: those that were said."""
+    options = LoadOptions(**given)
+    fields = {name: getattr(options, name) for name in LOADING}
+    return fields | {"n_threads": options.n_threads or default_threads()}
+
+
 def make_settings(
     target: Path,
     head: Path | None,
@@ -86,8 +106,7 @@ def make_settings(
     prompts: str | None = None,
     contexts: Sequence[int] = (),
     ignore_eos: bool = False,
-    n_threads: int | None = None,
-    n_gpu_layers: int = -1,
+    load: Mapping[str, Any] | None = None,
     runs: int | None = None,
     warmup: int | None = None,
     peer: str | None = None,
@@ -115,8 +134,7 @@ def make_settings(
         contexts=tuple(contexts) or ((DEFAULT_CONTEXT,) if prompts == TOKENS else ()),
         # Token ids have no end, and two engines must generate the same number of tokens.
         ignore_eos=ignore_eos or prompts == TOKENS or peer is not None,
-        n_threads=default_threads() if n_threads is None else n_threads,
-        n_gpu_layers=n_gpu_layers,
+        **_loading(load or {}),
         runs=default["runs"] if runs is None else runs,
         warmup=default["warmup"] if warmup is None else warmup,
         peer=peer,

@@ -146,8 +146,10 @@ def test_a_name_that_controls_a_terminal(pair: TinyPair, tmp_path: Path, capsys,
     """Its line end forged a line of the log, and `pyllama-mtp info` printed it as it was."""
     forged = "\x1b[2J\r\nERROR: forged\u202e"
     edits = {f"general.{key}": Entry("string", forged * n) for key, n in (("name", 1), ("license", 3), ("author", 50))}
+    named = rewrite(pair.target, tmp_path / "named.gguf", edits)
+    assert main(["info", str(named)]) == 0
     with caplog.at_level(logging.DEBUG, logger="pyllama_mtp"):
-        assert main(["info", str(rewrite(pair.target, tmp_path / "named.gguf", edits))]) == 0
+        Model(named, n_ctx=64, n_threads=1).close()
     out = capsys.readouterr().out
     assert "ERROR: forged" in out and all(line.isprintable() for line in out.splitlines())
     assert any("ERROR: forged" in record.getMessage() for record in caplog.records)

@@ -258,7 +258,7 @@ def test_the_reported_seed_and_rule_give_the_text_again(demo_model: Model, k: in
 
 
 def test_the_command_line_repeats_what_it_reports(demo, capsys: pytest.CaptureFixture[str]):
-    run = ["run", str(demo.target), "--mtp-head", str(demo.head), "--prompt", PROMPT, "--max-tokens", "100"]
+    run = ["run", str(demo.target), "--mtp-head", str(demo.head), "--raw", "--prompt", PROMPT, "--max-tokens", "100"]
     assert main([*run, "--n-threads", "1"]) == 0
     first = capsys.readouterr()
     seed, rule = first.err.split("seed ")[1].split("\n")[0].split(", acceptance ")

@@ -80,10 +80,25 @@ def test_a_recommendation_that_is_none(demo, tmp_path: Path, key: str, entry: En
 def test_the_commands_tell(demo, capfd: pytest.CaptureFixture[str]):
     assert main(["info", str(demo.target), "--n-ctx", "256"]) == 0
     assert "temperature 1, top_p 0.95, top_k 64" in capfd.readouterr().out
-    assert main(["run", str(demo.target), "--prompt", PROMPT, "--max-tokens", "3", "--n-ctx", "256"]) == 0
+    assert main(["run", str(demo.target), "--raw", "--prompt", PROMPT, "--max-tokens", "3", "--n-ctx", "256"]) == 0
     assert "temperature 1, top_p 0.95, top_k 64" in capfd.readouterr().err
     assert (
-        main(["run", str(demo.target), "--prompt", PROMPT, "--max-tokens", "3", "--top-k", "5", "--n-ctx", "256"]) == 0
+        main(
+            [
+                "run",
+                str(demo.target),
+                "--raw",
+                "--prompt",
+                PROMPT,
+                "--max-tokens",
+                "3",
+                "--top-k",
+                "5",
+                "--n-ctx",
+                "256",
+            ]
+        )
+        == 0
     )
     assert "temperature 1, top_p 0.95, top_k 5" in capfd.readouterr().err
     assert main(["demo", "--max-tokens", "3"]) == 0

@@ -29,6 +29,6 @@ def test_all_endpoints_and_flags_are_in_the_page(served: Served):
     text = (PROJECT / "docs" / "server.md").read_text()
     for path in served.ask("GET", "/openapi.json").json["paths"]:
         assert path.partition("{")[0].removeprefix("/v1").rstrip("/").split("/")[-1] in text
-    package = Path(PROJECT / "pyllama_mtp" / "serve.py").read_text()
+    package = Path(PROJECT / "pyllama_mtp" / "commands" / "serve.py").read_text()
     for flag in re.findall(r'"(--max-[\w-]+|--[\w-]+-seconds|--allowed-\w+)"', package):
         assert flag in text, flag

@@ -15,7 +15,7 @@ RATES = (0.868, 0.765, 0.687)
 
 
 def settings(**options) -> Settings:
-    return make_settings(Path("t"), Path("h"), **{"draft_lengths": (3,), "n_threads": 1} | options)
+    return make_settings(Path("t"), Path("h"), **{"draft_lengths": (3,), "load": {"n_threads": 1}} | options)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ CONVERTERS = {"gguf", "ml_dtypes", "safetensors"}
 HUBS = {"huggingface_hub", "hf_xet", "httpx2"}
 
 
-@pytest.mark.parametrize("module", ["pyllama_mtp", "pyllama_mtp.cli", "pyllama_mtp.bench.cli"])
+@pytest.mark.parametrize("module", ["pyllama_mtp", "pyllama_mtp.cli", "pyllama_mtp.commands.bench"])
 def test_the_converters_libraries_are_not_imported(module: str):
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
     assert not (CONVERTERS | HUBS | {"pyllama_mtp.convert", "torch", "transformers"}) & set(loaded.split())
     assert module != "pyllama_mtp" or "tqdm" not in loaded.split()
     assert not SERVERS & set(loaded.split())
+    assert "prompt_toolkit" not in loaded.split()
 
 
 def test_nothing_but_the_converter_uses_it_or_its_libraries():

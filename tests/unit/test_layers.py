@@ -210,13 +210,34 @@ def test_the_hub_stands_on_formats_and_nothing_of_the_converter_but_its_command_
 SERVERS_BELOW = {"errors", "info", "model", "options", "ranges", "results", "stream"}  # Model and what it gives out
 
 
+def command_faults(package: Path) -> list[str]:
+    """Nothing but the program imports commands, whose arguments and terminals are no library's concern."""
+    lines = []
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package).as_posix()
+        if not name.startswith("commands/") and name not in ("cli.py", "__main__.py"):
+            lines += [f"{name} imports {m}" for m in sorted(imports(path)) if m.startswith("pyllama_mtp.commands")]
+    return lines
+
+
+def test_nothing_stands_on_the_commands(tmp_path):
+    assert command_faults(PROJECT / "pyllama_mtp") == []
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "plan.py").write_text("from pyllama_mtp.commands.model import add_files\n")
+    assert "bench/plan.py imports pyllama_mtp.commands.model" in command_faults(tmp_path)
+
+
 def server_faults(package: Path) -> list[str]:
     lines = []
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package).as_posix()
         for module in sorted(imports(path)):
             below = module.removeprefix("pyllama_mtp.").partition(".")[0]
-            if not module.startswith("pyllama_mtp.") or below == "server" and name.startswith(("server/", "serve.py")):
+            if (
+                not module.startswith("pyllama_mtp.")
+                or below == "server"
+                and name.startswith(("server/", "commands/serve.py"))
+            ):
                 continue
             if below == "server" or name.startswith("server/") and below not in SERVERS_BELOW:
                 lines.append(f"{name} imports {module}")

@@ -10,7 +10,7 @@ import pytest
 
 import pyllama_mtp
 from pyllama_mtp import InvalidRequestError, Model, _library, get_include
-from pyllama_mtp.arguments import DEFAULTS
+from pyllama_mtp.commands.arguments import SAMPLING
 from pyllama_mtp.names import AcceptanceRule, CacheType, FinishReason
 from pyllama_mtp.options import LoadOptions, ModelOptions, SamplingOptions
 
@@ -99,8 +99,8 @@ def test_an_unknown_option_is_pythons_own_error():
 
 
 def test_the_command_line_knows_options_by_their_names():
-    assert {"temperature", "top_k", "seed", "acceptance", "stop", "ignore_eos"} <= DEFAULTS.keys()
-    assert DEFAULTS.items() <= {option.name: option.default for option in fields(SamplingOptions)}.items()
+    assert {"temperature", "top_k", "seed", "acceptance", "stop", "ignore_eos"} <= SAMPLING.keys()
+    assert SAMPLING.items() <= {option.name: option.default for option in fields(SamplingOptions)}.items()
 
 
 def test_names_are_those_of_the_header():

@@ -7,11 +7,20 @@ import argparse
 import ipaddress
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyllama_mtp.errors import InvalidRequestError, ServerError, seen
+from pyllama_mtp.commands.model import (
+    COMPUTED,
+    LOADED,
+    add_files,
+    add_generation_config,
+    add_loading,
+    find_model,
+    load_options,
+)
+from pyllama_mtp.commands.parser import Commands
+from pyllama_mtp.errors import InvalidRequestError, ServerError
 from pyllama_mtp.model import Model
 
 if TYPE_CHECKING:
@@ -22,9 +31,12 @@ docs/server.md has an example of everything."""
 
 EXAMPLES = """examples:
   pyllama-mtp serve target.gguf --mtp-head assistant.gguf
-  pyllama-mtp serve target.gguf --speculative-config '{"method": "mtp", "model": "assistant.gguf",
-      "num_speculative_tokens": 3}' --max-model-len 16384 --max-num-seqs 8
-  pyllama-mtp serve target.gguf --host 0.0.0.0 --api-key "$KEY" --served-model-name gemma-4-E4B-it"""
+  pyllama-mtp serve -hf unsloth/gemma-4-E2B-it-GGUF:Q4_0 --mtp-head auto
+  pyllama-mtp serve target.gguf --max-model-len 16384 --max-num-seqs 8 \\
+      --speculative-config '{"method": "mtp", "model": "assistant.gguf",
+      "num_speculative_tokens": 3}'
+  pyllama-mtp serve target.gguf --host 0.0.0.0 --api-key "$KEY" \\
+      --served-model-name gemma-4-E4B-it"""
 
 # Flags of vLLM's that need nothing here, with the values that are true here; None: any.
 VLLM_FLAGS: dict[str, tuple[str, ...] | None] = {
@@ -44,22 +56,18 @@ VLLM_SWITCHES = (
     "--no-enable-log-requests",
     "--enable-chunked-prefill",
 )
-METHODS = {"mtp": "mtp", "ngram": "ngram", "none": "none", "auto": "auto"}
 
 log = logging.getLogger("pyllama_mtp.server")
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(commands: Commands) -> None:
     """Adds `serve` to the command line."""
-    parser = commands.add_parser(
-        "serve",
-        help="answer over HTTP, with OpenAI's API and a page",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "answer over HTTP, with OpenAI's API and a page"
+    parser = commands.add_parser("serve", help=about, description=DESCRIPTION, epilog=EXAMPLES)
     parser.set_defaults(action=serve)
-    _add_model(parser.add_argument_group("model"))
+    add_files(parser)
+    _add_requests(parser.add_argument_group("requests"))
+    add_loading(parser, LOADED + ("max_num_seqs", "max_queue") + COMPUTED)
     _add_network(parser.add_argument_group("network"))
     _add_limits(parser.add_argument_group("limits"))
     vllm = parser.add_argument_group("taken from vLLM's command lines, without effect here")
@@ -70,33 +78,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     vllm.description = " ".join([*VLLM_FLAGS, *VLLM_SWITCHES])
 
 
-def _add_model(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("target", type=Path, metavar="MODEL", help="GGUF file")
-    group.add_argument("--mtp-head", type=Path, help="GGUF file that convert-assistant made")
+def _add_requests(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--served-model-name", nargs="+", default=[], metavar="NAME", help="default: the file's own")
-    group.add_argument("--max-model-len", metavar="N", help='of a sequence; "auto": what fits (default: 4096)')
-    group.add_argument("--max-num-seqs", type=int, default=4, metavar="N", help="texts at once (default: %(default)s)")
-    group.add_argument("--max-queue", type=int, default=128, metavar="N", help="that wait (default: %(default)s)")
     group.add_argument(
         "--enable-prefix-caching",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="keep memory for what texts have in common (default: yes)",
     )
-    group.add_argument(
-        "--generation-config",
-        choices=["auto", "vllm"],
-        default="auto",
-        help="sampling that requests leave out: the model's own, or vLLM's neutral one (default: %(default)s)",
-    )
-    group.add_argument("--speculative-config", metavar="JSON", help='"method", "model", "num_speculative_tokens"')
-    group.add_argument("--cache-type-k", default="f16", metavar="TYPE", help="of the KV cache (default: %(default)s)")
-    group.add_argument("--cache-type-v", default="f16", metavar="TYPE", help="(default: %(default)s)")
-    group.add_argument("--cache-type-k-swa", metavar="TYPE", help="of sliding layers (default: the same)")
-    group.add_argument("--cache-type-v-swa", metavar="TYPE", help="(default: the same)")
-    group.add_argument("--n-gpu-layers", type=int, default=-1, metavar="N", help="-1: all (default: %(default)s)")
-    group.add_argument("--n-threads", type=int, metavar="N", help="default: every CPU this process may use")
-    group.add_argument("--n-batch", type=int, default=512, metavar="N", help="(default: %(default)s)")
+    add_generation_config(group)
 
 
 def _add_network(group: "argparse._ArgumentGroup") -> None:
@@ -111,7 +101,9 @@ def _add_network(group: "argparse._ArgumentGroup") -> None:
         metavar="ORIGIN",
         help='of other pages; "*": all (default: none)',
     )
-    group.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    group.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="default: %(default)s"
+    )
 
 
 def _add_limits(group: "argparse._ArgumentGroup") -> None:
@@ -127,40 +119,6 @@ def _add_limits(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--write-seconds", type=float, default=60.0, metavar="S", help="default: %(default)g")
     group.add_argument("--drain-seconds", type=float, default=25.0, metavar="S", help="default: %(default)g")
     group.add_argument("--trust-request-chat-template", action="store_true", help="let requests bring a template")
-
-
-def _speculation(args: argparse.Namespace) -> dict[str, Any]:
-    """Options of Model: mtp_head, drafter and num_speculative_tokens. Raises ServerError."""
-    options: dict[str, Any] = {"mtp_head": args.mtp_head}
-    if args.speculative_config is None:
-        return options
-    try:
-        given = json.loads(args.speculative_config)
-    except (ValueError, RecursionError) as error:
-        raise ServerError(f"--speculative-config is no JSON: {error}") from None
-    if not isinstance(given, Mapping) or not given.keys() <= {"method", "model", "num_speculative_tokens"}:
-        raise ServerError(
-            f"--speculative-config is {seen(given)}, expected an object of method, model and num_speculative_tokens"
-        )
-    method = given.get("method", "auto")
-    if method not in METHODS:
-        raise ServerError(f'the method of --speculative-config is {seen(method)}, expected "mtp", "ngram" or "none"')
-    options["drafter"] = METHODS[method]
-    if "num_speculative_tokens" in given:
-        options["num_speculative_tokens"] = given["num_speculative_tokens"]
-    if given.get("model") is not None:
-        if args.mtp_head is not None:
-            raise ServerError("--mtp-head and the model of --speculative-config say the same: give one of them")
-        options["mtp_head"] = given["model"]
-    return options
-
-
-def _context(text: str | None) -> int | str | None:
-    if text is None or text == "auto":
-        return None if text is None else "max"
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ServerError(f'--max-model-len is {seen(text)}, expected a number of tokens or "auto"')
-    return int(text)
 
 
 def is_loopback(host: str) -> bool:
@@ -224,27 +182,17 @@ def serve(args: argparse.Namespace) -> int:
         logging.getLogger().setLevel(logging.WARNING)
         logging.getLogger("pyllama_mtp").setLevel(logging.ERROR)
     options = _server_options(args)
-    load: dict[str, Any] = _speculation(args) | {
-        "n_ctx": _context(args.max_model_len),
-        "max_num_seqs": args.max_num_seqs,
-        "max_queue": args.max_queue,
-        "cache_type_k": args.cache_type_k,
-        "cache_type_v": args.cache_type_v,
-        "cache_type_k_swa": args.cache_type_k_swa,
-        "cache_type_v_swa": args.cache_type_v_swa,
-        "n_gpu_layers": args.n_gpu_layers,
-        "n_threads": args.n_threads,
-        "n_batch": args.n_batch,
-        "sampling_defaults": "vllm" if args.generation_config == "vllm" else "model",
-    }
+    load: dict[str, Any] = load_options(args)
     if not args.enable_prefix_caching:
         load["prefix_cache_bytes"] = 0
-    with bind(args.host, args.port) as sock, Model(args.target, progress=True, **load) as model:
-        app = create_app(model, options)
-        host, port = sock.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        if not is_loopback(host) and not options.api_keys:
-            log.warning("anyone who reaches %s may use the model: --api-key asks for a key", url)
-        log.info("serving %s at %s/v1, and a page at %s/", app.state.names[0], url, url)
-        listen(app, sock)
+    with bind(args.host, args.port) as sock:
+        files = find_model(args)
+        with Model(files.target, mtp_head=files.mtp_head, progress=True, **load) as model:
+            app = create_app(model, options)
+            host, port = sock.getsockname()[:2]
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            if not is_loopback(host) and not options.api_keys:
+                log.warning("anyone who reaches %s may use the model: --api-key asks for a key", url)
+            log.info("serving %s at %s/v1, and a page at %s/", app.state.names[0], url, url)
+            listen(app, sock)
     return 0

@@ -1,4 +1,4 @@
-"""The command `pyllama-mtp bench`: parses, runs, shows."""
+"""The command `pyllama-mtp bench`: its arguments, and what is done with them."""
 
 import argparse
 import json
@@ -6,7 +6,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from pyllama_mtp.arguments import DEFAULTS, add_options, read_options
 from pyllama_mtp.bench import kv, plan, plot, report
 from pyllama_mtp.bench.environment import environment
 from pyllama_mtp.bench.settings import (
@@ -21,6 +20,16 @@ from pyllama_mtp.bench.settings import (
     parse_numbers,
 )
 from pyllama_mtp.bench.shapes import WEIGHTS, random_pair
+from pyllama_mtp.commands.arguments import LOADING, SAMPLING, add_options, read_sampling
+from pyllama_mtp.commands.model import (
+    CACHE_TYPES,
+    add_files,
+    add_loading,
+    asked_head,
+    find_model,
+    load_options,
+)
+from pyllama_mtp.commands.parser import Commands
 from pyllama_mtp.errors import BenchmarkError, InvalidRequestError
 from pyllama_mtp.gguf.gemma4 import SHAPES
 from pyllama_mtp.paths import get_cache_dir
@@ -30,21 +39,28 @@ into, acceptance and memory. Plain decoding, each draft length and, with --peer,
 are medians over neighbouring completions. docs/benchmark.md explains the figures."""
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+EXAMPLES = """examples:
+  pyllama-mtp bench target.gguf --mtp-head assistant.gguf
+  pyllama-mtp bench target.gguf --mtp-head assistant.gguf \\
+      --num-speculative-tokens 0..8 --plot sweep.png
+  pyllama-mtp bench --shape e2b --synthetic-acceptance .868,.765,.687 \\
+      --peer llama.cpp"""
+
+
+def add_parser(commands: Commands) -> None:
     """Adds `bench` to the command line."""
-    parser = commands.add_parser("bench", help="measure speed, acceptance and memory", description=DESCRIPTION)
+    about = "measure speed, acceptance and memory"
+    parser = commands.add_parser("bench", help=about, description=DESCRIPTION, epilog=EXAMPLES)
     parser.set_defaults(action=bench)
-    model = parser.add_argument_group("model")
-    model.add_argument("target", type=Path, nargs="?", help="GGUF file")
-    model.add_argument("--mtp-head", type=Path, help="GGUF file that convert-assistant made")
-    model.add_argument(
+    add_files(parser)
+    random = parser.add_argument_group("random weights")
+    random.add_argument(
         "--shape",
         choices=sorted(SHAPES),
         help=f"instead of files: random weights at this model's exact shape, written once to {get_cache_dir()}",
     )
-    model.add_argument("--weights", choices=WEIGHTS, help="type of the random weights (default: q4_0)")
-    model.add_argument("--n-threads", type=int, help="default: every CPU this process may use")
-    model.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: all, if there is a GPU (default: %(default)s)")
+    random.add_argument("--weights", choices=WEIGHTS, help="type of the random weights (default: q4_0)")
+    add_loading(parser, CACHE_TYPES + ("n_gpu_layers", "n_threads"))
 
     drafting = parser.add_argument_group("drafting")
     drafting.add_argument(
@@ -57,7 +73,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="RATES",
         help="force acceptance: shares of rounds that accept the first draft, the first two, such as .868,.765,.687",
     )
-    add_options(drafting, {"acceptance": DEFAULTS["acceptance"]})
+    add_options(drafting, {"acceptance": SAMPLING["acceptance"]})
 
     work = parser.add_argument_group("work")
     work.add_argument(
@@ -78,7 +94,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "min_p": "default: 0",
         "ignore_eos": "implied by --prompts tokens and --peer",
     }
-    add_options(work, dict.fromkeys(notes) | {"ignore_eos": DEFAULTS["ignore_eos"]}, notes)
+    add_options(work, dict.fromkeys(notes) | {"ignore_eos": SAMPLING["ignore_eos"]}, notes)
     work.add_argument("--runs", type=int, help="counted completions of each prompt (default: 5; space-invaders: 1)")
     work.add_argument("--warmup", type=int, help="completions before them (default: 1; space-invaders: 0)")
 
@@ -110,22 +126,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def bench(args: argparse.Namespace) -> int:
     """Runs the command; progress goes to stderr, the table to stdout."""
-    if (args.target is None) == (args.shape is None):
-        raise InvalidRequestError("expected either a target GGUF file or --shape")
-    if args.shape is None and args.weights is not None:
-        raise InvalidRequestError("--weights is for --shape: a file has its own types")
-    if args.shape is not None and args.mtp_head is not None:
-        raise InvalidRequestError("--mtp-head is for a target file: --shape brings its own head")
+    _check(args)
     if args.plot is not None:
         plot.check_installed()
     for path in (args.json, args.plot):
         if path is not None and not path.absolute().parent.is_dir():
             raise BenchmarkError(f"cannot write {path}: {path.parent} is not a folder")
 
-    target, head = args.target, args.mtp_head
-    if args.shape is not None:
-        _settings(args, Path("random"), Path("random"))  # refuses nonsense before gigabytes are written
-        target, head = random_pair(args.shape, args.weights or "q4_0")
+    target, head = _pair(args)
     if args.kv is not None:
         return _compare_caches(args, target, head)
     settings = _settings(args, target, head)
@@ -143,6 +151,28 @@ def bench(args: argparse.Namespace) -> int:
     return 0
 
 
+def _pair(args: argparse.Namespace) -> tuple[Path, Path | None]:
+    if args.shape is None:
+        files = find_model(args)
+        return files.target, files.mtp_head
+    _settings(args, Path("random"), Path("random"))  # refuses nonsense before gigabytes are written
+    return random_pair(args.shape, args.weights or "q4_0")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises InvalidRequestError for what makes no sense together."""
+    if (args.target is None and args.hf is None) == (args.shape is None):
+        raise InvalidRequestError("expected either a target GGUF file (or -hf) or --shape")
+    if args.shape is None and args.weights is not None:
+        raise InvalidRequestError("--weights is for --shape: a file has its own types")
+    if args.shape is not None and asked_head(args) is not None:
+        raise InvalidRequestError("--mtp-head is for a target file: --shape brings its own head")
+    if args.kv is not None and any(getattr(args, name) != LOADING[name] for name in CACHE_TYPES):
+        raise InvalidRequestError("--kv compares types of the KV cache: name them there")
+    if (drafter := load_options(args).get("drafter", "auto")) not in ("mtp", "auto"):
+        raise InvalidRequestError(f"the method of --speculative-config is {drafter!r}: bench measures MTP heads")
+
+
 def _compare_caches(args: argparse.Namespace, target: Path, head: Path | None) -> int:
     if not args.kv_text:
         raise InvalidRequestError("--kv needs a text to compare on: name files after --kv-text")
@@ -158,20 +188,21 @@ def _compare_caches(args: argparse.Namespace, target: Path, head: Path | None) -
 
 
 def _settings(args: argparse.Namespace, target: Path, head: Path | None) -> Settings:
-    lengths = args.num_speculative_tokens
+    load = load_options(args)
+    lengths = args.num_speculative_tokens or load.pop("num_speculative_tokens", None)
     if lengths is None:
         lengths = "0" if head is None else "auto"
-    sampling = read_options(args) | {"synthetic_acceptance": _numbers(args.synthetic_acceptance, float)}
+    load.pop("drafter", None)
+    sampling = read_sampling(args) | {"synthetic_acceptance": _numbers(args.synthetic_acceptance, float)}
     del sampling["num_speculative_tokens"]  # here it may be several
     return make_settings(
         target,
         head,
-        draft_lengths=parse_draft_lengths(lengths),
+        draft_lengths=parse_draft_lengths(str(lengths)),
         **sampling,
         prompts=args.prompts,
         contexts=_numbers(args.contexts, int),
-        n_threads=args.n_threads,
-        n_gpu_layers=args.n_gpu_layers,
+        load=load,
         runs=args.runs,
         warmup=args.warmup,
         peer=args.peer,
