@@ -14,7 +14,8 @@ from support.terminal import ALT_ENTER, CTRL_C, CTRL_D, CTRL_J, CTRL_U, ENTER, U
 
 QUESTION = "Write a function add(a, b). It adds two numbers."
 GREEDY = ("--temperature", "0", "--max-tokens", "60")
-ENDLESS = ("--n-ctx", "200000", "--temperature", "1", "--seed", "1")  # and ignore_eos: minutes at any speed
+# And ignore_eos: minutes at any speed.
+ENDLESS = ("--n-ctx", "200000", "--seed", "1", "--num-speculative-tokens", "2")
 
 
 def saved(terminal: Terminal, folder: Path, name: str = "talk.json") -> dict:
@@ -265,15 +266,14 @@ def test_a_signal_leaves_the_terminal_as_it_was(chat: Chat, number: int, busy: b
         assert "Traceback" not in terminal.text
 
 
-def test_keys_pressed_meanwhile_are_the_next_message(chat: Chat, tmp_path: Path):
-    with chat(*ENDLESS, "--ignore-eos") as terminal:
+def test_keys_pressed_meanwhile_are_the_next_message_and_not_in_the_answer(chat: Chat):
+    with chat("--max-tokens", "600", "--ignore-eos", "--seed", "1") as terminal:
         terminal.send(QUESTION + ENTER)
-        terminal.until("; Ctrl-C stops")
-        terminal.send("/seed 4242")
-        terminal.send(CTRL_C)
-        terminal.until(lambda: terminal.n_prompts == 2)
-        terminal.send(CTRL_U + CTRL_D)
-        assert terminal.ended() == 0
+        terminal.until(lambda: b"; Ctrl-C stops" in terminal.raw)
+        terminal.send("/seed 4242" + ENTER)
+        terminal.until(lambda: terminal.n_prompts == 3)
+        above, prompt, below = terminal.text.partition("> /seed 4242")
+        assert prompt and "4242" not in above and "seed: 4242" in below
 
 
 def test_a_message_that_does_not_fit_is_told_and_forgotten(chat: Chat, tmp_path: Path):

@@ -52,11 +52,12 @@ def _on_ctrl_c(act: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_echo() -> Iterator[None]:
-    """Keys that are pressed meanwhile are not written into the answer; the next prompt gets them."""
+    """Keys that are pressed meanwhile are not written into the answer; the next prompt gets them as they are."""
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     quiet = list(before)
-    quiet[3] &= ~termios.ECHO
+    quiet[0] &= ~termios.ICRNL
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
     termios.tcsetattr(terminal, termios.TCSANOW, quiet)
     try:
         yield
