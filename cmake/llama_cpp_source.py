@@ -22,6 +22,8 @@ LOCK = PROJECT / "csrc" / "llama" / "llama.cpp.lock"
 PATCHES = PROJECT / "csrc" / "llama" / "patches"
 TEST = "tests/test-backend-ops.cpp"  # built by tests alone
 TAKEN = ("CMakeLists.txt", "LICENSE", "cmake", "ggml", "include", "licenses", "src", "vendor", TEST)
+# Python has filters since 3.11.4; with what came before, such as Debian 12's, the archive's checksum has to do.
+FILTER = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 sys.path.insert(0, str(PATCHES))
 from apply import PatchError, apply_series  # noqa: E402  (the applier lies beside the series it applies)
@@ -110,7 +112,7 @@ def unpack(archive: Path, folder: Path, lock: dict) -> Path:
     prefixes = tuple(f"{lock['folder']}/{name}" for name in TAKEN)
     with tarfile.open(archive) as tar:
         members = (m for m in tar if m.name in prefixes or m.name.startswith(tuple(p + "/" for p in prefixes)))
-        tar.extractall(folder, members=members, filter="data")
+        tar.extractall(folder, members=members, **FILTER)
     if not (folder / lock["folder"] / "CMakeLists.txt").is_file():
         raise SourceError(f"{archive} holds no {lock['folder']}/CMakeLists.txt: correct csrc/llama/llama.cpp.lock")
     return folder / lock["folder"]

@@ -97,6 +97,23 @@ def test_unpacks_what_the_build_needs_and_applies_the_series(pinned):
     assert pinned.written() == expected | {"src/hello.cpp": patched}
 
 
+def test_a_python_without_filters_for_archives_unpacks_too(pinned):
+    """Debian 12's own, 3.11.2: `pip install .` failed there with a TypeError."""
+    code = """
+import runpy, sys, tarfile
+del tarfile.data_filter
+whole = tarfile.TarFile.extractall
+tarfile.TarFile.extractall = lambda self, path, members: whole(self, path, members)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    place = ["--lock", pinned.lock, "--patches", pinned.patches, "--archive", pinned.archive]
+    command = [sys.executable, "-W", "ignore", "-c", code, SOURCE_SCRIPT, pinned.destination, *place]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert pinned.written()["src/hello.cpp"] == HELLO
+
+
 def test_a_second_run_touches_nothing_and_a_new_patch_only_its_file(pinned):
     pinned.unpack()
     times = {name: (pinned.destination / name).stat().st_mtime_ns for name in pinned.written()}

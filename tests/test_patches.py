@@ -26,8 +26,10 @@ def pinned(archive, tmp_path_factory) -> Path:
     names = {name for patch in apply.read_series(PATCHES) for name, _ in apply.parse(patch)}
     folder = tmp_path_factory.mktemp("pinned")
     with tarfile.open(archive) as tar:
-        members = [tar.getmember(f"{LOCK['folder']}/{name}") for name in sorted(names)]
-        tar.extractall(folder, members=members, filter="data")
+        for name in sorted(names):
+            path = folder / LOCK["folder"] / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(tar.extractfile(f"{LOCK['folder']}/{name}").read())
     return folder / LOCK["folder"]
 
 
