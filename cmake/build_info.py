@@ -1,5 +1,5 @@
-"""Writes _build_info.json: the CPU features that a library built with the given compiler flags may use, and if it may
-use a GPU.
+"""Writes _build_info.json: the name of a build, the CPU features that a library built with the given compiler flags may
+use, and if it may use a GPU.
 
 The names are those of /proc/cpuinfo ("flags" on x86-64, "Features" on aarch64), so that they can be compared
 before the library is loaded: even its static initialisers may hold such instructions.
@@ -79,6 +79,7 @@ def cpu_features(compiler: str, flags: list[str], machine: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
+    parser.add_argument("--build", required=True, help="its name")
     parser.add_argument("--llama-build", type=int, required=True)
     parser.add_argument("--compiler", required=True)
     parser.add_argument("--flag", action="append", default=[])
@@ -86,6 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     machine = platform.machine()
     info = {
+        "build": args.build,
         "machine": machine,
         "cpu_features": cpu_features(args.compiler, args.flag, machine),
         "flags": args.flag,

@@ -4,15 +4,14 @@ This module, _native.py, _sequence.py, _matcher.py and grammar/masks.py are the 
 """
 
 import atexit
-import json
 import logging
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import cffi
 
+from pyllama_mtp.builds import current_build
 from pyllama_mtp.errors import (
     ContextOverflowError,
     IncompatibleHeadError,
@@ -27,11 +26,10 @@ from pyllama_mtp.errors import (
     shown,
 )
 from pyllama_mtp.names import AcceptanceRule, DrafterName, FinishReason
-from pyllama_mtp.paths import get_include, get_library
+from pyllama_mtp.paths import get_include
 
 _LOG_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _MAX_ERROR_CHARS = 600  # what a file or a caller says may be long
-_PACKAGE = Path(__file__).parent
 
 T = TypeVar("T")
 
@@ -45,43 +43,7 @@ def declarations() -> str:
     return header.split("/* cffi: begin */")[1].split("/* cffi: end */")[0]
 
 
-def cpu_features(cpuinfo: str) -> set[str]:
-    """Instruction sets that a /proc/cpuinfo names for its first CPU."""
-    for line in cpuinfo.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return set(value.split())
-    return set()
-
-
-def check_cpu(info: dict[str, Any], machine: str, features: set[str]) -> None:
-    """Raises NativeLibraryError if this CPU lacks an instruction set that the library was built with."""
-    fix = (
-        "Rebuild on this machine (pip install --force-reinstall --no-cache-dir .) or for any machine "
-        "(pip install . -C cmake.define.PYLLAMA_MTP_PORTABLE=ON)."
-    )
-    if info["machine"] != machine:
-        raise NativeLibraryError(f"libpyllama_mtp.so was built for {info['machine']}, this is {machine}. {fix}")
-    missing = sorted(set(info["cpu_features"]) - features)
-    if missing:
-        raise NativeLibraryError(
-            f"libpyllama_mtp.so was built for a CPU with {', '.join(missing)}, which this CPU lacks. {fix}"
-        )
-
-
-def build_info() -> dict[str, Any]:
-    """What cmake/build_info.py wrote when the library was built."""
-    info: dict[str, Any] = json.loads((_PACKAGE / "_build_info.json").read_text(encoding="utf-8"))
-    return info
-
-
-def _load() -> tuple[cffi.FFI, Any]:
-    path = get_library()
-    if not path.is_file():
-        raise NativeLibraryError(
-            f"{path.name} is missing from {path.parent}, as in a checkout: install the package (pip install .)"
-        )
-    check_cpu(build_info(), platform.machine(), cpu_features(Path("/proc/cpuinfo").read_text(encoding="utf-8")))
+def _load(path: Path) -> tuple[cffi.FFI, Any]:
     ffi = cffi.FFI()
     ffi.cdef(declarations())
     try:
@@ -96,7 +58,8 @@ def _load() -> tuple[cffi.FFI, Any]:
     return ffi, lib
 
 
-ffi, lib = _load()
+BUILD = current_build()
+ffi, lib = _load(BUILD.library)
 
 # What the header says, as cffi has parsed it.
 ABI_VERSION: int = lib.PMTP_ABI_VERSION
@@ -104,7 +67,7 @@ MAX_DRAFT: int = lib.PMTP_MAX_DRAFT
 MAX_LOGPROBS: int = lib.PMTP_MAX_LOGPROBS
 MAX_SEQS: int = lib.PMTP_MAX_SEQS
 
-HAS_CUDA: bool = build_info()["cuda"]  # the library was built with it
+HAS_CUDA: bool = BUILD.cuda  # the library was built with it
 
 
 def _names(enum: str, prefix: str) -> list[str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pyllama_mtp._library import DRAFTERS
+from pyllama_mtp._library import BUILD, DRAFTERS
 from pyllama_mtp._native import NativeModel
 from pyllama_mtp.names import DrafterName
 from pyllama_mtp.options import ModelOptions
@@ -20,7 +20,8 @@ class ModelInfo:
     window, 0 if there is none. head_n_centroids: clusters of the head's centroid LM head, of which head_top_k are
     scored for a token; 0 for a dense LM head or no head. batch_invariant: a row of logits has the same bits alone and
     among the drafts of a round, so greedy text and the text of a seed are the same bytes with drafting on and off; else
-    batch_dependence says why not. sampling: what completions take for the options that they leave out.
+    batch_dependence says why not. sampling: what completions take for the options that they leave out. build: of the
+    library, for which CPUs ("native", "x86-64-v3", ...; PYLLAMA_MTP_BUILD names another).
     """
 
     name: str
@@ -53,6 +54,7 @@ class ModelInfo:
     prefix_cache_bytes: int
     compute_bytes: int
     sampling: Sampling
+    build: str
 
 
 class SpecialTokens(NamedTuple):
@@ -83,6 +85,7 @@ def describe(
         cache_type_k_swa=options.cache_type_k_swa or options.cache_type_k,
         cache_type_v_swa=options.cache_type_v_swa or options.cache_type_v,
         sampling=sampling,
+        build=BUILD.name,
         **fields,
     )
     return info, special

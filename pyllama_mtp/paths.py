@@ -5,6 +5,8 @@ made from downloads (docs/models.md).
 import os
 from pathlib import Path
 
+from pyllama_mtp.builds import current_build
+
 _PACKAGE = Path(__file__).parent
 
 
@@ -14,8 +16,8 @@ def get_include() -> Path:
 
 
 def get_library() -> Path:
-    """The shared library."""
-    return _PACKAGE / "lib" / "libpyllama_mtp.so"
+    """The shared library that this process uses: of several builds, the one for this CPU."""
+    return current_build().library
 
 
 def get_pkgconfig_dir() -> Path:

@@ -249,12 +249,38 @@ def test_a_portable_build_uses_x86_64_v3_and_nothing_newer(portable_build):
     assert "-march=x86-64-v3" in flags
     assert flags <= {"-march=x86-64-v3", "-msse4.2", "-mavx", "-mavx2", "-mfma", "-mf16c", "-mbmi2"}
     v3 = {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "pni", "popcnt", "sse4_1", "sse4_2", "ssse3"}
-    assert set(json.loads((portable_build / "_build_info.json").read_text())["cpu_features"]) == v3
+    info = json.loads((portable_build / "_build_info.json").read_text())
+    assert set(info["cpu_features"]) == v3 and info["build"] == "x86-64-v3"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX-512 is of x86")
+def test_a_build_for_avx512_vnni_uses_nothing_newer(tmp_path, archive):
+    """Not what the machine that builds has besides: AVX-512 BF16, VBMI."""
+    result = configure(tmp_path, "-DPYLLAMA_MTP_PORTABLE=avx512_vnni", f"-DLLAMA_CPP_ARCHIVE={archive}")
+    assert result.returncode == 0, result.stderr
+    entries = json.loads((tmp_path / "compile_commands.json").read_text())
+    flags = {flag for entry in entries for flag in entry["command"].split() if flag.startswith("-m")}
+    flags = {flag for flag in flags if not flag.startswith("-mno-")}
+    assert {"-march=x86-64-v4", "-mavx512vnni"} <= flags
+    v4 = {f"-mavx512{part}" for part in ("f", "cd", "vl", "dq", "bw")}
+    v3 = {"-msse4.2", "-mavx", "-mavx2", "-mfma", "-mf16c", "-mbmi2"}
+    assert flags <= {"-march=x86-64-v4", "-mavx512vnni"} | v4 | v3
+    info = json.loads((tmp_path / "_build_info.json").read_text())
+    wide = {name for name in info["cpu_features"] if name.startswith("avx512")}
+    assert info["build"] == "avx512_vnni"
+    assert wide == {"avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw", "avx512_vnni"}
+
+
+def test_another_word_for_a_portable_build_is_refused(tmp_path):
+    """It was taken for ON."""
+    result = configure(tmp_path, "-DPYLLAMA_MTP_PORTABLE=avx512")
+    assert result.returncode != 0 and "expected OFF, ON or avx512_vnni" in result.stderr
 
 
 def cpu_features(tmp_path, flag: str) -> set[str]:
     output = tmp_path / "_build_info.json"
-    command = [sys.executable, PROJECT / "cmake" / "build_info.py", output, "--llama-build", "1", "--compiler", "g++"]
+    command = [sys.executable, PROJECT / "cmake" / "build_info.py", output, "--build", "a"]
+    command += ["--llama-build", "1", "--compiler", "g++"]
     subprocess.run([*command, f"--flag={flag}"], check=True)
     return set(json.loads(output.read_text())["cpu_features"])
 
