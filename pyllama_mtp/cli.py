@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pyllama_mtp.builds import current_build
 from pyllama_mtp.commands import bench, chat, demo, info, run, serve
 from pyllama_mtp.commands.parser import Parser
 from pyllama_mtp.errors import PyllamaMtpError, one_line
@@ -28,13 +29,13 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version
 
-        print(f"pyllama-mtp {version('pyllama-mtp')}")
+        print(f"pyllama-mtp {version('pyllama-mtp')} ({current_build().name})")
         parser.exit()
 
 
 def _parser() -> Parser:
     parser = Parser(prog="pyllama-mtp", description=DESCRIPTION, epilog=EXAMPLES)
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show version and build, and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (chat, run, serve, info, bench, demo):
         command.add_parser(commands)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 import pytest
 
 from pyllama_mtp import cli
+from pyllama_mtp.builds import current_build
 from pyllama_mtp.commands import bench, chat, demo, info, run, serve
 from pyllama_mtp.commands.model import load_options
 from pyllama_mtp.commands.terminal import for_terminal
@@ -94,7 +95,8 @@ def test_version_and_module():
         command = [sys.executable, "-P", "-m", "pyllama_mtp", *arguments]
         result = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert result.returncode == 0 and result.stderr == ""
-        assert result.stdout.startswith(("pyllama-mtp " + version("pyllama-mtp"), "usage: pyllama-mtp demo"))
+        told = f"pyllama-mtp {version('pyllama-mtp')} ({current_build().name})\n"
+        assert result.stdout == told or result.stdout.startswith("usage: pyllama-mtp demo")
 
 
 @pytest.mark.parametrize("command", ["run", "info", "demo", "bench", "serve"])

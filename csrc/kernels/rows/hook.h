@@ -17,8 +17,8 @@ struct ggml_tensor;
 bool pmtp_tanh(const struct ggml_compute_params * params, struct ggml_tensor * op);
 
 // Computes a GLU operation GEGLU of two tensors, values divided among all threads: ggml's looks up one value at a time,
-// and gives a row to one thread. table: ggml's, of the GELU of every f16 number. Returns false, with nothing done, if the
-// tensors are not contiguous f32.
+// and gives a row to one thread. table: ggml's, of the GELU of every f16 number. Returns false, with nothing done, if
+// the tensors are not contiguous f32.
 bool pmtp_geglu(const struct ggml_compute_params * params, struct ggml_tensor * op, const uint16_t * table);
 
 #ifdef __cplusplus
