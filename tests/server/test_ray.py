@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -55,6 +56,14 @@ class Replicas:
         self._process.stdin.flush()
         return self._process.stdout.readline().strip()
 
+    def until_texts(self, n: int, messages: list[dict[str, str]]) -> None:
+        """Waits until the replica of a conversation has n texts that run or wait."""
+        line = f"metrics {json.dumps({'messages': messages})}"
+        figure = re.compile(r"^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)$", re.MULTILINE)
+        end = time.monotonic() + 30
+        while (seen := sum(map(float, figure.findall(json.loads(self.tell(line)))))) != n:
+            assert time.monotonic() < end, seen
+
     def stop(self) -> None:
         self._process.stdin.close()
         try:
@@ -73,7 +82,7 @@ class Replicas:
 
 @pytest.fixture(scope="module")
 def replicas(chat_target: Path, demo) -> Iterator[Replicas]:
-    settings = {"target": chat_target, "mtp_head": demo.head, "n_ctx": 1024, "max_num_seqs": 2, "cpus": 1}
+    settings = {"target": chat_target, "mtp_head": demo.head, "n_ctx": 1024, "max_num_seqs": 3, "cpus": 1}
     running = Replicas(*(f"{name}={value}" for name, value in settings.items()))
     yield running
     running.stop()
@@ -136,13 +145,17 @@ def test_what_ran_elsewhere_or_waited_survives_a_replica(replicas: Replicas):
     begun = [replicas.client.chat.completions.create(messages=opening(lost[0]), **LONG, n=16, stream=True)]
     begun += [replicas.client.chat.completions.create(messages=opening(kept[0]), **LONG, stream=True)]
     parts = [[next(iter(stream)).choices[0].delta.content or ""] for stream in begun]
-    with ThreadPoolExecutor(len(places)) as pool:
+    with ThreadPoolExecutor(len(places) + 1) as pool:
+        unsent = pool.submit(replicas.ask, opening(lost[0]), n=2, max_tokens=200)
+        replicas.until_texts(18, opening(lost[0]))  # the killed one has it: after the 16 of the stream
         answers = [pool.submit(replicas.ask, opening(i), max_tokens=200) for i in (*lost, *kept)]
         assert replicas.tell(f"kill {killed}") == "killed"
         with pytest.raises(APIError, match="the replica that answered has died"):
             parts[0] += [chunk.choices[0].delta.content or "" for chunk in begun[0] if chunk.choices]
         parts[1] += [chunk.choices[0].delta.content or "" for chunk in begun[1] if chunk.choices]
         told = [answer.result(60) for answer in answers]
+        elsewhere, answer = unsent.result(60)
+    assert elsewhere != killed and answer.usage.completion_tokens == 400
     assert all(answer.usage.completion_tokens == 200 for _, answer in told)
     whole = replicas.ask(opening(kept[0]), max_tokens=900, extra_body=LONG["extra_body"])[1]
     assert "".join(parts[1]) == whole.choices[0].message.content
