@@ -20,15 +20,25 @@ from pyllama_mtp.gguf.gemma4 import ROTATED_SHARE, Gemma4Shape
 from pyllama_mtp.gguf.gemma4_assistant import AssistantConfig, Layer
 from pyllama_mtp.part_files import replacing
 
-WEIGHT_TYPES = ("f32", "f16", "q8_0", "q6_k", "q4_k", "q4_0")
+# name -> llama.cpp's number for files of that type, the K ones as a mixture
+_FILE_TYPES = {
+    **{"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q6_k": 18, "q5_k": 17, "q5_0": 8, "q4_k": 15, "q4_0": 2},
+    **{"iq4_nl": 25, "iq4_xs": 30, "q3_k": 12},
+}
+WEIGHT_TYPES = tuple(_FILE_TYPES)
 # For blocks of uniform random bits: the deviation of their values in units of the scale, and where the block keeps its
-# halves, as (byte, share of the scale). q4_k has 6-bit factors for 4-bit codes and for an offset, whose unit is 7.5, a
-# mean code; q6_k has 8-bit factors.
+# halves, as (byte, share of the scale). q4_k and q5_k have 6-bit factors for codes and for an offset, whose unit is a
+# mean code; q6_k has 8-bit factors, q3_k and iq4_xs signed 6-bit ones.
 _BLOCKS: dict[str, tuple[float, list[tuple[int, float]]]] = {
     "q8_0": (255 / 12**0.5, [(0, 1)]),
     "q6_k": (1368, [(208, 1)]),
+    "q5_k": (873, [(0, 1), (2, 15.5)]),
+    "q5_0": (32 / 12**0.5, [(0, 1)]),
     "q4_k": (422, [(0, 1), (2, 7.5)]),
     "q4_0": (16 / 12**0.5, [(0, 1)]),
+    "iq4_nl": (67.5, [(0, 1)]),
+    "iq4_xs": (1243, [(0, 1)]),
+    "q3_k": (43.4, [(108, 1)]),
 }
 _LOGIT_DEVIATION = 3.0
 _CHUNK_BYTES = 64 << 20
@@ -132,10 +142,9 @@ def _check_type(weights: str) -> None:
 
 
 def _general(metadata: dict[str, Entry], weights: str) -> dict[str, Entry]:
-    file_type = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 15, "q6_k": 18}[weights]
     return metadata | {
         "general.name": Entry("string", "random weights"),
-        "general.file_type": Entry("u32", file_type),
+        "general.file_type": Entry("u32", _FILE_TYPES[weights]),
         "general.quantization_version": Entry("u32", 2),
     }
 
@@ -190,5 +199,8 @@ def _random_matrix(random: np.random.Generator, shape: tuple[int, ...], type_nam
                 blocks[:, byte + 1] = blocks[:, byte + 1] & 0x80 | scale >> 8  # keeps a random sign
         else:
             values = random.standard_normal((len(rows), n_in), np.float32) * np.float32(deviation)
-            rows[:] = values.astype({"f32": "<f4", "f16": "<f2"}[type_name]).view(np.uint8)
+            if type_name == "bf16":
+                rows[:] = (values.view("<u4") >> 16).astype("<u2").view(np.uint8)
+            else:
+                rows[:] = values.astype({"f32": "<f4", "f16": "<f2"}[type_name]).view(np.uint8)
     return data

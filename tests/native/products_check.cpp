@@ -47,6 +47,44 @@ static double q6_K_value(const uint8_t * block, int, int i) {
     return half_at(block + 208) * (int8_t) block[192 + i / 16] * (q - 32);
 }
 
+static double q5_0_value(const uint8_t * block, int, int i) {
+    const uint8_t byte = block[6 + i % 16];
+    const int high = load_as<uint32_t>(block + 2) >> i & 1;
+    return half_at(block) * ((i < 16 ? byte & 15 : byte >> 4) + 16 * high - 16);
+}
+static double q5_K_value(const uint8_t * block, int, int i) {
+    const int s = i / 32, l = i % 32;
+    const uint8_t * packed = block + 4;
+    const int scale = s < 4 ? packed[s] & 63 : (packed[s + 4] & 15) | packed[s - 4] >> 6 << 4;
+    const int min = s < 4 ? packed[s + 4] & 63 : packed[s + 4] >> 4 | packed[s] >> 6 << 4;
+    const uint8_t byte = block[48 + s / 2 * 32 + l];
+    const int q = (s % 2 == 0 ? byte & 15 : byte >> 4) + 16 * (block[16 + l] >> s & 1);
+    return half_at(block) * scale * q - half_at(block + 2) * min;
+}
+static double q3_K_value(const uint8_t * block, int, int i) {
+    const int s = i / 16, l = i % 32, half = i / 128, quarter = i % 128 / 32;
+    const uint8_t * packed = block + 96;
+    const int low = s < 8 ? packed[s] & 15 : packed[s - 8] >> 4;
+    const int scale = (low | (packed[8 + s % 4] >> (2 * (s / 4)) & 3) << 4) - 32;
+    const int q = (block[32 + 32 * half + l] >> (2 * quarter) & 3) + 4 * (block[l] >> (i / 32) & 1);
+    return half_at(block + 108) * scale * (q - 4);
+}
+static const int iq4_values[] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
+static double iq4_nl_value(const uint8_t * block, int, int i) {
+    const uint8_t byte = block[2 + i % 16];
+    return half_at(block) * iq4_values[i < 16 ? byte & 15 : byte >> 4];
+}
+static double iq4_nl_8x8_value(const uint8_t * block, int lane, int i) {
+    const uint8_t byte = block[16 + i % 16 / 8 * 64 + lane * 8 + i % 8];
+    return half_at(block + 2 * lane) * iq4_values[i < 16 ? byte & 15 : byte >> 4];
+}
+static double iq4_xs_value(const uint8_t * block, int, int i) {
+    const int s = i / 32;
+    const int low = block[4 + s / 2] >> (4 * (s % 2)) & 15, high = load_as<uint16_t>(block + 2) >> (2 * s) & 3;
+    const uint8_t byte = block[8 + 16 * s + i % 16];
+    return half_at(block) * ((low | high << 4) - 32) * iq4_values[i % 32 < 16 ? byte & 15 : byte >> 4];
+}
+
 static double f32_value(const uint8_t * block, int, int i) { return load_as<float>(block + 4 * i); }
 static double f16_value(const uint8_t * block, int, int i) { return half_at(block + 2 * i); }
 static double bf16_value(const uint8_t * block, int, int i) {
@@ -72,6 +110,12 @@ static const Type types[] = {
     { "q4_K", q4_K_8x8, Coding::super, 256, 8, 1152, Number::half, 0, 16, q4_K },
     { "q8_0", q8_0, Coding::plain, 32, 1, 34, Number::half, 0, 1, q8_0_value },
     { "q6_K", q6_K, Coding::super, 256, 1, 210, Number::half, 208, 1, q6_K_value },
+    { "q5_0", q5_0, Coding::plain, 32, 1, 22, Number::half, 0, 1, q5_0_value },
+    { "q5_K", q5_K, Coding::super, 256, 1, 176, Number::half, 0, 2, q5_K_value },
+    { "q3_K", q3_K, Coding::super, 256, 1, 110, Number::half, 108, 1, q3_K_value },
+    { "iq4_nl", iq4_nl, Coding::plain, 32, 1, 18, Number::half, 0, 1, iq4_nl_value },
+    { "iq4_nl_8x8", iq4_nl_8x8, Coding::zero_point, 32, 8, 144, Number::half, 0, 8, iq4_nl_8x8_value },
+    { "iq4_xs", iq4_xs, Coding::super, 256, 1, 136, Number::half, 0, 1, iq4_xs_value },
     { "f32", f32, Coding::floats, 32, 1, 128, Number::single, 0, 32, f32_value },
     { "f16", f16, Coding::floats, 32, 1, 64, Number::half, 0, 32, f16_value },
     { "bf16", bf16, Coding::floats, 32, 1, 64, Number::bfloat, 0, 32, bf16_value },

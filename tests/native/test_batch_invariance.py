@@ -15,7 +15,7 @@ from support.tiny_pairs import write_tiny_pair
 
 VERIFIED = (2, 4, 9, 10, 17, 18, 32)  # rows
 CHUNKS = (32, 33, 64, 100, 128, 512)  # rows of a prompt at once
-WEIGHTS = ("q8_0", "q6_k", "q4_k", "q4_0", "f16", "f32")
+WEIGHTS = (*("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "iq4_nl", "iq4_xs", "q3_k", "f16", "bf16", "f32"),)
 PAIRS = [*((name, name) for name in CACHE_TYPES), ("q8_0", "turbo4"), ("turbo3", "f16"), ("f32", "bf16")]
 # Rows long enough for the blocks of 256 values of K-quants.
 SHAPE = Gemma4Shape(

@@ -42,6 +42,7 @@ Product product(const ggml_tensor * weights, int columns, int interleave) {
     if (columns == 8 && interleave == 8 && weights->ne[1] % 8 == 0) {
         switch (weights->type) {
             case GGML_TYPE_Q4_0: return { q4_0_8x8, Coding::zero_point, 16 };
+            case GGML_TYPE_IQ4_NL: return { iq4_nl_8x8, Coding::zero_point, 16 };
             case GGML_TYPE_Q4_K: return { q4_K_8x8, Coding::super, 8 };
             default: return kNone;
         }
@@ -50,6 +51,11 @@ Product product(const ggml_tensor * weights, int columns, int interleave) {
         const bool whole_records = weights->ne[0] % 32 == 0;
         switch (weights->type) {
             case GGML_TYPE_Q8_0: return { q8_0, Coding::plain, 4 };
+            case GGML_TYPE_Q5_0: return { q5_0, Coding::plain, 4 };
+            case GGML_TYPE_IQ4_NL: return { iq4_nl, Coding::plain, 4 };
+            case GGML_TYPE_IQ4_XS: return { iq4_xs, Coding::super, 4 };
+            case GGML_TYPE_Q3_K: return { q3_K, Coding::super, 4 };
+            case GGML_TYPE_Q5_K: return { q5_K, Coding::super, 4 };
             case GGML_TYPE_Q6_K: return { q6_K, Coding::super, 4 };
             case GGML_TYPE_F32: return { whole_records ? f32 : nullptr, Coding::floats, 4 };
             case GGML_TYPE_F16: return { whole_records ? f16 : nullptr, Coding::floats, 4 };

@@ -21,10 +21,16 @@ void multiply(Kernel kernel, const void * weights, const Activations & activatio
 
 // ggml's 8x8 layouts: 8 weight rows interleaved by 8 bytes. first and last are multiples of 8.
 void q4_0_8x8(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
+void iq4_nl_8x8(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
 void q4_K_8x8(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
 
 // ggml's plain layouts.
 void q8_0(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
+void q5_0(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
+void iq4_nl(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
+void iq4_xs(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
+void q3_K(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
+void q5_K(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
 void q6_K(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
 
 // Rows of a multiple of 32 values.
