@@ -15,10 +15,10 @@ bool on_cpu(const ggml_tensor * tensor) {
     return device == nullptr || ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU;
 }
 
-// Matrices that every row is multiplied with: not those of experts, nor what rows are only looked up in.
+// Matrices that rows are multiplied with, those of experts among them: not what rows are only looked up in.
 bool is_multiplied(const llama_model & model, const ggml_tensor * tensor) {
     const bool looked_up = tensor == model.tok_embd || tensor == model.per_layer_tok_embd;
-    return ggml_n_dims(tensor) == 2 && (!looked_up || tensor == model.output);
+    return ggml_n_dims(tensor) >= 2 && (!looked_up || tensor == model.output);
 }
 
 }  // namespace
@@ -39,9 +39,6 @@ std::string batch_dependence(const llama_context & context) {
     }
     if (off_cpu) {
         reasons.push_back("layers on a GPU");
-    }
-    if (model.hparams.n_expert > 0) {
-        reasons.push_back("experts");
     }
     for (const auto & [type, n] : served_elsewhere) {
         reasons.push_back(format("%d matrices of type %s", n, ggml_type_name(type)));

@@ -9,9 +9,8 @@ import pytest
 
 from pyllama_mtp import Model
 from pyllama_mtp.gguf.gemma4 import Gemma4Shape
-from pyllama_mtp.gguf.random_weights import write_target
+from pyllama_mtp.gguf.random_weights import write_assistant, write_target
 from support.drafted_texts import CACHE_TYPES, SOURCES, cases, differing
-from support.tiny_pairs import write_tiny_pair
 
 VERIFIED = (2, 4, 9, 10, 17, 18, 32)  # rows
 CHUNKS = (32, 33, 64, 100, 128, 512)  # rows of a prompt at once
@@ -39,6 +38,10 @@ SHAPE = Gemma4Shape(
     assistant_n_ff=32,
     assistant_n_head=2,
 )
+EXPERTS = dataclasses.replace(
+    SHAPE, n_ple=0, n_shared=0, v_is_k=True, n_centroids=0, n_expert=8, n_expert_used=3, n_ff_expert=256
+)
+SHAPES = {"dense": SHAPE, "experts": EXPERTS}
 needs_kernels = pytest.mark.skipif(
     "avx2" not in Path("/proc/cpuinfo").read_text(), reason="this CPU has no AVX2: llama.cpp's own kernels are used"
 )
@@ -60,9 +63,11 @@ def test_logits_do_not_depend_on_batch_and_threads(demo, k: str, v: str):
 
 
 @needs_kernels
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_logits_of_every_weight_type_served_do_not_depend_on_the_batch(tmp_path: Path, weights: str):
-    with Model(write_target(tmp_path / "target.gguf", SHAPE, weights=weights), n_ctx=256, n_threads=2) as model:
+def test_logits_of_every_weight_type_served_do_not_depend_on_the_batch(tmp_path: Path, weights: str, shape: str):
+    target = write_target(tmp_path / "target.gguf", SHAPES[shape], weights=weights)
+    with Model(target, n_ctx=256, n_threads=2) as model:
         assert model.info.batch_invariant
         ids = [2, *np.random.default_rng(0).integers(264, SHAPE.n_vocab, 119).tolist()]
         single = model.logits(ids, n_batch=1)
@@ -103,6 +108,24 @@ def test_what_follows_a_prompt_does_not_depend_on_the_chunks_it_is_evaluated_in(
                 assert (found.tokens, found.logprobs) == (first.tokens, first.logprobs), (n_batch, n, found.reused)
 
 
+@needs_kernels
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_texts_of_every_weight_type_served_are_the_same_with_drafting_on_and_off(
+    tmp_path: Path, weights: str, shape: str
+):
+    target = write_target(tmp_path / "target.gguf", SHAPES[shape], weights=weights)
+    head = write_assistant(tmp_path / "head.gguf", SHAPES[shape], weights=weights)
+    texts = []
+    with Model(target, mtp_head=head, n_ctx=256, n_threads=2) as model:
+        for drafts in (0, 1, 3, 8):
+            for options in ({"temperature": 0.0}, {"temperature": 0.7, "seed": 3}):
+                stream = model.generate([2, 300], max_tokens=40, num_speculative_tokens=drafts, **options)
+                stream.text()
+                texts.append(stream.token_ids)
+    assert texts == 4 * texts[:2]
+
+
 def test_info_names_weights_that_are_not_served(tmp_path: Path):
     """The head of 500 rows is no multiple of 8, so ggml does not repack it."""
     target = write_target(tmp_path / "target.gguf", dataclasses.replace(SHAPE, n_vocab=500), weights="q4_0")
@@ -111,10 +134,15 @@ def test_info_names_weights_that_are_not_served(tmp_path: Path):
         assert model.info.batch_dependence.endswith("1 matrices of type q4_0")
 
 
-def test_info_names_experts_and_attention_without_the_kernel(tmp_path: Path, demo):
-    with Model(write_tiny_pair("moe", tmp_path).target, n_ctx=256, n_threads=1) as model:
+def test_info_names_experts_that_are_not_served(tmp_path: Path):
+    """Rows of 36 values, which are f16 then: no whole number of records."""
+    shape = dataclasses.replace(EXPERTS, n_ff_expert=36)
+    with Model(write_target(tmp_path / "target.gguf", shape, weights="q4_0"), n_ctx=256, n_threads=1) as model:
         assert not model.info.batch_invariant
-        assert model.info.batch_dependence.startswith("experts")
+        assert model.info.batch_dependence.endswith("matrices of type f16")
+
+
+def test_info_names_attention_without_the_kernel(demo):
     with Model(demo.target, n_ctx=256, n_threads=1, flash_attention=False) as model:
         assert not model.info.batch_invariant
         assert model.info.batch_dependence.endswith("flash attention is off")

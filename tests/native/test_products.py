@@ -40,7 +40,7 @@ def test_products_equal_float64_and_do_not_depend_on_the_batch(tmp_path: Path, t
     assert done.returncode == 0, done.stdout[-200:]
     cases = [line.split() for line in done.stdout.splitlines()]
     # Types of 32 and of 256 values, repacked and not.
-    assert len(cases) == 2 * 5 * 3 + 1 * 3 * 3 + (3 + 3) * 5 * 4 + 4 * 3 * 4
+    assert len(cases) == 2 * 5 * 3 + 1 * 3 * 3 + (3 + 3) * 5 * 4 + 4 * 3 * 4 + 13 * 9
     for *case, error, scale in cases:
         assert float(error) <= 4e-6 * float(scale), case
 
@@ -99,7 +99,9 @@ with Model(sys.argv[1], n_ctx=256, n_threads=1) as model:
 """
 
 
-def test_the_kernels_are_used_and_agree_with_those_of_llama_cpp(target: Path, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("kind, weights", [("dense", "q4_0"), ("moe", "q4_0"), ("moe", "q8_0")])
+def test_the_kernels_are_used_and_agree_with_those_of_llama_cpp(tmp_path: Path, monkeypatch, kind: str, weights: str):
+    target = write_target(tmp_path / "target.gguf", KINDS[kind], weights=weights)
     if "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this CPU has no AVX2: llama.cpp's own kernels are used")
     logits = {}

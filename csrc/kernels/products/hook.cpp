@@ -1,11 +1,8 @@
 #include "kernels/products/hook.h"
 
-#include "kernels/cpu/simd.h"
-#include "kernels/enabled.h"
-#include "kernels/invariance.h"
-#include "kernels/products/cpu/kernels.h"
+#include "kernels/products/choice.h"
+#include "kernels/products/cpu/experts.h"
 
-#include "ggml-backend.h"
 #include "ggml-cpu-impl.h"
 #include "ggml.h"
 
@@ -14,7 +11,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 namespace {
 
@@ -24,102 +20,121 @@ using namespace pmtp::products;
 // Of the weights that a thread reads again in every pass: a part of a second-level cache.
 constexpr int64_t kChunkBytes = 256 << 10;
 
-struct Product {
-    Kernel kernel;
-    Coding coding;
-    int columns;  // weight rows in a group that a thread takes whole
-};
-
-constexpr Product kNone = { nullptr, Coding::floats, 1 };
-
-// The kernel for weights in groups of `columns` rows; `kernel` is null if there is none.
-Product product(const ggml_tensor * weights, int columns, int interleave) {
-#ifdef PMTP_SIMD
-    if (!kernels_enabled() || weights->ne[2] != 1 || weights->ne[3] != 1 ||
-        weights->nb[1] != ggml_row_size(weights->type, weights->ne[0])) {
-        return kNone;
-    }
-    if (columns == 8 && interleave == 8 && weights->ne[1] % 8 == 0) {
-        switch (weights->type) {
-            case GGML_TYPE_Q4_0: return { q4_0_8x8, Coding::zero_point, 16 };
-            case GGML_TYPE_IQ4_NL: return { iq4_nl_8x8, Coding::zero_point, 16 };
-            case GGML_TYPE_Q4_K: return { q4_K_8x8, Coding::super, 8 };
-            default: return kNone;
-        }
-    }
-    if (columns == 1) {
-        const bool whole_records = weights->ne[0] % 32 == 0;
-        switch (weights->type) {
-            case GGML_TYPE_Q8_0: return { q8_0, Coding::plain, 4 };
-            case GGML_TYPE_Q5_0: return { q5_0, Coding::plain, 4 };
-            case GGML_TYPE_IQ4_NL: return { iq4_nl, Coding::plain, 4 };
-            case GGML_TYPE_IQ4_XS: return { iq4_xs, Coding::super, 4 };
-            case GGML_TYPE_Q3_K: return { q3_K, Coding::super, 4 };
-            case GGML_TYPE_Q5_K: return { q5_K, Coding::super, 4 };
-            case GGML_TYPE_Q6_K: return { q6_K, Coding::super, 4 };
-            case GGML_TYPE_F32: return { whole_records ? f32 : nullptr, Coding::floats, 4 };
-            case GGML_TYPE_F16: return { whole_records ? f16 : nullptr, Coding::floats, 4 };
-            case GGML_TYPE_BF16: return { whole_records ? bf16 : nullptr, Coding::floats, 4 };
-            default: return kNone;
-        }
-    }
-#else
-    (void) weights, (void) columns, (void) interleave;
-#endif
-    return kNone;
-}
-
-Product product_of(const ggml_tensor * op, int columns, int interleave) {
-    const ggml_tensor * x = op->src[1];
-    if (ggml_nrows(x) != x->ne[1] || x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) ||
-        op->type != GGML_TYPE_F32) {
-        return kNone;
-    }
-    return product(op->src[0], columns, interleave);
-}
-
-size_t work_size(const Product & p, const ggml_tensor * op) {
-    return p.kernel == nullptr ? 0 : Activations::bytes(p.coding, op->src[1]->ne[0], op->src[1]->ne[1]);
-}
-
-}  // namespace
-
-bool pmtp::product_is_batch_invariant(const ggml_tensor * weights) {
-    const char * buffer = ggml_backend_buft_name(ggml_backend_buffer_get_type(weights->buffer));
-    const bool repacked = std::strcmp(buffer, "CPU_REPACK") == 0;
-    return (repacked || ggml_backend_buffer_is_host(weights->buffer)) &&
-           product(weights, repacked ? 8 : 1, repacked ? 8 : 0).kernel != nullptr;
-}
-
-size_t pmtp_multiply_work_size(const ggml_tensor * op, int columns, int interleave) {
-    return work_size(product_of(op, columns, interleave), op);
-}
-
-bool pmtp_multiply(const ggml_compute_params * params, ggml_tensor * op, int columns, int interleave) {
-    const Product p = product_of(op, columns, interleave);
-    const ggml_tensor * weights = op->src[0];
-    const ggml_tensor * x = op->src[1];
-    if (p.kernel == nullptr || params->use_ref || params->wsize < work_size(p, op)) {
+bool is_product(const ggml_tensor * op) {
+    const ggml_tensor *weights = op->src[0], *x = op->src[1];
+    if (op->type != GGML_TYPE_F32 || x == nullptr || x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float)) {
         return false;
     }
-    const Activations activations(params->wdata, p.coding, x->ne[0], x->ne[1]);
-    activations.encode((const float *) x->data, x->nb[1], params->ith, params->nth);
+    if (op->op == GGML_OP_MUL_MAT) {
+        return weights->ne[2] == 1 && ggml_nrows(x) == x->ne[1];
+    }
+    return op->op == GGML_OP_MUL_MAT_ID && x->ne[3] == 1 &&
+           (x->ne[1] == 1 || x->nb[2] == (size_t) x->ne[1] * x->nb[1]) && op->nb[2] == (size_t) op->ne[1] * op->nb[1];
+}
+
+Choice choice_of(const ggml_tensor * op, int columns, int interleave) {
+    return is_product(op) ? choose(op->src[0], columns, interleave) : Choice{ nullptr, Coding::floats, 1 };
+}
+
+Pairs pairs_of(const ggml_tensor * op) {
+    const ggml_tensor *weights = op->src[0], *x = op->src[1], *ids = op->src[2];
+    return { weights->ne[2], ids->ne[0], ids->ne[1], x->ne[1], (const char *) ids->data, ids->nb[0], ids->nb[1] };
+}
+
+size_t work_size(const Choice & choice, const ggml_tensor * op) {
+    const ggml_tensor * x = op->src[1];
+    if (choice.kernel == nullptr) {
+        return 0;
+    }
+    return op->op == GGML_OP_MUL_MAT ? Activations::bytes(choice.coding, x->ne[0], x->ne[1])
+                                     : ExpertRows::bytes(choice.coding, x->ne[0], pairs_of(op));
+}
+
+// How a matrix is cut: groups of columns in chunks, which threads take in turn.
+struct Chunks {
+    int64_t n_out, n_groups, n_chunks;
+    int columns;
+
+    // In `n` chunks at least, as far as there are groups; in smaller ones where each is read by several passes.
+    Chunks(const Choice & choice, const ggml_tensor * weights, int64_t n, bool several_passes)
+        : n_out(weights->ne[1]),
+          n_groups((n_out + choice.columns - 1) / choice.columns),
+          n_chunks(
+              std::min(n_groups, std::max<int64_t>(n, several_passes ? (int64_t) weights->nb[2] / kChunkBytes : 0))),
+          columns(choice.columns) {}
+
+    int64_t first(int64_t chunk) const { return std::min(n_out, n_groups * chunk / n_chunks * columns); }
+};
+
+// Chunks that a thread is given: a few, so that a thread that is held up does not hold up the others.
+int64_t chunks_of_threads(const ggml_compute_params * params) { return 8 * (int64_t) params->nth; }
+
+// f(chunk) by some thread for each of n.
+template <class F> void take_chunks(const ggml_compute_params * params, int64_t n, F f) {
+    for (int64_t chunk = params->ith; chunk < n; chunk = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+        f(chunk);
+    }
+}
+
+// Until all threads have come here.
+void wait_for_all(const ggml_compute_params * params) {
     if (params->ith == 0) {
         ggml_threadpool_chunk_set(params->threadpool, params->nth);
     }
     ggml_barrier(params->threadpool);
+}
 
-    // Groups of columns in a few chunks a thread, so that a thread that is held up does not hold up the others; in more
-    // and smaller ones where each is read by several passes.
-    const int64_t n_out = weights->ne[1];
-    const int64_t n_groups = (n_out + p.columns - 1) / p.columns;
-    const int64_t n_small = count_passes(activations) > 1 ? (int64_t) ggml_nbytes(weights) / kChunkBytes : 0;
-    const int64_t n_chunks = std::min(n_groups, std::max<int64_t>(8 * params->nth, n_small));
-    for (int64_t chunk = params->ith; chunk < n_chunks; chunk = ggml_threadpool_chunk_add(params->threadpool, 1)) {
-        const int64_t first = n_groups * chunk / n_chunks * p.columns;
-        const int64_t last = std::min(n_out, n_groups * (chunk + 1) / n_chunks * p.columns);
-        multiply(p.kernel, weights->data, activations, (float *) op->data, (int64_t) (op->nb[1] / sizeof(float)), first,
-                 last);
+int64_t result_stride(const ggml_tensor * op) { return (int64_t) (op->nb[1] / sizeof(float)); }
+
+void multiply_matrix(const ggml_compute_params * params, const Choice & choice, ggml_tensor * op) {
+    const ggml_tensor *weights = op->src[0], *x = op->src[1];
+    const Activations activations(params->wdata, choice.coding, x->ne[0], x->ne[1]);
+    activations.encode((const float *) x->data, x->nb[1], params->ith, params->nth);
+    wait_for_all(params);
+    const Chunks chunks(choice, weights, chunks_of_threads(params), count_passes(activations) > 1);
+    take_chunks(params, chunks.n_chunks, [&](int64_t i) {
+        multiply(choice.kernel, weights->data, activations, (float *) op->data, result_stride(op), chunks.first(i),
+                 chunks.first(i + 1));
+    });
+}
+
+void multiply_experts(const ggml_compute_params * params, const Choice & choice, ggml_tensor * op) {
+    const ggml_tensor *weights = op->src[0], *x = op->src[1];
+    const ExpertRows rows(params->wdata, choice.coding, x->ne[0], pairs_of(op));
+    if (params->ith == 0) {
+        GGML_ASSERT(rows.sort());
+    }
+    ggml_barrier(params->threadpool);
+    rows.encode((const float *) x->data, x->ne[1] == 1 ? x->nb[2] : x->nb[1], params->ith, params->nth);
+    wait_for_all(params);
+    const int64_t n = rows.n_active();
+    bool several_passes = false;
+    for (int64_t i = 0; i < n; i++) {
+        several_passes = several_passes || count_passes(rows.activations(i)) > 1;
+    }
+    const Chunks chunks(choice, weights, (chunks_of_threads(params) + n - 1) / n, several_passes);
+    take_chunks(params, n * chunks.n_chunks, [&](int64_t i) {
+        const int64_t chunk = i % chunks.n_chunks;
+        rows.multiply(choice.kernel, weights->data, weights->nb[2], i / chunks.n_chunks, (float *) op->data,
+                      result_stride(op), chunks.first(chunk), chunks.first(chunk + 1));
+    });
+}
+
+}  // namespace
+
+size_t pmtp_multiply_work_size(const ggml_tensor * op) {
+    return std::max(work_size(choice_of(op, 1, 0), op), work_size(choice_of(op, 8, 8), op));
+}
+
+bool pmtp_multiply(const ggml_compute_params * params, ggml_tensor * op, int columns, int interleave) {
+    const Choice choice = choice_of(op, columns, interleave);
+    if (choice.kernel == nullptr || params->use_ref || params->wsize < work_size(choice, op)) {
+        return false;
+    }
+    if (op->op == GGML_OP_MUL_MAT) {
+        multiply_matrix(params, choice, op);
+    } else {
+        multiply_experts(params, choice, op);
     }
     return true;
 }

@@ -66,7 +66,7 @@ int64_t Activations::tile_of(int64_t row) const {
     return row < n_wide * (width + 1) ? row / (width + 1) : n_wide + (row - n_wide * (width + 1)) / width;
 }
 
-Tile Activations::tile(int64_t i, float * result, int64_t stride) const {
+Tile Activations::tile(int64_t i, float * result, int64_t stride, const int32_t * places) const {
     const Size size = size_of(coding_);
     const int64_t first = first_row(i);
     const size_t at = (size_t) (first * n_records_);
@@ -76,16 +76,18 @@ Tile Activations::tile(int64_t i, float * result, int64_t stride) const {
              (const int32_t *) (sums_ + at * size.sums),
              (const int16_t *) (sums_ + at * size.sums),
              (const int16_t *) (sums32_ + at * size.sums32),
-             result + first * stride,
-             stride };
+             places == nullptr ? result + first * stride : result,
+             stride,
+             places == nullptr ? nullptr : places + first };
 }
 
-void Activations::encode(const float * x, size_t stride, int i, int n) const {
+void Activations::encode(const float * x, size_t stride, int i, int n, const int32_t * rows) const {
     const int64_t n_all = n_rows_ * n_records_, end = n_all * (i + 1) / n;
     for (int64_t done = n_all * i / n; done < end;) {
         const int64_t row = done / n_records_, begin = done % n_records_;
         const int64_t of_row = std::min(n_records_ - begin, end - done);
-        encode_row((const float *) ((const char *) x + row * stride), row, begin, begin + of_row);
+        const int64_t from = rows == nullptr ? row : rows[row];
+        encode_row((const float *) ((const char *) x + from * stride), row, begin, begin + of_row);
         done += of_row;
     }
 }

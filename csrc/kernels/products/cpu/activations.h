@@ -28,6 +28,9 @@ struct Tile {
     const int16_t * sums32;       // `super`: 8 sums of 32 values
     float * result;               // column c of row n is at n * stride + c
     int64_t stride;
+    const int32_t * places;  // if not null: at places[n] * stride + c
+
+    float * row(int n) const { return result + (places == nullptr ? n : places[n]) * stride; }
 };
 
 class Activations {
@@ -40,12 +43,12 @@ class Activations {
     int64_t n_in() const { return n_in_; }
     size_t size() const { return bytes(coding_, n_in_, n_rows_); }
 
-    // Writes share `i` of `n` of all rows' records; row r begins r * stride bytes after x.
-    void encode(const float * x, size_t stride, int i, int n) const;
+    // Writes share `i` of `n` of all rows' records; row r begins r * stride bytes after x, or rows[r] * stride.
+    void encode(const float * x, size_t stride, int i, int n, const int32_t * rows = nullptr) const;
 
-    // Tiles are of equal width, up to one row.
+    // Tiles are of equal width, up to one row. Row r's results are at r * stride, or places[r] * stride.
     int64_t n_tiles() const { return n_tiles_; }
-    Tile tile(int64_t i, float * result, int64_t stride) const;
+    Tile tile(int64_t i, float * result, int64_t stride, const int32_t * places = nullptr) const;
 
   private:
     void encode_row(const float * x, int64_t row, int64_t begin, int64_t end) const;

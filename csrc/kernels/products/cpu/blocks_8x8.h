@@ -77,7 +77,7 @@ template <class Type, int C> struct Strip8x8 {
     template <int N> PMTP_INLINE void finish(const Float (&sums)[1][N], const Tile & tile) const {
         PMTP_UNROLL
         for (int n = 0; n < N; n++) {
-            std::memcpy(tile.result + n * tile.stride + column, &sums[0][n], C * sizeof(float));
+            std::memcpy(tile.row(n) + column, &sums[0][n], C * sizeof(float));
         }
     }
 
@@ -137,7 +137,7 @@ template <class Type> struct LoneStrip8x8 {
 
     template <int N> PMTP_INLINE void finish(const Float (&sums)[kVectors][N], const Tile & tile) const {
         for (int v = 0; v < kVectors; v++) {
-            store_even_lanes(tile.result + column + v * kLaneRows, sums[v][0]);
+            store_even_lanes(tile.row(0) + column + v * kLaneRows, sums[v][0]);
         }
     }
 

@@ -15,9 +15,9 @@ using Kernel = void (*)(const void * weights, int64_t n_in, const Tile * tiles, 
 // How often multiply() passes over the weights.
 int64_t count_passes(const Activations & activations);
 
-// Column c of row r at result + r * stride + c, for c in first..last and all rows.
+// Column c of row r at result + r * stride + c, or places[r] * stride, for c in first..last and all rows.
 void multiply(Kernel kernel, const void * weights, const Activations & activations, float * result, int64_t stride,
-              int64_t first, int64_t last);
+              int64_t first, int64_t last, const int32_t * places = nullptr);
 
 // ggml's 8x8 layouts: 8 weight rows interleaved by 8 bytes. first and last are multiples of 8.
 void q4_0_8x8(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);

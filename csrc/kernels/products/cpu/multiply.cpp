@@ -20,13 +20,13 @@ int64_t count_passes(const Activations & activations) {
 }
 
 void multiply(Kernel kernel, const void * weights, const Activations & activations, float * result, int64_t stride,
-              int64_t first, int64_t last) {
+              int64_t first, int64_t last, const int32_t * places) {
     const int64_t n_tiles = activations.n_tiles(), n_passes = count_passes(activations);
     for (int64_t pass = 0; pass < n_passes; pass++) {
         const int64_t begin = n_tiles * pass / n_passes, end = n_tiles * (pass + 1) / n_passes;
         Tile tiles[kMaxTiles];
         for (int64_t i = begin; i < end; i++) {
-            tiles[i - begin] = activations.tile(i, result, stride);
+            tiles[i - begin] = activations.tile(i, result, stride, places);
         }
         kernel(weights, activations.n_in(), tiles, (int) (end - begin), first, last);
     }

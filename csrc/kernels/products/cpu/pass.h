@@ -32,7 +32,7 @@ template <int C, int N> PMTP_INLINE void store_totals(const Float (&sums)[C][N],
     for (int c = 0; c < C; c++) {
         PMTP_UNROLL
         for (int n = 0; n < N; n++) {
-            tile.result[n * tile.stride + column + c] = total(sums[c][n]);
+            tile.row(n)[column + c] = total(sums[c][n]);
         }
     }
 }
@@ -41,7 +41,7 @@ template <int V, int N> PMTP_INLINE void store_pairs_of(const Float (&sums)[V][N
     for (int v = 0; v < V; v++) {
         PMTP_UNROLL
         for (int n = 0; n < N; n++) {
-            store_pairs(tile.result + n * tile.stride + column + v * kLaneRows, sums[v][n]);
+            store_pairs(tile.row(n) + column + v * kLaneRows, sums[v][n]);
         }
     }
 }
