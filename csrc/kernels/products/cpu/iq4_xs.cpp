@@ -44,18 +44,27 @@ PMTP_INLINE Float scales_of_vector(__m256 scales, int v) { return _mm256_permute
 PMTP_INLINE Float first_lanes(__m128i x) { return _mm256_zextps128_ps256(_mm_cvtepi32_ps(x)); }
 #endif
 
-template <int C> struct StripIQ4_XS {
-    static constexpr int kColumns = C;
-    static constexpr int kVectors = C;
-    static int64_t bytes(int64_t n_in) { return C * n_in / 256 * (int64_t) sizeof(BlockIQ4_XS); }
+PMTP_INLINE __m256i scales_of(const BlockIQ4_XS & block) {
+    const __m256i low = _mm256_srlv_epi32(_mm256_set1_epi32(load_as<int>(block.scales_low)),
+                                          _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+    const __m256i high = _mm256_srlv_epi32(_mm256_set1_epi32(load_as<uint16_t>(block.scales_high)),
+                                           _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+    const __m256i scales = _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi32(0x0f)),
+                                           _mm256_slli_epi32(_mm256_and_si256(high, _mm256_set1_epi32(3)), 4));
+    return _mm256_sub_epi32(scales, _mm256_set1_epi32(32));
+}
 
+struct StripIQ4_XS {
+    static constexpr int kColumns = 1;
+    static constexpr int kVectors = 1;
     static constexpr int kOfBlock = 256 / kBytes;
+    static int64_t bytes(int64_t n_in) { return n_in / 256 * (int64_t) sizeof(BlockIQ4_XS); }
 
     struct Decoded {
-        Int w[C][kOfBlock];
-        Float scales[C][kOfBlock];
-        __m128i offsets[C];
-        float d[C];
+        Int w[kOfBlock];
+        Float scales[kOfBlock];
+        __m128i offsets;
+        Float d;
     };
 
     StripIQ4_XS(const void * weights, int64_t n_in, int64_t column)
@@ -63,58 +72,39 @@ template <int C> struct StripIQ4_XS {
           blocks((const BlockIQ4_XS *) weights + column * n_records),
           column(column) {}
 
-    PMTP_INLINE static __m256i scales_of(const BlockIQ4_XS & block) {
-        const __m256i low = _mm256_srlv_epi32(_mm256_set1_epi32(load_as<int>(block.scales_low)),
-                                              _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
-        const __m256i high = _mm256_srlv_epi32(_mm256_set1_epi32(load_as<uint16_t>(block.scales_high)),
-                                               _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
-        const __m256i scales = _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi32(0x0f)),
-                                               _mm256_slli_epi32(_mm256_and_si256(high, _mm256_set1_epi32(3)), 4));
-        return _mm256_sub_epi32(scales, _mm256_set1_epi32(32));
-    }
-
     PMTP_INLINE Decoded read(int64_t r) const {
+        const BlockIQ4_XS & block = blocks[r];
+        fetch_ahead<sizeof(block), 2048>(&block);
+        const __m256i scales = scales_of(block);
+        const __m256 of_sub_blocks = _mm256_cvtepi32_ps(scales);
         Decoded d;
-        for (int c = 0; c < C; c++) {
-            const BlockIQ4_XS & block = blocks[c * n_records + r];
-            fetch_ahead<sizeof(block), 2048>(&block);
-            const __m256i scales = scales_of(block);
-            const __m256 of_sub_blocks = _mm256_cvtepi32_ps(scales);
-            for (int v = 0; v < kOfBlock; v++) {
-                const int first = v * kBytes / 32;
-                d.w[c][v] = weights_of(nibbles(block.packed[first], block.packed[first + kSpan - 1]));
-                d.scales[c][v] = scales_of_vector(of_sub_blocks, v);
-            }
-            if (kOffset != 0) {
-                d.offsets[c] =
-                    _mm_mullo_epi16(_mm_set1_epi16(kOffset), _mm_packs_epi32(_mm256_castsi256_si128(scales),
-                                                                             _mm256_extracti128_si256(scales, 1)));
-            }
-            d.d[c] = half_to_float(block.d);
+        for (int v = 0; v < kOfBlock; v++) {
+            const int first = v * kBytes / 32;
+            d.w[v] = weights_of(nibbles(block.packed[first], block.packed[first + kSpan - 1]));
+            d.scales[v] = scales_of_vector(of_sub_blocks, v);
         }
+        const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(scales), _mm256_extracti128_si256(scales, 1));
+        d.offsets = _mm_mullo_epi16(_mm_set1_epi16(kOffset), narrow);
+        d.d = broadcast(half_to_float(block.d));
         return d;
     }
 
-    template <int N> PMTP_INLINE static void add(const Decoded & d, const Tile & tile, int64_t r, Float (&sums)[C][N]) {
+    template <int N> PMTP_INLINE static void add(const Decoded & d, const Tile & tile, int64_t r, Float (&sums)[1][N]) {
         PMTP_UNROLL
         for (int n = 0; n < N; n++) {
             const char * x = (const char *) tile.values + (r * N + n) * 256;
             const __m128i sums32 = load_as<__m128i>(tile.sums32 + (r * N + n) * 8);
-            const float scale = tile.scales[r * N + n];
+            // Whole numbers, most of them below 2^24.
+            Float dots = kOffset != 0 ? first_lanes(_mm_madd_epi16(d.offsets, sums32)) : zero_float();
             PMTP_UNROLL
-            for (int c = 0; c < C; c++) {
-                // Whole numbers, most of them below 2^24.
-                Float dots = kOffset != 0 ? first_lanes(_mm_madd_epi16(d.offsets[c], sums32)) : zero_float();
-                PMTP_UNROLL
-                for (int v = 0; v < kOfBlock; v++) {
-                    dots = fma(to_float(products_of(d.w[c][v], load(x + v * kBytes))), d.scales[c][v], dots);
-                }
-                sums[c][n] = fma(dots, broadcast(d.d[c] * scale), sums[c][n]);
+            for (int v = 0; v < kOfBlock; v++) {
+                dots = fma(to_float(products_of(d.w[v], load(x + v * kBytes))), d.scales[v], dots);
             }
+            sums[0][n] = fma(dots, d.d * broadcast(tile.scales[r * N + n]), sums[0][n]);
         }
     }
 
-    template <int N> PMTP_INLINE void finish(const Float (&sums)[C][N], const Tile & tile) const {
+    template <int N> PMTP_INLINE void finish(const Float (&sums)[1][N], const Tile & tile) const {
         store_totals(sums, tile, column);
     }
 
@@ -125,8 +115,8 @@ template <int C> struct StripIQ4_XS {
 
 struct Strips {
     template <int N> struct Of {
-        using Wide = StripIQ4_XS<1>;
-        using Narrow = StripIQ4_XS<1>;
+        using Wide = StripIQ4_XS;
+        using Narrow = StripIQ4_XS;
     };
 };
 

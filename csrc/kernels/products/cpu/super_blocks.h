@@ -59,23 +59,24 @@ template <int kAdded> PMTP_INLINE Int add_where_set(Int values, const uint8_t * 
 }
 #endif
 
-template <class Type, int C> struct StripOfSuperBlocks {
+// One weight row: more at a time gain nothing, as the activations come from the first-level cache fast enough.
+template <class Type> struct StripOfSuperBlocks {
     using Block = typename Type::Block;
 
-    static constexpr int kColumns = C;
-    static constexpr int kVectors = C;
-    static int64_t bytes(int64_t n_in) { return C * n_in / 256 * (int64_t) sizeof(Block); }
+    static constexpr int kColumns = 1;
+    static constexpr int kVectors = 1;
+    static int64_t bytes(int64_t n_in) { return n_in / 256 * (int64_t) sizeof(Block); }
 
     struct Decoded {
-        Int w[C][kVectorsOfBlock];
+        Int w[kVectorsOfBlock];
 #ifdef PMTP_SIMD_VNNI
-        Int scales[C][kVectorsOfBlock / 2];  // of two vectors each, the second's in the upper halves
+        Int scales[kVectorsOfBlock / 2];  // of two vectors each, the second's in the upper halves
 #else
-        Int scales[C][kVectorsOfBlock];  // in both halves
+        Int scales[kVectorsOfBlock];  // in both halves
 #endif
-        __m256i offsets[C];
-        float d[C];
-        float dmin[C];
+        __m256i offsets;
+        Float d;
+        Float dmin;
     };
 
     StripOfSuperBlocks(const void * weights, int64_t n_in, int64_t column)
@@ -84,62 +85,56 @@ template <class Type, int C> struct StripOfSuperBlocks {
           column(column) {}
 
     PMTP_INLINE Decoded read(int64_t r) const {
+        const Block & block = blocks[r];
+        fetch_ahead<sizeof(block), 2048>(&block);
+        const __m256i scales = Type::scales(block);
         Decoded d;
-        for (int c = 0; c < C; c++) {
-            const Block & block = blocks[c * n_records + r];
-            fetch_ahead<sizeof(block), 2048>(&block);
-            const __m256i scales = Type::scales(block);
-            for (int v = 0; v < kVectorsOfBlock; v++) {
-                d.w[c][v] = Type::decode(block, v);
+        for (int v = 0; v < kVectorsOfBlock; v++) {
+            d.w[v] = Type::decode(block, v);
 #ifdef PMTP_SIMD_VNNI
-                if (v % 2 == 0) {
-                    d.scales[c][v / 2] = lane_scales(scales, v, v + 1);
-                }
+            if (v % 2 == 0) {
+                d.scales[v / 2] = lane_scales(scales, v, v + 1);
+            }
 #else
-                d.scales[c][v] = lane_scales(scales, v, v);
+            d.scales[v] = lane_scales(scales, v, v);
 #endif
-            }
-            d.offsets[c] = Type::offsets(block, scales);
-            d.d[c] = half_to_float(block.d);
-            if constexpr (Type::kHasMins) {
-                d.dmin[c] = half_to_float(block.dmin);
-            }
+        }
+        d.offsets = Type::offsets(block, scales);
+        d.d = broadcast(half_to_float(block.d));
+        if constexpr (Type::kHasMins) {
+            d.dmin = broadcast(half_to_float(block.dmin));
         }
         return d;
     }
 
-    template <int N> PMTP_INLINE static void add(const Decoded & d, const Tile & tile, int64_t r, Float (&sums)[C][N]) {
+    template <int N> PMTP_INLINE static void add(const Decoded & d, const Tile & tile, int64_t r, Float (&sums)[1][N]) {
         PMTP_UNROLL
         for (int n = 0; n < N; n++) {
             const char * x = (const char *) tile.values + (r * N + n) * 256;
-            const __m256i sums16 = _mm256_loadu_si256((const __m256i *) (tile.sums16 + (r * N + n) * 16));
-            const float scale = tile.scales[r * N + n];
-            PMTP_UNROLL
-            for (int c = 0; c < C; c++) {
-                const Int offset = lane_products(d.offsets[c], sums16);
-                Int dots = Type::kHasMins ? zero() : offset;
+            const Int offset = lane_products(d.offsets, load_as<__m256i>(tile.sums16 + (r * N + n) * 16));
+            Int dots = Type::kHasMins ? zero() : offset;
 #ifdef PMTP_SIMD_VNNI  // a lane's 4 products fit 16 bits
-                PMTP_UNROLL
-                for (int v = 0; v < kVectorsOfBlock; v += 2) {
-                    const Int a = dot(zero(), d.w[c][v], load(x + v * kBytes));
-                    const Int b = dot(zero(), d.w[c][v + 1], load(x + (v + 1) * kBytes));
-                    dots = dot16(dots, low_halves(a, b), d.scales[c][v / 2]);
-                }
-#else
-                PMTP_UNROLL
-                for (int v = 0; v < kVectorsOfBlock; v++) {
-                    dots = dot16(dots, pairs16(d.w[c][v], load(x + v * kBytes)), d.scales[c][v]);
-                }
-#endif
-                sums[c][n] = fma(to_float(dots), broadcast(d.d[c] * scale), sums[c][n]);
-                if constexpr (Type::kHasMins) {
-                    sums[c][n] = fma(to_float(offset), broadcast(d.dmin[c] * scale), sums[c][n]);
-                }
+            PMTP_UNROLL
+            for (int v = 0; v < kVectorsOfBlock; v += 2) {
+                const Int a = dot(zero(), d.w[v], load(x + v * kBytes));
+                const Int b = dot(zero(), d.w[v + 1], load(x + (v + 1) * kBytes));
+                dots = dot16(dots, low_halves(a, b), d.scales[v / 2]);
             }
+#else
+            PMTP_UNROLL
+            for (int v = 0; v < kVectorsOfBlock; v++) {
+                dots = dot16(dots, pairs16(d.w[v], load(x + v * kBytes)), d.scales[v]);
+            }
+#endif
+            Float value = to_float(dots) * d.d;
+            if constexpr (Type::kHasMins) {
+                value = fma(to_float(offset), d.dmin, value);
+            }
+            sums[0][n] = fma(value, broadcast(tile.scales[r * N + n]), sums[0][n]);
         }
     }
 
-    template <int N> PMTP_INLINE void finish(const Float (&sums)[C][N], const Tile & tile) const {
+    template <int N> PMTP_INLINE void finish(const Float (&sums)[1][N], const Tile & tile) const {
         store_totals(sums, tile, column);
     }
 
@@ -150,8 +145,8 @@ template <class Type, int C> struct StripOfSuperBlocks {
 
 template <class Type> struct StripsOfSuperBlocks {
     template <int N> struct Of {
-        using Wide = StripOfSuperBlocks<Type, (kBytes == 64 && N > 4) ? 2 : 1>;
-        using Narrow = StripOfSuperBlocks<Type, 1>;
+        using Wide = StripOfSuperBlocks<Type>;
+        using Narrow = Wide;
     };
 };
 
