@@ -15,6 +15,7 @@ from support.drafted_texts import CACHE_TYPES, SOURCES, cases, differing
 VERIFIED = (2, 4, 9, 10, 17, 18, 32)  # rows
 CHUNKS = (32, 33, 64, 100, 128, 512)  # rows of a prompt at once
 WEIGHTS = (*("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "iq4_nl", "iq4_xs", "q3_k", "f16", "bf16", "f32"),)
+CHUNKED = ("q8_0", "q6_k", "q4_k", "q4_0", "iq4_xs", "f16", "f32")
 PAIRS = [*((name, name) for name in CACHE_TYPES), ("q8_0", "turbo4"), ("turbo3", "f16"), ("f32", "bf16")]
 # Rows long enough for the blocks of 256 values of K-quants.
 SHAPE = Gemma4Shape(
@@ -89,7 +90,7 @@ def complete(model: Model, ids: list[int], **options) -> Completion:
 
 
 @needs_kernels
-@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("weights", CHUNKED)
 def test_what_follows_a_prompt_does_not_depend_on_the_chunks_it_is_evaluated_in(tmp_path: Path, weights: str):
     """From 18 rows on llama.cpp's products used to run, with other bits. Prompts of several lengths, odd numbers of
     threads, warm prefixes that leave any number of rows to evaluate. The window covers the context: else the size of
@@ -118,12 +119,12 @@ def test_texts_of_every_weight_type_served_are_the_same_with_drafting_on_and_off
     head = write_assistant(tmp_path / "head.gguf", SHAPES[shape], weights=weights)
     texts = []
     with Model(target, mtp_head=head, n_ctx=256, n_threads=2) as model:
-        for drafts in (0, 1, 3, 8):
+        for drafts in (0, 3, 8):
             for options in ({"temperature": 0.0}, {"temperature": 0.7, "seed": 3}):
                 stream = model.generate([2, 300], max_tokens=40, num_speculative_tokens=drafts, **options)
                 stream.text()
                 texts.append(stream.token_ids)
-    assert texts == 4 * texts[:2]
+    assert texts == 3 * texts[:2]
 
 
 def test_info_names_weights_that_are_not_served(tmp_path: Path):
