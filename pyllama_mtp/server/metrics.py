@@ -103,6 +103,8 @@ class Metrics:
     def _gauges(self) -> Iterator[Metric]:
         used, n = 0, 0
         for stream in self._streams():
+            if stream.computed:  # what is left to do is its client's
+                continue
             try:
                 stats = stream.stats
             except ModelClosedError:
