@@ -53,6 +53,10 @@ class ScriptedStream:
         self.closed = True
 
     @property
+    def computed(self) -> bool:
+        return self.closed or self.finish_reason is not None
+
+    @property
     def stats(self) -> Stats:
         values = dict.fromkeys(Stats.__dataclass_fields__, 0) | {"seed": self._seed, "tokens_per_second": 50.0}
         values |= {
