@@ -1,7 +1,6 @@
 """What a completion for tasks begins with, on another thread: an event loop waits for no template and no long text."""
 
 import asyncio
-import contextlib
 import os
 import threading
 import weakref
@@ -13,6 +12,7 @@ from pyllama_mtp.completion import Producer
 from pyllama_mtp.errors import InternalError, PyllamaMtpError
 from pyllama_mtp.loop import EngineLoop, Reader
 from pyllama_mtp.task import start_thread
+from pyllama_mtp.waiting import call_soon
 
 MAX_THREADS = 4
 
@@ -44,8 +44,7 @@ class Preparation:
         done = asyncio.Event()
 
         def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed
-                loop.call_soon_threadsafe(done.set)
+            call_soon(loop, done.set)
 
         self._waiting[wake] = None
         try:

@@ -2,7 +2,9 @@
 
 import _thread
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class WaitingThread:
@@ -42,6 +44,12 @@ class WaitingTask:
             self.woken.set_result(None)
 
 
+def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: Any) -> None:
+    """Has an event loop of any thread call the function, unless it is closed, which another thread may do just now."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *arguments)
+
+
 def wake_all(waiters: Iterable[WaitingThread | WaitingTask]) -> None:
     """Wakes them all, the tasks of an event loop with one call, which costs that loop one turn."""
     tasks: dict[asyncio.AbstractEventLoop, list[WaitingTask]] = {}
@@ -51,8 +59,7 @@ def wake_all(waiters: Iterable[WaitingThread | WaitingTask]) -> None:
         elif not waiter.called:
             tasks.setdefault(waiter.loop, []).append(waiter)
     for loop, of_loop in tasks.items():
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_wake_tasks, of_loop)
+        call_soon(loop, _wake_tasks, of_loop)
         for task in of_loop:
             task.called = True
 
