@@ -11,9 +11,24 @@
 using namespace pmtp::attention;
 using namespace pmtp::cpu;
 
-// The types of the test, by the bits of a value: 2, 3, 4 turbo; 8 q8_0; 16 f16; 17 bf16; 32 f32; 80 q8_0 through a
-// function, as any other type of ggml's is read.
+// The types of the test, by the bits of a value: 2, 3, 4 turbo; 8 q8_0; 16 f16; 17 bf16; 32 f32; 40 q4_0; 41 iq4_nl;
+// 80 q8_0 through a function, as any other type of ggml's is read.
 static void decode_q8_0(const void * row, float * x, int64_t n) { DecodeQ8_0{}((const char *) row, x, (int) n); }
+
+// As ggml's own.
+template <int Type> static void decode_nibbles(const void * row, float * x, int64_t n) {
+    static const int codebook[16] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
+    const auto value = [](int i) { return Type == 40 ? i - 8 : codebook[i]; };
+    const char * block = (const char *) row;
+    for (; n > 0; n -= 32, x += 32, block += 18) {
+        const float scale = half_to_float(load_as<uint16_t>(block));
+        for (int i = 0; i < 16; i++) {
+            const int byte = (uint8_t) block[2 + i];
+            x[i] = (float) value(byte & 15) * scale;
+            x[i + 16] = (float) value(byte >> 4) * scale;
+        }
+    }
+}
 
 static Format format(int bits) {
     switch (bits) {
@@ -24,6 +39,8 @@ static Format format(int bits) {
         case 16: return Format::f16;
         case 17: return Format::bf16;
         case 32: return Format::f32;
+        case 40: return Format::q4_0;
+        case 41: return Format::iq4_nl;
         default: return Format::other;
     }
 }
@@ -36,6 +53,8 @@ static size_t bytes64(int bits) {
         case 16:
         case 17: return 128;
         case 32: return 256;
+        case 40:
+        case 41: return 36;
         default: return 68;
     }
 }
@@ -43,8 +62,8 @@ static size_t bytes64(int bits) {
 // [batches][heads][cells][row], cell rows `padding` bytes apart.
 static Cells cells(int bits, const char * data, int size, int64_t n_cells, int n_kv_heads, size_t padding) {
     const size_t stride = size * bytes64(bits) / 64 + padding;
-    return { data,         stride,      stride * n_cells, stride * n_cells * n_kv_heads,
-             format(bits), decode_q8_0, bytes64(bits),    size };
+    const Decode decode = bits == 40 ? decode_nibbles<40> : bits == 41 ? decode_nibbles<41> : decode_q8_0;
+    return { data, stride, stride * n_cells, stride * n_cells * n_kv_heads, format(bits), decode, bytes64(bits), size };
 }
 
 extern "C" int attention_lanes() { return kLanes; }

@@ -13,8 +13,9 @@ import pytest
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent.parent / "csrc"
 # Of 64 values, by the types of attention_check.cpp.
-BYTES64 = {2: 18, 3: 26, 4: 34, 8: 68, 80: 68, 16: 128, 17: 128, 32: 256}
+BYTES64 = {2: 18, 3: 26, 4: 34, 8: 68, 80: 68, 16: 128, 17: 128, 32: 256, 40: 36, 41: 36}
 POINTER = ctypes.c_void_p
+IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113])
 
 
 @pytest.fixture(scope="module", params=["native", "x86-64-v3", "x86-64"])
@@ -90,6 +91,13 @@ class Case:
             q = np.rint(x.reshape(-1, 32) / scale.astype(np.float32)[:, None]).clip(-127, 127).astype(np.int8)
             blocks[:, :2], blocks[:, 2:] = scale[:, None].view(np.uint8), q.view(np.uint8)
             rows, values = blocks, scale[:, None].astype(np.float64) * q
+        elif bits in (40, 41):
+            codebook = np.arange(-8, 8) if bits == 40 else IQ4_NL
+            blocks = np.zeros((x.size // 32, 18), np.uint8)
+            scale = (np.abs(x.reshape(-1, 32)).max(axis=1) / np.abs(codebook).max()).astype(np.float16)
+            i = np.abs(x.reshape(-1, 32, 1) / scale.astype(np.float32)[:, None, None] - codebook).argmin(axis=-1)
+            blocks[:, :2], blocks[:, 2:] = scale[:, None].view(np.uint8), i[:, :16] | i[:, 16:] << 4
+            rows, values = blocks, scale[:, None].astype(np.float64) * codebook[i]
         else:
             rows, values = np.zeros(x.size // 64 * BYTES64[bits], np.uint8), np.zeros(shape, np.float32)
             self.lib.turbo_encode(bits, role, x.ctypes.data, rows.ctypes.data, x.size)
@@ -238,7 +246,7 @@ def test_cells_that_nobody_sees_may_hold_anything(kernel):
     assert np.array_equal(case.run(), expected)
 
 
-@pytest.mark.parametrize("k_bits, v_bits", [(4, 3), (8, 8), (16, 16), (17, 32), (80, 80)])
+@pytest.mark.parametrize("k_bits, v_bits", [(4, 3), (8, 8), (16, 16), (17, 32), (40, 41), (80, 80)])
 @pytest.mark.parametrize("cells", [400, 5000])  # columns, or chunks, are what threads take
 @pytest.mark.parametrize("heads, kv_heads", [(8, 1), (3, 3), (16, 1), (6, 2)])
 def test_bits_do_not_depend_on_rows_threads_or_what_follows(kernel, heads, kv_heads, cells, k_bits, v_bits):
@@ -307,7 +315,9 @@ class PagedCase:
         return np.concatenate(results, axis=1)
 
 
-@pytest.mark.parametrize("k_bits, v_bits, window", [(4, 3, 0), (8, 8, 0), (16, 17, 100), (32, 80, 512), (8, 4, 1024)])
+@pytest.mark.parametrize(
+    "k_bits, v_bits, window", [(4, 3, 0), (8, 8, 0), (16, 17, 100), (32, 80, 512), (8, 4, 1024), (41, 40, 0)]
+)
 @pytest.mark.parametrize(
     "lengths, counts",
     [

@@ -8,7 +8,7 @@ namespace pmtp::attention {
 
 constexpr int kMaxHeadSize = 512;
 
-enum class Format { f32, f16, bf16, q8_0, turbo4, turbo3, turbo2, other };
+enum class Format { f32, f16, bf16, q8_0, q4_0, iq4_nl, turbo4, turbo3, turbo2, other };
 
 // Decodes n values (a multiple of 32) to x.
 using Decode = void (*)(const void * blocks, float * x, int64_t n);

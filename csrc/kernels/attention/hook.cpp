@@ -22,6 +22,8 @@ Format format(ggml_type type) {
         case GGML_TYPE_F16: return Format::f16;
         case GGML_TYPE_BF16: return Format::bf16;
         case GGML_TYPE_Q8_0: return Format::q8_0;
+        case GGML_TYPE_Q4_0: return Format::q4_0;
+        case GGML_TYPE_IQ4_NL: return Format::iq4_nl;
         case GGML_TYPE_TURBO4: return Format::turbo4;
         case GGML_TYPE_TURBO3: return Format::turbo3;
         case GGML_TYPE_TURBO2: return Format::turbo2;

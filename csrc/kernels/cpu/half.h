@@ -45,8 +45,16 @@ PMTP_INLINE Float load_halves(const uint16_t * halves) {
 
 // kLanes bfloat16 numbers: the upper halves of floats.
 PMTP_INLINE Float load_bfloats(const uint16_t * bfloats) {
+#if PMTP_SIMD == 64
+    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *) bfloats));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+#elif PMTP_SIMD == 32
+    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *) bfloats));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+#else
     typedef uint16_t Uint16 __attribute__((vector_size(kBytes / 2)));
     return float_of(__builtin_convertvector(load_as<Uint16>(bfloats), Int32) << 16);
+#endif
 }
 
 #ifdef __F16C__

@@ -41,10 +41,16 @@ template <class T> PMTP_INLINE T load_as(const void * p) {
 }
 
 PMTP_INLINE Float load_floats(const float * p) { return load_as<Float>(p); }
-// kLanes signed bytes.
+// kLanes signed bytes. (GCC 12 takes a conversion of vectors from 8 to 32 bits apart, lane by lane.)
 PMTP_INLINE Float load_bytes(const int8_t * p) {
+#if PMTP_SIMD == 64
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) p)));
+#elif PMTP_SIMD == 32
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *) p)));
+#else
     typedef int8_t Int8 __attribute__((vector_size(kLanes)));
     return __builtin_convertvector(__builtin_convertvector(load_as<Int8>(p), Int32), Float);
+#endif
 }
 PMTP_INLINE void store(float * p, Float a) { std::memcpy(p, &a, sizeof(a)); }
 PMTP_INLINE Float zero_float() { return Float{}; }

@@ -32,18 +32,54 @@ template <class T, Float (*Load)(const T *)> struct Rows {
     }
 };
 
-// Whether a type's rows are multiplied as they lie. With many columns it takes less to convert halves once.
+struct RowsQ8_0 {
+    const char * first;
+    size_t stride;
+    int last;
+    PMTP_INLINE Float load(int cell, int d) const {
+        const char * block = first + std::min(cell, last) * stride + d / 32 * 34;
+        return load_bytes((const int8_t *) block + 2 + d % 32) * broadcast(half_to_float(load_as<uint16_t>(block)));
+    }
+};
+
+// Whether a type's rows are multiplied as they lie. With many columns it takes less to decode bytes once.
 bool direct(Format format, int columns) {
-    return format == Format::f32 || ((format == Format::f16 || format == Format::bf16) && columns <= 2 * kColumns);
+    return format == Format::f32 || format == Format::f16 || format == Format::bf16 ||
+           (format == Format::q8_0 && columns <= 8);
 }
 
 // Calls f with the rows of a type that direct() is true of.
 template <class F> PMTP_INLINE void with_rows(Format format, const char * first, size_t stride, int last, F f) {
     switch (format) {
         case Format::f32: f(Rows<float, load_floats>{ first, stride, last }); break;
+        case Format::q8_0: f(RowsQ8_0{ first, stride, last }); break;
         case Format::f16: f(Rows<uint16_t, load_halves>{ first, stride, last }); break;
         default: f(Rows<uint16_t, load_bfloats>{ first, stride, last }); break;
     }
+}
+
+// Rows that are read soon, whose cells' rows lie too far from each other for the hardware to foresee.
+struct Ahead {
+    const char * first;  // or null
+    size_t stride;       // bytes
+    int size;            // bytes of a row
+
+    PMTP_INLINE void fetch(int cell) const {
+        for (int at = 0; first != nullptr && at < size; at += 64) {
+            __builtin_prefetch(first + cell * stride + at, 0, 2);
+        }
+    }
+};
+
+Ahead ahead(const Cells & cells, const char * first) {
+    return { first, cells.cell_stride, (int) (cells.bytes64 * cells.head_size / 64) };
+}
+
+// Holds a vector in a register: GCC would rather load it again for each product that takes it.
+PMTP_INLINE void keep(Float & x) {
+#ifdef PMTP_SIMD
+    asm("" : "+v"(x));
+#endif
 }
 
 // logits[c][i] for C columns and kDots<C> cells.
@@ -57,7 +93,8 @@ PMTP_INLINE void dot(const float * q, const Source & k, int first, int size, flo
             cells[i] = k.load(first + i, d);
         }
         for (int c = 0; c < C; c++) {
-            const Float x = load_floats(q + c * size + d);
+            Float x = load_floats(q + c * size + d);
+            keep(x);
             for (int i = 0; i < D; i++) {
                 sums[c * D + i] = fma(x, cells[i], sums[c * D + i]);
             }
@@ -69,11 +106,21 @@ PMTP_INLINE void dot(const float * q, const Source & k, int first, int size, flo
     }
 }
 
-// As dot, for all columns. Not inlined: into every decoder's loop it would be a lot of code.
+// As dot, for all columns and n cells of which some are seen. The queries of C columns stay in the first cache. Not
+// inlined: into every decoder's loop it would be a lot of code.
 template <int C, class Source> __attribute__((noinline)) void dots(const float * q, int columns, const Source & k,
-                                                                   int first, int size, float * logits) {
+                                                                   uint64_t seen, int n, int size, float * logits,
+                                                                   const Ahead & ahead) {
+    constexpr int D = kDots<C>;
     for (int c = 0; c < columns; c += C) {
-        dot<C>(q + (size_t) c * size, k, first, size, logits + c * kCells);
+        for (int t = 0; t < n; t += D) {
+            for (int i = 0; c == 0 && i < D; i++) {
+                ahead.fetch(t + i);
+            }
+            if ((seen >> t & ((1u << D) - 1)) != 0) {
+                dot<C>(q + (size_t) c * size, k, t, size, logits + c * kCells + t);
+            }
+        }
     }
 }
 
@@ -94,7 +141,8 @@ template <int C, int V, class Source> PMTP_INLINE void accumulate(const float * 
             cell[i] = v.load(t, d + i * kLanes);
         }
         for (int c = 0; c < C; c++) {
-            const Float w = broadcast(weights[c * kCells + t]);
+            Float w = broadcast(weights[c * kCells + t]);
+            keep(w);
             for (int i = 0; i < V; i++) {
                 sums[c][i] = fma(w, cell[i], sums[c][i]);
             }
@@ -160,7 +208,13 @@ void Chunk::attend(int64_t begin, int64_t end) const {
     switch (columns) {
         case 1: attend_columns<1>(begin, end); break;
         case 2: attend_columns<2>(begin, end); break;
-        default: attend_columns<kColumns>(begin, end); break;
+        default:
+            if (kBytes == 64 && columns % 8 == 0) {
+                attend_columns<8>(begin, end);
+            } else {
+                attend_columns<kColumns>(begin, end);
+            }
+            break;
     }
 }
 
@@ -185,7 +239,7 @@ template <int C> void Chunk::attend_columns(int64_t begin, int64_t end) const {
         }
         score<C>(first, n, visible);
         soften_columns();
-        sum_values<C>(first, visible);
+        sum_values<C>(first, visible, page + 1 < end ? places.first_cell(page + 1) : -1);
     }
 }
 
@@ -201,39 +255,40 @@ void Chunk::soften_columns() const {
 
 // weights = q K^T for n cells. Of a cell that no row sees only the mask counts: it is not decoded.
 template <int C> void Chunk::score(int64_t first, int n, uint64_t visible) const {
-    constexpr int D = kDots<C>;
     const int size = task.k.head_size;
     const char * row = k + first * task.k.cell_stride;
-    const auto seen = [&](int t) { return (unsigned) (visible >> t) & ((1u << D) - 1); };
     if (direct(task.k.format, columns)) {
+        const Ahead values = ahead(task.v, v + first * task.v.cell_stride);
         with_rows(task.k.format, row, task.k.cell_stride, n - 1, [&](const auto & rows) {
-            for (int t = 0; t < kCells; t += D) {
-                if (seen(t) != 0) {
-                    dots<C>(q, columns, rows, t, size, scratch.weights + t);
-                }
-            }
+            dots<C>(q, columns, rows, visible, kCells, size, scratch.weights, values);
         });
         return;
     }
     with_decoder(task.k, [&](const auto & decode) {
-        for (int t = 0; t < kCells; t += D) {
-            if (seen(t) == 0) {
-                continue;
+        for (int t = 0; t < kCells; t += kDecoded) {
+            const uint64_t seen = visible >> t & ((1u << kDecoded) - 1);
+            for (uint64_t left = seen; left != 0; left &= left - 1) {
+                const int i = __builtin_ctzll(left);
+                decode(row + (t + i) * task.k.cell_stride, scratch.decoded + i * size, size);
             }
-            for (int i = 0; i < D; i++) {
-                if (seen(t) >> i & 1) {
-                    decode(row + (t + i) * task.k.cell_stride, scratch.decoded + i * size, size);
-                }
+            if (seen != 0) {
+                dots<C>(q, columns, Decoded{ scratch.decoded, size }, seen, kDecoded, size, scratch.weights + t,
+                        ahead(task.v, v + (first + t) * task.v.cell_stride));
             }
-            dots<C>(q, columns, Decoded{ scratch.decoded, size }, 0, size, scratch.weights + t);
         }
     });
 }
 
-template <int C> void Chunk::sum_values(int64_t first, uint64_t visible) const {
+template <int C> void Chunk::sum_values(int64_t first, uint64_t visible, int64_t next) const {
     const int size = task.v.head_size;
     const char * row = v + first * task.v.cell_stride;
     const auto add = [&](const auto & cells, int from, int d) {
+        if (next >= 0) {
+            const int rows = kCells * 64 / size;
+            for (int t = d / 64 * rows; t < d / 64 * rows + rows; t++) {
+                ahead(task.k, k + next * task.k.cell_stride).fetch(t);
+            }
+        }
         if (size - d >= 64) {
             accumulate_all<C, 64>(scratch, columns, cells, from, visible, state.values + d, size);
         } else {

@@ -15,13 +15,16 @@ namespace pmtp::attention {
 constexpr int kColumns = 4;
 constexpr int padded(int columns) { return columns <= 2 ? columns : (columns + kColumns - 1) / kColumns * kColumns; }
 
+// Cells that are decoded at a time.
+constexpr int kDecoded = cpu::kLanes;
+
 // A thread's buffers.
 struct Scratch {
     float * q;        // [columns][K head size], for queries that do not lie so
     float * weights;  // [columns][kCells]: logits, then e^(logit - max)
     float * factors;  // [columns]
     float * masks;    // [mask rows][kCells]
-    float * decoded;  // [kLanes][K head size], or [kCells][64] of V
+    float * decoded;  // [kDecoded][K head size], or [kCells][64] of V
 
     Scratch(float * base, int columns, int k_size)
         : q(base),
@@ -32,7 +35,7 @@ struct Scratch {
 
     static size_t size(int columns, int k_size) {
         return lined((size_t) columns * k_size) + 2 * columns * kCells + lined(columns) +
-               lined(std::max(cpu::kLanes * k_size, kCells * 64));
+               lined(std::max(kDecoded * k_size, kCells * 64));
     }
 };
 
@@ -64,7 +67,7 @@ struct Chunk {
   private:
     template <int C> void attend_columns(int64_t begin, int64_t end) const;
     template <int C> void score(int64_t first, int n, uint64_t visible) const;
-    template <int C> void sum_values(int64_t first, uint64_t visible) const;
+    template <int C> void sum_values(int64_t first, uint64_t visible, int64_t next) const;
     void soften_columns() const;
 };
 

@@ -4,6 +4,7 @@
 
 #include "kernels/attention/cells.h"
 #include "kernels/cpu/half.h"
+#include "kernels/cpu/iq4.h"
 #include "kernels/cpu/simd.h"
 #include "turboquant/codebook.h"
 #include "turboquant/turboquant.h"
@@ -44,6 +45,27 @@ struct DecodeQ8_0 {
         }
     }
 };
+
+#ifdef PMTP_SIMD
+// Blocks of a scale and 16 bytes, each with value i and value i + 16 as indices of a codebook.
+struct DecodeNibbles {
+    __m128i codebook;
+    PMTP_INLINE void operator()(const char * row, float * x, int n) const {
+        const __m128i mask = _mm_set1_epi8(15);
+        for (int i = 0; i < n; i += 32, row += 18) {
+            const Float scale = broadcast(half_to_float(load_as<uint16_t>(row)));
+            const __m128i bytes = _mm_loadu_si128((const __m128i *) (row + 2));
+            alignas(16) int8_t values[32];
+            _mm_store_si128((__m128i *) values, _mm_shuffle_epi8(codebook, _mm_and_si128(bytes, mask)));
+            _mm_store_si128((__m128i *) (values + 16),
+                            _mm_shuffle_epi8(codebook, _mm_and_si128(_mm_srli_epi16(bytes, 4), mask)));
+            for (int j = 0; j < 32; j += kLanes) {
+                store(x + i + j, load_bytes(values + j) * scale);
+            }
+        }
+    }
+};
+#endif
 
 struct DecodeOther {
     Decode decode;
@@ -133,10 +155,16 @@ template <class F> PMTP_INLINE void with_decoder(const Cells & cells, F f) {
         case Format::f16: f(DecodeF16{}); break;
         case Format::bf16: f(DecodeBf16{}); break;
         case Format::q8_0: f(DecodeQ8_0{}); break;
+#ifdef PMTP_SIMD
+        case Format::q4_0:
+            f(DecodeNibbles{ _mm_setr_epi8(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7) });
+            break;
+        case Format::iq4_nl: f(DecodeNibbles{ iq4_codebook<0>() }); break;
+#endif
         case Format::turbo4: f(DecodeTurbo<block_turbo4>{}); break;
         case Format::turbo3: f(DecodeTurbo<block_turbo3>{}); break;
         case Format::turbo2: f(DecodeTurbo<block_turbo2>{}); break;
-        case Format::other: f(DecodeOther{ cells.decode }); break;
+        default: f(DecodeOther{ cells.decode }); break;
     }
 }
 
