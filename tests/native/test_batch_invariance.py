@@ -8,37 +8,14 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import Model
-from pyllama_mtp.gguf.gemma4 import Gemma4Shape
 from pyllama_mtp.gguf.random_weights import write_assistant, write_target
-from support.drafted_texts import CACHE_TYPES, SOURCES, cases, differing
+from support.drafted_texts import CACHE_TYPES, EMBEDDED, RANDOM_WEIGHTS, SHAPE, SOURCES, cases, differing, pair
 
 VERIFIED = (2, 4, 9, 10, 17, 18, 32)  # rows
 CHUNKS = (32, 33, 64, 100, 128, 512)  # rows of a prompt at once
 WEIGHTS = (*("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "iq4_nl", "iq4_xs", "q3_k", "f16", "bf16", "f32"),)
 CHUNKED = ("q8_0", "q6_k", "q4_k", "q4_0", "iq4_xs", "f16", "f32")
 PAIRS = [*((name, name) for name in CACHE_TYPES), ("q8_0", "turbo4"), ("turbo3", "f16"), ("f32", "bf16")]
-# Rows long enough for the blocks of 256 values of K-quants.
-SHAPE = Gemma4Shape(
-    n_layer=4,
-    full_every=2,
-    n_embd=256,
-    n_head=4,
-    n_head_kv=1,
-    n_head_kv_full=1,
-    n_ff=512,
-    n_ple=256,
-    n_shared=2,
-    window=64,
-    head_size=64,
-    head_size_full=128,
-    n_vocab=512,
-    context_length=1024,
-    n_centroids=16,
-    centroid_top_k=4,
-    assistant_n_embd=64,
-    assistant_n_ff=32,
-    assistant_n_head=2,
-)
 EXPERTS = dataclasses.replace(
     SHAPE, n_ple=0, n_shared=0, v_is_k=True, n_centroids=0, n_expert=8, n_expert_used=3, n_ff_expert=256
 )
@@ -150,12 +127,22 @@ def test_info_names_attention_without_the_kernel(demo):
 
 
 @needs_kernels
-def test_40_texts_are_the_same_with_drafting_on_and_off(demo):
-    """Every cache type, greedy and seeded, by default options; all 480: support/drafted_texts.py."""
+def test_40_texts_are_the_same_with_drafting_on_and_off(tmp_path: Path):
+    """Every cache type, greedy and seeded, by default options; all of them: support/drafted_texts.py."""
     chosen = list(cases())[1::12]
     assert {case.cache_type for case in chosen} == set(CACHE_TYPES) and len(chosen) == 40
     assert {case.drafts for case in chosen} >= {1, 3, 5, 7, "auto"} and {c.n_threads for c in chosen} == {1, 2, 3, 4}
-    assert differing(demo.target, demo.head, chosen) == []
+    assert differing(pair(EMBEDDED, tmp_path), chosen) == []
+
+
+@needs_kernels
+@pytest.mark.parametrize("weights", RANDOM_WEIGHTS)
+def test_texts_of_random_pairs_are_the_same_with_drafting_on_and_off(tmp_path: Path, weights: str):
+    """Five texts, a cache type each; all of them: support/drafted_texts.py."""
+    first = RANDOM_WEIGHTS.index(weights)
+    chosen = list(cases(CACHE_TYPES[first::2], threads=(2,)))[2 + first :: 11][:5]
+    assert len({case.cache_type for case in chosen}) == len(chosen) == 5
+    assert differing(pair(weights, tmp_path), chosen) == []
 
 
 @needs_kernels
