@@ -19,7 +19,7 @@ from pyllama_mtp.bench.settings import (
     parse_draft_lengths,
     parse_numbers,
 )
-from pyllama_mtp.bench.shapes import WEIGHTS, random_pair
+from pyllama_mtp.bench.shapes import random_pair
 from pyllama_mtp.commands.arguments import LOADING, SAMPLING, add_options, read_sampling
 from pyllama_mtp.commands.model import (
     CACHE_TYPES,
@@ -32,6 +32,8 @@ from pyllama_mtp.commands.model import (
 from pyllama_mtp.commands.parser import Commands
 from pyllama_mtp.errors import BenchmarkError, InvalidRequestError
 from pyllama_mtp.gguf.gemma4 import SHAPES
+from pyllama_mtp.gguf.mixtures import MIXTURES
+from pyllama_mtp.gguf.random_weights import WEIGHT_TYPES
 from pyllama_mtp.paths import get_cache_dir
 
 DESCRIPTION = """Measures a target with and without its MTP head: load time, prefill, tokens/s, what a round's time goes
@@ -59,7 +61,12 @@ def add_parser(commands: Commands) -> None:
         choices=sorted(SHAPES),
         help=f"instead of files: random weights at this model's exact shape, written once to {get_cache_dir()}",
     )
-    random.add_argument("--weights", choices=WEIGHTS, help="type of the random weights (default: q4_0)")
+    random.add_argument(
+        "--weights",
+        metavar="TYPE",
+        help=f"of all matrices: {', '.join(WEIGHT_TYPES)}; mixtures: {', '.join(MIXTURES)} (default: q4_0)",
+    )
+    random.add_argument("--layers", type=int, metavar="N", help="fewer layers than the shape has")
     add_loading(parser, CACHE_TYPES + ("n_gpu_layers", "n_threads"))
 
     drafting = parser.add_argument_group("drafting")
@@ -156,7 +163,7 @@ def _pair(args: argparse.Namespace) -> tuple[Path, Path | None]:
         files = find_model(args)
         return files.target, files.mtp_head
     _settings(args, Path("random"), Path("random"))  # refuses nonsense before gigabytes are written
-    return random_pair(args.shape, args.weights or "q4_0")
+    return random_pair(args.shape, args.weights or "q4_0", n_layers=args.layers)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -165,6 +172,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InvalidRequestError("expected either a target GGUF file (or -hf) or --shape")
     if args.shape is None and args.weights is not None:
         raise InvalidRequestError("--weights is for --shape: a file has its own types")
+    if args.shape is None and args.layers is not None:
+        raise InvalidRequestError("--layers is for --shape: a file has its own layers")
     if args.shape is not None and asked_head(args) is not None:
         raise InvalidRequestError("--mtp-head is for a target file: --shape brings its own head")
     if args.kv is not None and any(getattr(args, name) != LOADING[name] for name in CACHE_TYPES):

@@ -1,10 +1,10 @@
 """Gemma 4 pairs with random weights at exact shapes: load time, memory and speed are those of the real models, the text
 is not.
 
-The same shape, type and seed give the same bytes. Quantised matrices are written as random blocks: random codes under
-a scale that gives the matrix a variance of 1 / n_in, so that activations stay of order one. The scale has a random sign
-in each block, because codes are not centred: a matrix with a mean would send every token to the same state. Logits have
-a standard deviation of about 3, which leaves sampling a few hundred probable tokens.
+The same shape, weights and seed give the same bytes. Quantised matrices are written as random blocks: random codes
+under a scale that gives the matrix a variance of 1 / n_in, so that activations stay of order one. The scale has a
+random sign in each block, because codes are not centred: a matrix with a mean would send every token to the same state.
+Logits have a standard deviation of about 3, which leaves sampling a few hundred probable tokens.
 """
 
 import math
@@ -18,23 +18,27 @@ from pyllama_mtp.errors import InvalidRequestError
 from pyllama_mtp.gguf.format import TENSOR_TYPES, Entry, Writer
 from pyllama_mtp.gguf.gemma4 import ROTATED_SHARE, Gemma4Shape
 from pyllama_mtp.gguf.gemma4_assistant import AssistantConfig, Layer
+from pyllama_mtp.gguf.mixtures import MIXTURES, fitting, mixed_types
 from pyllama_mtp.part_files import replacing
 
 # name -> llama.cpp's number for files of that type, the K ones as a mixture
 _FILE_TYPES = {
-    **{"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q6_k": 18, "q5_k": 17, "q5_0": 8, "q4_k": 15, "q4_0": 2},
-    **{"iq4_nl": 25, "iq4_xs": 30, "q3_k": 12},
+    **{"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q6_k": 18, "q5_k": 17, "q5_1": 9, "q5_0": 8, "q4_k": 15},
+    **{"q4_1": 3, "q4_0": 2, "iq4_nl": 25, "iq4_xs": 30, "q3_k": 12},
 }
 WEIGHT_TYPES = tuple(_FILE_TYPES)
+WEIGHTS = (*WEIGHT_TYPES, *MIXTURES)
 # For blocks of uniform random bits: the deviation of their values in units of the scale, and where the block keeps its
-# halves, as (byte, share of the scale). q4_k and q5_k have 6-bit factors for codes and for an offset, whose unit is a
-# mean code; q6_k has 8-bit factors, q3_k and iq4_xs signed 6-bit ones.
+# halves, as (byte, share of the scale). q4_1, q5_1, q4_k and q5_k have an offset, whose unit is a mean code, the latter
+# two 6-bit factors for codes and for it; q6_k has 8-bit factors, q3_k and iq4_xs signed 6-bit ones.
 _BLOCKS: dict[str, tuple[float, list[tuple[int, float]]]] = {
     "q8_0": (255 / 12**0.5, [(0, 1)]),
     "q6_k": (1368, [(208, 1)]),
     "q5_k": (873, [(0, 1), (2, 15.5)]),
+    "q5_1": (23.8, [(0, 1), (2, 15.5)]),
     "q5_0": (32 / 12**0.5, [(0, 1)]),
     "q4_k": (422, [(0, 1), (2, 7.5)]),
+    "q4_1": (11.6, [(0, 1), (2, 7.5)]),
     "q4_0": (16 / 12**0.5, [(0, 1)]),
     "iq4_nl": (67.5, [(0, 1)]),
     "iq4_xs": (1243, [(0, 1)]),
@@ -43,6 +47,7 @@ _BLOCKS: dict[str, tuple[float, list[tuple[int, float]]]] = {
 _LOGIT_DEVIATION = 3.0
 _CHUNK_BYTES = 64 << 20
 
+_Shaped = tuple[str, tuple[int, ...], str]  # name, shape in ggml order, kind
 _Declared = tuple[str, tuple[int, ...], str, str]  # name, shape in ggml order, type, kind
 Progress = Callable[[int, int], None]  # tensors done, tensors in all
 
@@ -55,10 +60,11 @@ def write_target(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Path:
-    """Writes a `gemma4` target. weights: the type of every matrix and embedding; norms are f32."""
-    _check_type(weights)
-    declared: list[_Declared] = [("rope_freqs.weight", (shape.head_size_full // 2,), "f32", "rope")]
-    declared += [(t.name, t.shape, _type_of(t.kind, t.shape, weights), t.kind) for t in shape.tensors()]
+    """Writes a `gemma4` target. weights: one of WEIGHTS, the type of every matrix and embedding or a mixture; norms and
+    routers are f32."""
+    check_weights(weights)
+    shaped: list[_Shaped] = [("rope_freqs.weight", (shape.head_size_full // 2,), "rope")]
+    declared = _declared(shaped + [(t.name, t.shape, t.kind) for t in shape.tensors()], weights)
     metadata = _general(shape.metadata(), weights) | synthetic_tokenizer(shape.n_vocab)
     return _write(Path(path), metadata, declared, shape.rope_factors(), seed, progress)
 
@@ -71,14 +77,16 @@ def write_assistant(
     seed: int = 1,
     progress: Progress | None = None,
 ) -> Path:
-    """Writes the assistant of `shape` in the portable layout, with a random centroid head if the shape has one."""
-    _check_type(weights)
+    """Writes the assistant of `shape` in the portable layout, with a random centroid head if the shape has one.
+    weights: as a target's; an assistant beside a mixture has one type."""
+    check_weights(weights)
     config = assistant_config(shape)
-    declared: list[_Declared] = [("rope_freqs.weight", (config.head_size // 2,), "f32", "rope")]
+    shaped: list[_Shaped] = [("rope_freqs.weight", (config.head_size // 2,), "rope")]
     for spec in config.tensors().values():
-        kind = "norm" if spec.kind == "vector" else "matrix"
-        ggml_shape = spec.shape[::-1]
-        declared.append((spec.gguf_name, ggml_shape, _type_of(kind, ggml_shape, weights), kind))
+        shaped.append((spec.gguf_name, spec.shape[::-1], "norm" if spec.kind == "vector" else "matrix"))
+    if weights in MIXTURES:
+        weights = MIXTURES[weights].head
+    declared = _declared(shaped, weights)
     metadata = {"general.architecture": Entry("string", "gemma4-assistant")} | config.metadata()
     if config.n_centroids:
         random = np.random.default_rng(seed)
@@ -136,23 +144,27 @@ def synthetic_tokenizer(n_vocab: int) -> dict[str, Entry]:
     }
 
 
-def _check_type(weights: str) -> None:
-    if weights not in WEIGHT_TYPES:
-        raise InvalidRequestError(f"weights is {weights!r}, expected one of {', '.join(WEIGHT_TYPES)}")
+def check_weights(weights: str) -> None:
+    """Raises InvalidRequestError unless it is one of WEIGHTS."""
+    if weights not in WEIGHTS:
+        raise InvalidRequestError(f"weights is {weights!r}, expected one of {', '.join(WEIGHTS)}")
 
 
 def _general(metadata: dict[str, Entry], weights: str) -> dict[str, Entry]:
     return metadata | {
-        "general.name": Entry("string", "random weights"),
-        "general.file_type": Entry("u32", _FILE_TYPES[weights]),
+        "general.name": Entry("string", f"random weights, {weights}"),
+        "general.file_type": Entry("u32", MIXTURES[weights].file_type if weights in MIXTURES else _FILE_TYPES[weights]),
         "general.quantization_version": Entry("u32", 2),
     }
 
 
-def _type_of(kind: str, shape: tuple[int, ...], weights: str) -> str:
-    if kind in ("norm", "router"):
-        return "f32"
-    return weights if shape[0] % TENSOR_TYPES[weights][1] == 0 else "f16"
+def _declared(shaped: list[_Shaped], weights: str) -> list[_Declared]:
+    matrices = [(name, shape) for name, shape, kind in shaped if kind in ("matrix", "embedding")]
+    if weights in MIXTURES:
+        types = mixed_types(MIXTURES[weights], matrices)
+    else:
+        types = {name: fitting(weights, shape[0]) for name, shape in matrices}
+    return [(name, shape, types.get(name, "f32"), kind) for name, shape, kind in shaped]
 
 
 def _write(

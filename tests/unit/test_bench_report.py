@@ -190,7 +190,7 @@ def test_a_run_that_was_killed_leaves_nothing_that_is_used(tmp_path: Path, monke
     from support.random_pairs import KINDS
 
     monkeypatch.setitem(shapes.SHAPES, "tiny", KINDS["e2b"])
-    folder = tmp_path / "random-weights-1"
+    folder = tmp_path / shapes._GENERATION
     folder.mkdir()
     dead = folder / ".gemma4-tiny-q4_0-target.gguf.4194305.part"  # beyond the largest pid
     living = folder / ".gemma4-tiny-q4_0-target.gguf.1.part"
