@@ -49,6 +49,15 @@ static double q5_0_value(const uint8_t * block, int, int i) {
     const int high = load_as<uint32_t>(block + 2) >> i & 1;
     return half_at(block) * ((i < 16 ? byte & 15 : byte >> 4) + 16 * high - 16);
 }
+static double q5_1_value(const uint8_t * block, int, int i) {
+    const uint8_t byte = block[8 + i % 16];
+    const int high = load_as<uint32_t>(block + 4) >> i & 1;
+    return half_at(block) * ((i < 16 ? byte & 15 : byte >> 4) + 16 * high) + half_at(block + 2);
+}
+static double q4_1_value(const uint8_t * block, int, int i) {
+    const uint8_t byte = block[4 + i % 16];
+    return half_at(block) * (i < 16 ? byte & 15 : byte >> 4) + half_at(block + 2);
+}
 static double q5_K_value(const uint8_t * block, int, int i) {
     const int s = i / 32, l = i % 32;
     const uint8_t * packed = block + 4;
@@ -108,6 +117,8 @@ static const Type types[] = {
     { "q8_0", q8_0, Coding::plain, 32, 1, 34, Number::half, 0, 1, q8_0_value },
     { "q6_K", q6_K, Coding::super, 256, 1, 210, Number::half, 208, 1, q6_K_value },
     { "q5_0", q5_0, Coding::plain, 32, 1, 22, Number::half, 0, 1, q5_0_value },
+    { "q5_1", q5_1, Coding::plain, 32, 1, 24, Number::half, 0, 2, q5_1_value },
+    { "q4_1", q4_1, Coding::plain, 32, 1, 20, Number::half, 0, 2, q4_1_value },
     { "q5_K", q5_K, Coding::super, 256, 1, 176, Number::half, 0, 2, q5_K_value },
     { "q3_K", q3_K, Coding::super, 256, 1, 110, Number::half, 108, 1, q3_K_value },
     { "iq4_nl", iq4_nl, Coding::plain, 32, 1, 18, Number::half, 0, 1, iq4_nl_value },

@@ -13,9 +13,10 @@ import pytest
 from support.backend_ops import build_program, run_program
 
 TYPES = "(f32|f16|bf16|q8_0|q4_0|q4_K|q6_K)"
+PRODUCTS = "(f16|q4_0|q4_1|q5_1|q8_0|q4_K|q6_K)"
 # Operations, a choice of their cases, and how many there are at least.
 CASES = {
-    "products": ("MUL_MAT", "type_a=(f16|q4_0|q8_0|q4_K|q6_K),type_b=f32,m=16,n=[1-9],k=256,bs=.1,1.,nr=.1,1.", 40),
+    "products": ("MUL_MAT", f"type_a={PRODUCTS},type_b=f32,m=16,n=[1-9],k=256,bs=.1,1.,nr=.1,1.", 50),
     "experts": ("MUL_MAT_ID", f"type_a={TYPES},type_b=f32,n_mats=(4|8),n_used=[12],b=0,m=512,n=[1-9],", 10),
     "attention": ("FLASH_ATTN_EXT", "hsk=(64|256|512),.*nh=4,nr23=.1,1.,kv=.*,nb=[13],.*type_K=(f16|q8_0)", 40),
     "writing rows": ("SET_ROWS", f"type_src=f32,type_dst={TYPES},", 50),

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from pyllama_mtp import Model
+from pyllama_mtp.gguf.mixtures import MIXTURES
 from pyllama_mtp.gguf.random_weights import write_assistant, write_target
 from support.drafted_texts import CACHE_TYPES, EMBEDDED, RANDOM_WEIGHTS, SHAPE, SOURCES, cases, differing, pair
 
 VERIFIED = (2, 4, 9, 10, 17, 18, 32)  # rows
 CHUNKS = (32, 33, 64, 100, 128, 512)  # rows of a prompt at once
-WEIGHTS = (*("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "iq4_nl", "iq4_xs", "q3_k", "f16", "bf16", "f32"),)
+WEIGHTS = (
+    *("q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "q3_k"),
+    *("f16", "bf16", "f32", *MIXTURES),
+)
 CHUNKED = ("q8_0", "q6_k", "q4_k", "q4_0", "iq4_xs", "f16", "f32")
 PAIRS = [*((name, name) for name in CACHE_TYPES), ("q8_0", "turbo4"), ("turbo3", "f16"), ("f32", "bf16")]
 EXPERTS = dataclasses.replace(

@@ -29,7 +29,9 @@ Choice choose_plain(const ggml_tensor * weights) {
     const bool whole_records = weights->ne[0] % 32 == 0;
     switch (weights->type) {
         case GGML_TYPE_Q8_0: return { q8_0, Coding::plain, 4 };
+        case GGML_TYPE_Q5_1: return { q5_1, Coding::plain, 4 };
         case GGML_TYPE_Q5_0: return { q5_0, Coding::plain, 4 };
+        case GGML_TYPE_Q4_1: return { q4_1, Coding::plain, 4 };
         case GGML_TYPE_IQ4_NL: return { iq4_nl, Coding::plain, 4 };
         case GGML_TYPE_IQ4_XS: return { iq4_xs, Coding::super, 4 };
         case GGML_TYPE_Q3_K: return { q3_K, Coding::super, 4 };

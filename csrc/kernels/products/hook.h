@@ -5,8 +5,9 @@
 // weights several times, and round otherwise. The kernels here read the weights from memory once. A row's result does
 // not depend on how many rows there are.
 //
-// Types: Q4_0, Q4_K and IQ4_NL where ggml has repacked them 8x8, Q8_0, Q6_K, Q5_K, Q5_0, IQ4_NL, IQ4_XS, Q3_K, F32, F16
-// and BF16 in the plain layout, with AVX-512 or AVX2. csrc/llama/patches/ hooks the functions into ggml-cpu.
+// Types: Q4_0, Q4_K and IQ4_NL where ggml has repacked them 8x8, Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_1, IQ4_NL, IQ4_XS,
+// Q3_K, F32, F16 and BF16 in the plain layout, with AVX-512 or AVX2. csrc/llama/patches/ hooks the functions into
+// ggml-cpu.
 #pragma once
 
 #include <stdbool.h>

@@ -1,7 +1,8 @@
 // Types of blocks of 32 values under one scale, in ggml's layout: a vector holds successive values of one weight row,
 // whose lanes are added once, at the end. A type has
 //
-//   Block              with an f16 scale `d`
+//   Block              with an f16 scale `d`; if kHasMins with an f16 `min`
+//   kHasMins           value = d * byte + min, otherwise d * byte
 //   decode(a, b)       the signed bytes of block a, where a vector holds two blocks then those of b
 #pragma once
 
@@ -61,6 +62,7 @@ template <class Type, int C> struct StripOfBlocks {
     struct Decoded {
         SignedWeights w[C];
         Float scale[C];
+        Float min[C];
     };
 
     StripOfBlocks(const void * weights, int64_t n_in, int64_t column)
@@ -81,6 +83,9 @@ template <class Type, int C> struct StripOfBlocks {
             fetch_ahead<kSpan * sizeof(Block), 0>((const char *) block + ahead);
             d.scale[c] = spread_halves(block[0].d, block[behind].d);
             d.w[c] = signed_weights(Type::decode(block[0], block[behind]));
+            if constexpr (Type::kHasMins) {
+                d.min[c] = spread_halves(block[0].min, block[behind].min);
+            }
         }
         return d;
     }
@@ -90,9 +95,18 @@ template <class Type, int C> struct StripOfBlocks {
         for (int n = 0; n < N; n++) {
             const Int x = load((const char *) tile.values + (r * N + n) * kBytes);
             const Float scale = spread_scales(tile.scales + (r * N + n) * kSpan);
-            PMTP_UNROLL
-            for (int c = 0; c < C; c++) {
-                sums[c][n] = fma(to_float(signed_dot(d.w[c], x)), d.scale[c] * scale, sums[c][n]);
+            if constexpr (Type::kHasMins) {
+                const Float x_sums = to_float(signed_dot(signed_weights(broadcast8(1)), x));
+                PMTP_UNROLL
+                for (int c = 0; c < C; c++) {
+                    const Float value = fma(x_sums, d.min[c], to_float(signed_dot(d.w[c], x)) * d.scale[c]);
+                    sums[c][n] = fma(value, scale, sums[c][n]);
+                }
+            } else {
+                PMTP_UNROLL
+                for (int c = 0; c < C; c++) {
+                    sums[c][n] = fma(to_float(signed_dot(d.w[c], x)), d.scale[c] * scale, sums[c][n]);
+                }
             }
         }
     }
@@ -108,9 +122,19 @@ template <class Type, int C> struct StripOfBlocks {
 };
 
 // As many columns as there are registers for.
+template <class Type> constexpr int columns_beside(int n_rows) {
+    if (n_rows == 1) {
+        return 1;
+    }
+    if (kBytes == 64) {
+        return n_rows <= 4 && !Type::kHasMins ? 4 : 2;
+    }
+    return n_rows <= 4 && !Type::kHasMins ? 2 : 1;
+}
+
 template <class Type> struct StripsOfBlocks {
     template <int N> struct Of {
-        using Wide = StripOfBlocks<Type, kBytes == 64 ? (N == 1 ? 1 : N <= 4 ? 4 : 2) : (N == 1 || N > 4 ? 1 : 2)>;
+        using Wide = StripOfBlocks<Type, columns_beside<Type>(N)>;
         using Narrow = StripOfBlocks<Type, 1>;
     };
 };

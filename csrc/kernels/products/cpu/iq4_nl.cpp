@@ -16,6 +16,8 @@ struct IQ4_NL {
         uint8_t packed[16];
     };
 
+    static constexpr bool kHasMins = false;
+
     PMTP_INLINE static Int decode(const Block & a, const Block & b) {
         return iq4_values<0>(nibbles(a.packed, b.packed));
     }

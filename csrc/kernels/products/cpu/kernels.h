@@ -26,7 +26,9 @@ void q4_K_8x8(const void * weights, int64_t n_in, const Tile * tiles, int n_tile
 
 // ggml's plain layouts.
 void q8_0(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
+void q5_1(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
 void q5_0(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
+void q4_1(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
 void iq4_nl(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
 void iq4_xs(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);
 void q3_K(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last);

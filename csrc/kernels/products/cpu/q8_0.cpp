@@ -14,6 +14,8 @@ struct Q8_0 {
         int8_t values[32];
     };
 
+    static constexpr bool kHasMins = false;
+
     PMTP_INLINE static Int decode(const Block & a, const Block & b) {
 #if PMTP_SIMD == 64
         const __m256i low = load_as<__m256i>(a.values), high = load_as<__m256i>(b.values);
