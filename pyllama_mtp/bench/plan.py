@@ -3,7 +3,7 @@ compared with its neighbours in time.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -60,8 +60,9 @@ def context_size(settings: Settings) -> int:
     return -(-needed // _CONTEXT_STEP) * _CONTEXT_STEP
 
 
-def run(settings: Settings, tell: Tell) -> Results:
-    """Loads the pair and runs everything. tell: receives a line of progress. Raises PyllamaMtpError."""
+def run(settings: Settings, tell: Tell, chosen: Sequence[Phase] | None = None) -> Results:
+    """Loads the pair and runs everything. tell: receives a line of progress. chosen: what is run instead of phases().
+    Raises PyllamaMtpError."""
     given = None
     if settings.peer is not None:
         check_installed()
@@ -80,11 +81,11 @@ def run(settings: Settings, tell: Tell) -> Results:
         results.chat_template = case.chat_template
         if settings.peer is not None:
             results.peer_fastest = given
-            if given is None:
+            if given is None and chosen is None:
                 name, ids = next(iter(case.prompts.items()))
                 task = Task(case.name, name, ids, 0, 0)
                 results.peer_fastest, results.peer_trials = find_fastest(settings, n_ctx, task, tell)
-        for phase in phases(settings, results.peer_fastest):
+        for phase in phases(settings, results.peer_fastest) if chosen is None else chosen:
             _run_phase(model, settings, phase, results, n_ctx, tell)
     return results
 

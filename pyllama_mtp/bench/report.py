@@ -114,7 +114,7 @@ def _case(case: str, summaries: Sequence[ModeSummary]) -> list[str]:
                 f"{speed.mean:.1f}",
                 _number(s.cold_tokens_per_second, ".1f"),
                 _number(ratio.median if ratio else None, ".2f"),
-                _interval(ratio),
+                interval(ratio),
                 f"{s.round_ms:.2f}",
                 f"{s.draft_ms:.2f}",
                 f"{s.verify_ms:.2f}",
@@ -131,7 +131,7 @@ def _case(case: str, summaries: Sequence[ModeSummary]) -> list[str]:
         if s.ratio_to_plain_at_forced is not None:
             lines.append(
                 f"k={s.num_speculative_tokens} at exactly the forced rates: {s.tokens_per_second_at_forced:.1f} "
-                f"tokens/s, {s.ratio_to_plain_at_forced.median:.2f} times plain {_interval(s.ratio_to_plain_at_forced)}"
+                f"tokens/s, {s.ratio_to_plain_at_forced.median:.2f} times plain {interval(s.ratio_to_plain_at_forced)}"
             )
     prefill = [s.prefill_tokens_per_second for s in summaries if s.prefill_tokens_per_second is not None]
     if prefill:
@@ -181,7 +181,7 @@ def _peer_row(s: PeerSummary) -> tuple[str, ...]:
         f"{s.tokens_per_second.median:.1f}",
         f"{s.peer_tokens_per_second.median:.1f}",
         f"{s.ratio.median:.2f}",
-        _interval(s.ratio),
+        interval(s.ratio),
         _number(s.ratio_at_forced.median if s.ratio_at_forced else None, ".2f"),
         f"{s.round_ms:.2f}",
         f"{s.peer_round_ms:.2f}",
@@ -208,7 +208,7 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _interval(values: Spread | None) -> str:
+def interval(values: Spread | None) -> str:
     """The 95 % interval of a median, or the range where there are too few values for one."""
     if values is None:
         return "-"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import runpy
 import shutil
 import subprocess
 import tarfile
@@ -17,6 +18,7 @@ from pyllama_mtp.gguf.format import read_header, tensor_bytes
 from pyllama_mtp.gguf.gemma4 import SHAPES, Gemma4Shape
 from pyllama_mtp.gguf.mixtures import MIXTURES, fitting, mixed_types
 from pyllama_mtp.gguf.random_weights import WEIGHTS, write_assistant, write_target
+from support.cmake import PROJECT
 
 HERE = Path(__file__).resolve().parent
 # Names of the source distribution: what the check of the quantiser is compiled from.
@@ -193,6 +195,25 @@ def test_fewer_layers_keep_one_of_full_attention_with_its_own_kv():
 def test_numbers_of_layers_that_there_are_not(n: int):
     with pytest.raises(InvalidRequestError, match="expected 6 to 30"):
         shapes.with_layers("26b-a4b", n)
+
+
+@pytest.mark.parametrize("arguments, ks", [(["--k", "3"], {3}), (["--k", "1,2", "--search-runs", "1"], {0, 1, 2})])
+def test_the_script_that_compares_weights(tmp_path: Path, monkeypatch, capsys, arguments: list[str], ks: set[int]):
+    script = runpy.run_path(str(PROJECT / "benchmarks" / "weights.py"))
+    monkeypatch.setitem(SHAPES, "tiny", EXPERTS)
+    rows = tmp_path / "rows.json"
+    options = ["--shape", "tiny", "--layers", "4", "--weights", "q8_0,q4_k_m", "--runs", "2", "--max-tokens", "20"]
+    options += ["--n-threads", "1", "--folder", str(tmp_path), "--remove", "--json", str(rows)]
+    monkeypatch.setattr("sys.argv", ["weights.py", *options, *arguments])
+    script["main"]()
+    table = capsys.readouterr().out.splitlines()
+    told = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [row["weights"] for row in told] == ["q8_0", "q4_k_m"] and len(table) == 2 + len(told)
+    for row in told:
+        assert {row["k"], row["peer_k"]} <= ks
+        assert (row["verify_ms"] is None) == (row["k"] == 0)
+        assert row["ratio"]["n"] == row["plain_ms"]["n"] == 2 and row["ratio"]["low"] > 0
+    assert not list(tmp_path.rglob("*.gguf"))
 
 
 @pytest.mark.parametrize(
