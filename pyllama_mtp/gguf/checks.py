@@ -118,7 +118,7 @@ def _check_tokenizer(header: GGUFFile) -> StringArray:
     if not isinstance(tokens, StringArray) or len(tokens) == 0:
         raise fail("has no tokens")
     # llama.cpp reads C strings, and gives an empty one a name with its number.
-    raw = [tokens.raw(i).split(b"\0", 1)[0] or b"[EMPTY_%d]" % i for i in range(len(tokens))]
+    raw = [token.split(b"\0", 1)[0] or b"[EMPTY_%d]" % i for i, token in enumerate(tokens.all_raw())]
     if len(set(raw)) != len(raw):
         raise fail("has the same token twice")
     if max(map(len, raw)) > MAX_TOKEN_BYTES:
@@ -155,11 +155,10 @@ def _check_tokenizer(header: GGUFFile) -> StringArray:
 def _check_same_vocabulary(head: GGUFFile, target: GGUFFile) -> None:
     ours: StringArray | None = head.metadata.get("tokenizer.ggml.tokens")  # check_head() has seen them
     theirs: StringArray = target.metadata["tokenizer.ggml.tokens"]  # check_target() has seen them
-    if ours is None:
-        return  # the sizes are compared by csrc/drafters/gemma4/mtp_head.cpp
-    different = abs(len(ours) - len(theirs)) + sum(
-        ours.raw(i) != theirs.raw(i) for i in range(min(len(ours), len(theirs)))
-    )
+    if ours is None or ours.encoded == theirs.encoded:
+        return  # without a vocabulary the sizes are compared by csrc/drafters/gemma4/mtp_head.cpp
+    pairs = zip(ours.all_raw(), theirs.all_raw(), strict=False)
+    different = abs(len(ours) - len(theirs)) + sum(a != b for a, b in pairs)
     if different > MAX_DIFFERENT_TOKENS * len(theirs):
         raise IncompatibleHeadError(
             f"the MTP head was made for another target: {different} of the {len(theirs)} tokens of its vocabulary "

@@ -26,6 +26,7 @@ MAX_DIMENSIONS = 4
 MAX_HEADER_BYTES = 1 << 28  # a vocabulary of 2^18 tokens takes some 2^24
 MAX_KEY_BYTES = 1 << 16
 MAX_STRINGS = 1 << 23  # in one array: a loop walks over them; the largest vocabularies have 2^18
+READ_BYTES = 1 << 20  # at once, of arrays of strings
 MAX_NAME_BYTES = 63  # ggml's GGML_MAX_NAME, less the terminator
 
 # ggml type name -> (number, values per block, bytes per block)
@@ -99,6 +100,8 @@ _SCALARS: dict[int, np.dtype[Any]] = {
     12: np.dtype("<f8"),
 }
 
+_U64 = struct.Struct("<Q").unpack_from
+
 Scalar = str | int | float | bool
 
 
@@ -125,6 +128,11 @@ class StringArray(Sequence[str]):
 
     def raw(self, index: int) -> bytes:
         return self._data[self._spans[index] + 8 : self._spans[index + 1]]
+
+    def all_raw(self) -> list[bytes]:
+        """raw() of each, in a tenth of the time."""
+        ends = self._spans.tolist()
+        return [self._data[begin + 8 : end] for begin, end in zip(ends, ends[1:], strict=False)]
 
     @property
     def encoded(self) -> bytes:
@@ -262,14 +270,24 @@ class _Reader:
         n = self.count(f"the length of {key}", 8)
         if n > MAX_STRINGS:
             raise self.fail(f"the length of {key} is {n}, expected at most {MAX_STRINGS} strings")
-        spans, data = np.zeros(n + 1, np.int64), bytearray()
+        begin, data, ends, end = self.at, bytearray(), [0], 0
         what = f"a string of {key}"
-        for i in range(n):
-            length = self.take(8, what)
-            data += length
-            data += self.take(int.from_bytes(length, "little"), what)
-            spans[i + 1] = len(data)
-        return StringArray(bytes(data), spans)
+        for _ in range(n):
+            if end + 8 > len(data):
+                self.extend(data, end + 8, what)
+            (length,) = _U64(data, end)
+            end += 8 + length
+            ends.append(end)
+        self.extend(data, end, what)
+        del data[end:]
+        self.at = self.file.seek(begin + end)
+        return StringArray(bytes(data), np.array(ends, np.int64))
+
+    def extend(self, data: bytearray, least: int, what: str) -> None:
+        """Has data, what was read last, hold so many bytes, or more: a read for each string takes long."""
+        if least > len(data):
+            ahead = min(READ_BYTES, self.size - self.at, MAX_HEADER_BYTES - self.at)
+            data += self.take(max(least - len(data), ahead), what)
 
     def metadata(self, n: int) -> dict[str, Value]:
         metadata: dict[str, Value] = {}
