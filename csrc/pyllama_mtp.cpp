@@ -257,6 +257,7 @@ pmtp_model_info model_info(const pmtp::ModelInfo & m) {
     info.add_bos = m.add_bos;
     info.n_params = m.n_params;
     info.target_bytes = m.target_bytes;
+    info.embedding_bytes = m.embedding_bytes;
     info.head_bytes = m.head_bytes;
     info.cache_bytes = m.cache_bytes;
     info.compute_bytes = m.compute_bytes;

@@ -39,7 +39,7 @@ extern "C" {
 
 /* Constants of this header. An integer beside pmtp_abi_version() that differs means another, incompatible library. */
 enum {
-    PMTP_ABI_VERSION = 7,
+    PMTP_ABI_VERSION = 8,
     PMTP_MAX_DRAFT = 16,    /* most tokens drafted in one round */
     PMTP_MAX_LOGPROBS = 64, /* most alternatives reported with a token */
     PMTP_MAX_SEQS = 64,     /* most sequences that are decoded together */
@@ -141,10 +141,11 @@ typedef struct pmtp_model_info {
     int32_t token_eos;        /* -1: none */
     int32_t add_bos;          /* 1: prompts of this model begin with token_bos */
     int64_t n_params;
-    int64_t target_bytes;  /* weights of the target */
-    int64_t head_bytes;    /* weights of the head */
-    int64_t cache_bytes;   /* KV cache */
-    int64_t compute_bytes; /* scratch of target and head */
+    int64_t target_bytes;    /* weights of the target in memory, repacked or on a device */
+    int64_t embedding_bytes; /* its tables of which a token reads a row: mapped, rows take memory once they were read */
+    int64_t head_bytes;      /* weights of the head */
+    int64_t cache_bytes;     /* KV cache */
+    int64_t compute_bytes;   /* scratch of target and head */
 } pmtp_model_info;
 
 typedef struct pmtp_logit_bias {

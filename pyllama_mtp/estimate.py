@@ -15,6 +15,7 @@ PAGE_CELLS = 64  # kernels/attention/pages.h
 CELL_MULTIPLE = 256  # llama.cpp rounds the number of cells up
 ROUND_ROWS = 17  # of a sequence at most: 16 drafts and one
 LEAST_ROWS = 32
+REPACKED = ("q4_0", "q4_k", "iq4_nl", "mxfp4")  # by ggml, on CPUs with AVX2
 TURBO_BYTES = {"turbo4": 34, "turbo3": 26, "turbo2": 18}  # of 64 values
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
@@ -23,13 +24,16 @@ SPARE = 0.9  # of what is free: the share that n_ctx="max" takes
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes. target_bytes, head_bytes: weights. cache_bytes: the KV cache if all of its cells are in use; on a CPU
-    those of no token take none. prefix_cache_bytes: at most, of what is saved for later prompts. compute_bytes:
-    scratch, roughly. n_ctx: tokens of a sequence.
+    """Bytes. target_bytes, head_bytes: weights in memory, which on a CPU may be repacked copies of those in the file.
+    embedding_bytes: at most, of tables of which a token reads a row from the file: a row takes memory once it was read,
+    which the system may take back. cache_bytes: the KV cache if all of its cells are in use; on a CPU those of no token
+    take none. prefix_cache_bytes: at most, of what is saved for later prompts. compute_bytes: scratch, roughly. n_ctx:
+    tokens of a sequence.
     """
 
     n_ctx: int
     target_bytes: int
+    embedding_bytes: int
     head_bytes: int
     cache_bytes: int
     prefix_cache_bytes: int
@@ -37,7 +41,8 @@ class MemoryEstimate:
 
     @property
     def total_bytes(self) -> int:
-        return self.target_bytes + self.head_bytes + self.cache_bytes + self.prefix_cache_bytes + self.compute_bytes
+        weights = self.target_bytes + self.embedding_bytes + self.head_bytes
+        return weights + self.cache_bytes + self.prefix_cache_bytes + self.compute_bytes
 
 
 def on_gpu(options: LoadOptions) -> bool:
@@ -99,12 +104,14 @@ def estimate(target: GGUFFile, head: GGUFFile | None, options: LoadOptions, n_ct
         cache_bytes += cell * (n_sliding if sliding[layer] else n_full)
     n_embd = p.integer("embedding_length", 1, 1 << 20)
     n_ff = max(p.integers("feed_forward_length", 1, 1 << 24, n_layer))
-    n_vocab = target.tensors["token_embd.weight"].shape[0]
+    n_vocab = target.tensors["token_embd.weight"].shape[1]
     logits = max(ROUND_ROWS * options.max_num_seqs, LEAST_ROWS) * n_vocab
     compute_bytes = 4 * (logits + n_batch * (2 * n_ff + 6 * n_embd)) + 2 * n_batch * (n_full + n_sliding)
+    target_bytes, embedding_bytes = weights_in_memory(target, options)
     return MemoryEstimate(
         n_ctx=n_ctx,
-        target_bytes=weights(target),
+        target_bytes=target_bytes,
+        embedding_bytes=embedding_bytes,
         head_bytes=0 if head is None else weights(head),
         cache_bytes=cache_bytes,
         prefix_cache_bytes=options.prefix_cache_bytes,
@@ -114,6 +121,20 @@ def estimate(target: GGUFFile, head: GGUFFile | None, options: LoadOptions, n_ct
 
 def weights(header: GGUFFile) -> int:
     return sum(tensor_bytes(tensor.type, tensor.shape) for tensor in header.tensors.values())
+
+
+def weights_in_memory(target: GGUFFile, options: LoadOptions) -> tuple[int, int]:
+    """Bytes of a gemma4 target that every token reads, and of tables of which it reads a row."""
+    sizes = {name: tensor_bytes(tensor.type, tensor.shape) for name, tensor in target.tensors.items()}
+    embedding = target.tensors["token_embd.weight"]
+    tables = sizes.get("per_layer_token_embd.weight", 0)
+    copied = 0
+    if "output.weight" in sizes:
+        tables += sizes["token_embd.weight"]
+    elif on_gpu(options) or (embedding.type in REPACKED and embedding.shape[1] % 8 == 0):
+        tables += sizes["token_embd.weight"]
+        copied = sizes["token_embd.weight"]  # which is the output matrix too
+    return sum(sizes.values()) - tables + copied, tables
 
 
 def free_bytes() -> int:

@@ -14,6 +14,8 @@ from pyllama_mtp.sampling import Sampling
 class ModelInfo:
     """What was loaded. Counts are in tokens, layers or values; sizes in bytes.
 
+    target_bytes, head_bytes: weights in memory, repacked for the CPU or on a device; what of the file was copied takes
+    none. embedding_bytes: tables of which a token reads a row from the file: rows take memory once they were read.
     n_ctx: most tokens of prompt and completion together. max_num_seqs: completions that are decoded together. n_cells:
     tokens that the KV cache holds for all of them together. prefix_cache_bytes: at most, of what is saved for later
     prompts besides; Model.usage says how much it is. drafter: the one in use, never "auto". n_swa: sliding
@@ -49,6 +51,7 @@ class ModelInfo:
     cache_type_k_swa: str
     cache_type_v_swa: str
     target_bytes: int
+    embedding_bytes: int
     head_bytes: int
     cache_bytes: int
     prefix_cache_bytes: int

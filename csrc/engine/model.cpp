@@ -7,7 +7,7 @@
 #include "drafters/gemma4/gemma4_drafter.h"
 #include "drafters/ngram/ngram_drafter.h"
 #include "llama/hooks/cache_types.h"
-#include "llama/hooks/weight_checks.h"
+#include "llama/hooks/weight_loads.h"
 
 #include <algorithm>
 #include <array>
@@ -119,7 +119,7 @@ llama_model * load_target(const std::string & path, const ModelParams & params) 
         return !watch.stopped();
     };
     const ErrorLines errors;
-    const WeightChecks checks(params.n_threads, [&] { return watch.stopped(); });
+    const WeightLoads loads(params.n_threads, [&] { return watch.stopped(); });
     llama_model * model = llama_model_load_from_file(path.c_str(), m);
     if (model == nullptr) {
         watch.check();
@@ -183,6 +183,7 @@ std::vector<std::pair<std::string, std::string>> read_metadata(const llama_model
 
 Model::Model(const std::string & target_path, const char * head_path, const ModelParams & params)
     : target_(load_target(target_path, params), llama_model_free),
+      weights_(take_stock(*target_)),
       n_threads_(params.n_threads) {
     metadata_ = read_metadata(target_.get());
     if (!llama_model_has_decoder(target_.get()) || llama_model_has_encoder(target_.get())) {
@@ -268,8 +269,10 @@ const char * Model::metadata(const std::string & key) const {
 
 void Model::describe_placement() {
     for (const auto & [buft, data] : llama_get_memory_breakdown(engine_->target().context())) {
+        const auto found = weights_.bytes.find(buft);
+        const size_t weights = found != weights_.bytes.end() ? found->second : 0;
         placement_ += format("%s%s: weights %.1f MiB, KV cache %.1f MiB, compute %.1f MiB",
-                             placement_.empty() ? "" : "; ", ggml_backend_buft_name(buft), data.model / 1048576.0,
+                             placement_.empty() ? "" : "; ", ggml_backend_buft_name(buft), weights / 1048576.0,
                              data.context / 1048576.0, data.compute / 1048576.0);
     }
 }
@@ -295,10 +298,13 @@ ModelInfo Model::info() const {
     info.token_eos = llama_vocab_eos(vocab());
     info.add_bos = llama_vocab_get_add_bos(vocab());
     info.n_params = (int64_t) llama_model_n_params(target_.get());
+    for (const auto & [buft, bytes] : weights_.bytes) {
+        info.target_bytes += bytes;
+    }
+    info.embedding_bytes = weights_.embedding_bytes;
     info.head_bytes = head_ ? (int64_t) head_->bytes() : 0;
     info.compute_bytes = engine_->drafter() ? (int64_t) engine_->drafter()->compute_bytes() : 0;
     for (const auto & [buft, data] : llama_get_memory_breakdown(engine_->target().context())) {
-        info.target_bytes += data.model;
         info.cache_bytes += data.context;
         info.compute_bytes += data.compute;
     }

@@ -4,6 +4,7 @@
 #include "base/watch.h"
 #include "drafters/gemma4/mtp_head.h"
 #include "engine/engine.h"
+#include "engine/target_weights.h"
 #include "engine/tokenize.h"
 
 #include "llama.h"
@@ -45,7 +46,7 @@ struct ModelInfo {
     bool flash_attention, batch_invariant;
     int token_bos, token_eos;
     bool add_bos;
-    int64_t n_params, target_bytes, head_bytes, cache_bytes, compute_bytes;
+    int64_t n_params, target_bytes, embedding_bytes, head_bytes, cache_bytes, compute_bytes;
 };
 
 class Model {
@@ -73,6 +74,7 @@ class Model {
     void describe_placement();
 
     std::unique_ptr<llama_model, void (*)(llama_model *)> target_;
+    TargetWeights weights_;
     std::unique_ptr<MtpHead> head_;
     std::unique_ptr<Engine> engine_;
     std::vector<int32_t> end_tokens_;

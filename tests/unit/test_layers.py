@@ -32,9 +32,10 @@ ALSO = {
     "engine/batch_invariance.cpp": {INTERNAL, "kernels/invariance.h"},
     "engine/engine.cpp": {"llama/hooks/reserve.h"},
     "engine/kv_cache.cpp": {INTERNAL},
-    "engine/model.cpp": {INTERNAL, "llama/hooks/cache_types.h", "llama/hooks/weight_checks.h"},
+    "engine/model.cpp": {INTERNAL, "llama/hooks/cache_types.h", "llama/hooks/weight_loads.h"},
     "engine/output_rows.cpp": {INTERNAL, "llama/hooks/keep_logits.h"},
     "engine/target.cpp": {INTERNAL},
+    "engine/target_weights.cpp": {INTERNAL, "llama/hooks/weight_loads.h"},
     "engine/tokenize.cpp": {INTERNAL, "llama/hooks/tokenizing.h"},
     "pyllama_mtp.cpp": {CONTRACT},
 }
