@@ -32,7 +32,7 @@ def work(args: argparse.Namespace) -> None:
     with Model(args.target, mtp_head=args.mtp_head, n_threads=args.n_threads):
         figures = {"load": time.perf_counter() - wall, "processor": processor_seconds() - processor}
         rows = dict(line.split(":") for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
-        sizes = {name: int(rows[name].split()[0]) / 1e6 for name in ("Rss", "Anonymous")}
+        sizes = {name: int(rows[name].split()[0]) * 1024 / 1e9 for name in ("Rss", "Anonymous")}
     print(json.dumps(figures | {"resident": sizes["Rss"], "mapped": sizes["Rss"] - sizes["Anonymous"]}))
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     for build, figures in runs.items():
         print(build)
         for name, unit in (("load", "s"), ("processor", "s"), ("resident", "GB"), ("mapped", "GB")):
-            print(f"  {name:10}{median([run[name] / (1e3 if unit == 'GB' else 1) for run in figures])} {unit}")
+            print(f"  {name:10}{median([run[name] for run in figures])} {unit}")
     return None
 
 
