@@ -171,6 +171,7 @@ int main() {
             copy_equals(type, { 256, 8, 1 }, buft);
         }
     }
+    copy_equals(GGML_TYPE_Q8_0, { 512, 40024, 1 }, ggml_backend_cpu_buffer_type());  // as to a device: at once
     bad_values_are_found(buft);
     a_stopped_load_ends(buft);
     return failures > 0;
