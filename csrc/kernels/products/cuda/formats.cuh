@@ -14,6 +14,7 @@
 //     kGroup                    values that share an integer, 32 or 16; `sub` counts them
 //     scale(stage), sub_scale(stage, sub)    value = scale * sub_scale * quant - least * sub_least
 //     kHasLeast, least(stage), sub_least(stage, sub)    if not, 0
+// kLoose, of all: whether rows are any number of 64 values long, see Loose.
 #pragma once
 
 #include <cstdint>
@@ -101,6 +102,7 @@ PMTP_EVERYWHERE Quants nibbles(uint32_t w) { return { w & kLowNibbles, w >> 4 & 
 struct Quantised {
     static constexpr int kStage = 256;
     static constexpr bool kQuantised = true;
+    static constexpr bool kLoose = false;
 };
 
 struct Q4_0 : Quantised {
@@ -240,6 +242,7 @@ struct Floats {
     static constexpr int kStage = 128;
     static constexpr int kBytes = 256;
     static constexpr bool kQuantised = false;
+    static constexpr bool kLoose = false;
 };
 
 struct F16 : Floats {
@@ -250,6 +253,11 @@ struct F16 : Floats {
 struct BF16 : Floats {
     static PMTP_EVERYWHERE uint32_t low(uint32_t word) { return word << 16; }
     static PMTP_EVERYWHERE uint32_t high(uint32_t word) { return word & 0xffff0000; }
+};
+
+// A format without kSuper whose rows begin at any word, and may end within a stage.
+template <typename Base> struct Loose : Base {
+    static constexpr bool kLoose = true;
 };
 
 }  // namespace pmtp::formats

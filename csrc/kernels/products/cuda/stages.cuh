@@ -15,9 +15,12 @@ constexpr int kBatch = 8;
 
 // How a stage, the values of a row that a warp takes at a time, lies in shared memory.
 template <typename Format> struct Layout {
-    static constexpr bool kAligned = Format::kBytes % 16 == 0;
+    static constexpr bool kAligned = Format::kBytes % 16 == 0 && !Format::kLoose;
     // The furthest that a stage begins behind a chunk.
-    static constexpr int kFurthest = kAligned ? 0 : Format::kBytes % 8 == 0 ? 8 : Format::kBytes % 4 == 0 ? 12 : 14;
+    static constexpr int kFurthest = kAligned                                     ? 0
+                                     : Format::kBytes % 8 == 0 && !Format::kLoose ? 8
+                                     : Format::kBytes % 4 == 0                    ? 12
+                                                                                  : 14;
     // Chunks of 16 bytes that have a part of the weights.
     static constexpr int kChunks = (kFurthest + Format::kBytes + 15) / 16;
     // Of activations, which are blocks of 36 bytes, or floats.
@@ -163,14 +166,19 @@ template <typename Format> struct LaneWeights {
     }
 };
 
-// Adds a stage of the product of one tile and up to 8 rows in shared memory.
+// Adds a stage of the product of one tile and up to 8 rows in shared memory. n_groups: of 32 values, where rows may end
+// within a stage.
 template <typename Format>
-__device__ __forceinline__ void add_stage(float (&sum)[2], const LaneWeights<Format> & w, const uint32_t * columns) {
+__device__ __forceinline__ void add_stage(float (&sum)[2], const LaneWeights<Format> & w, const uint32_t * columns,
+                                          [[maybe_unused]] int n_groups = 0) {
     const int t = threadIdx.x % 4;
     const uint32_t * x = columns + threadIdx.x % 32 / 4 * Layout<Format>::kColumnStride;
     [[maybe_unused]] SuperSum<Format> super[2];
 #pragma unroll
     for (int group = 0; group < Format::kStage / 32; group++, x += 9) {
+        if (Format::kLoose && group >= n_groups) {
+            break;
+        }
         const formats::Quants quants = Format::quants(w.quants, group, t);
         const float2 scale_and_sum = __half22float2(*(const half2 *) x);
         int c[2];

@@ -1,0 +1,50 @@
+// Products of a mixture of experts: each row is multiplied with the matrices of a few experts that a router chose. Rows
+// of the same expert are put together on the device, eight a time, so that its weights are read from memory once. A
+// row's sums are taken in the same order whatever else is in the batch.
+#pragma once
+
+#include "kernels/products/cuda/products.cuh"
+
+// Most tokens.
+constexpr int kPmtpMostTokens = 64;
+// Most pairs of a token and one of its experts.
+constexpr int kPmtpMostPairs = 1024;
+constexpr int kPmtpMostExperts = 1024;
+
+struct ExpertProduct {
+    WeightFormat format;      // that takes no floats
+    const void * weights;     // of the first expert: n_out rows of n_in values; 16-byte aligned
+    const void * gate;        // the same, or null. Then out = gelu(gate x) * (weights x)
+    size_t expert_bytes;      // from an expert's to the next one's
+    const PmtpQ8Block * x;    // rows one after another, whatever their number, of pmtp_row_blocks(n_in)
+    bool x_of_pairs;          // a row a pair, or a token
+    float * out;              // [n_out] a pair, n_used a token
+    PmtpQ8Block * quantised;  // of out, with a gate, as x is; or null
+    const int32_t * ids;      // [n_used] a token; any that names no expert counts as 0
+    int ids_stride;           // from a token's to the next one's
+    bool ids_are_old;         // written before the launch in front of this one, which was a product of the same ids
+    int n_in;
+    int n_out;
+    int n_experts;
+    int n_used;
+    int n_tokens;
+};
+
+// Whether there is a kernel for the shape on this device.
+bool pmtp_cuda_has_expert_product(const ExpertProduct & product);
+void pmtp_cuda_launch_expert_product(const ExpertProduct & product, cudaStream_t stream);
+
+// out = the sum over a token's experts i of x_i * scales[id_i] * weights_i, in their order.
+struct ExpertSum {
+    const float * x;         // [n] a pair, 16-byte aligned, as out
+    const float * scales;    // [n_experts], or null
+    const float * weights;   // [n_used] a token
+    const int32_t * ids;     // as above
+    int ids_stride;
+    float * out;             // [n] a token; apart from x
+    int n;                   // a multiple of 4
+    int n_experts;
+    int n_used;
+    int n_tokens;
+};
+void pmtp_cuda_sum_experts(const ExpertSum & sum, cudaStream_t stream);
