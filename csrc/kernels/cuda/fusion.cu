@@ -1,6 +1,8 @@
 #include "kernels/cuda/fusion.cuh"
 
+#include "kernels/cuda/expert_fusion.cuh"
 #include "kernels/products/cuda/products.cuh"
+#include "kernels/products/cuda/weight_format.cuh"
 #include "kernels/rows/cuda/row_ops.cuh"
 
 #include "ggml-backend.h"
@@ -158,29 +160,12 @@ const PmtpQ8Block * quantised(const ggml_tensor * x, cudaStream_t stream) {
     return (const PmtpQ8Block *) rows.data;
 }
 
-// Whether there are products of the type.
-bool format_of(ggml_type type, WeightFormat & format) {
-    switch (type) {
-        case GGML_TYPE_Q4_0: format = WeightFormat::q4_0; return true;
-        case GGML_TYPE_Q5_0: format = WeightFormat::q5_0; return true;
-        case GGML_TYPE_Q8_0: format = WeightFormat::q8_0; return true;
-        case GGML_TYPE_IQ4_NL: format = WeightFormat::iq4_nl; return true;
-        case GGML_TYPE_IQ4_XS: format = WeightFormat::iq4_xs; return true;
-        case GGML_TYPE_Q4_K: format = WeightFormat::q4_K; return true;
-        case GGML_TYPE_Q5_K: format = WeightFormat::q5_K; return true;
-        case GGML_TYPE_Q6_K: format = WeightFormat::q6_K; return true;
-        case GGML_TYPE_F16: format = WeightFormat::f16; return true;
-        case GGML_TYPE_BF16: format = WeightFormat::bf16; return true;
-        default: return false;
-    }
-}
-
 // The product of weights and x, with the gate's weights or null, if there is a kernel. Nothing is launched, and x is
 // still to come.
 bool is_product(const ggml_tensor * weights, const ggml_tensor * gate, const ggml_tensor * x, const ggml_tensor * out,
                 WeightProduct & p) {
     WeightFormat format;
-    if (!format_of(weights->type, format)) {
+    if (!pmtp_weight_format(weights->type, format)) {
         return false;
     }
     for (const ggml_tensor * w : { weights, gate != nullptr ? gate : weights }) {
@@ -239,6 +224,9 @@ int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     }
     if (node->op == GGML_OP_MUL_MAT) {
         return fuse_gated(graph, i, stream);
+    }
+    if (node->op == GGML_OP_MUL_MAT_ID) {
+        return pmtp_fuse_experts(graph, i, stream);
     }
     return node->op == GGML_OP_UNARY && ggml_get_unary_op(node) == GGML_UNARY_OP_GELU ? fuse_gelu_gate(graph, i, stream)
                                                                                       : 0;

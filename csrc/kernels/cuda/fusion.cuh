@@ -14,6 +14,9 @@ int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream);
 bool pmtp_cuda_multiply(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out,
                         cudaStream_t stream);
 
+// A MUL_MAT_ID: whether it was launched.
+bool pmtp_cuda_multiply_experts(const ggml_tensor * product, cudaStream_t stream);
+
 #ifdef __CUDACC__
 // What a product's block does before it waits for the kernels in front of it: asks for its rows of weights, which do
 // not depend on them. Later blocks of a large matrix begin when nothing is waited for.

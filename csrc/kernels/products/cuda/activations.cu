@@ -1,6 +1,6 @@
 #include "kernels/products/cuda/activations.cuh"
 
-#include "kernels/products/cuda/products.cuh"
+#include "kernels/products/cuda/experts.cuh"
 
 #include "ggml-impl.h"
 
@@ -22,12 +22,23 @@ PmtpSharedActivations::PmtpSharedActivations(const ggml_cgraph * graph) : graph(
             multiplied.insert(x);
             n_bytes = std::max(n_bytes, (size_t) pmtp_all_blocks(x->ne[0], ggml_nrows(x)) * sizeof(PmtpQ8Block));
         }
+        if (node->op == GGML_OP_MUL_MAT_ID && ggml_is_quantized(node->src[0]->type) &&
+            node->src[1]->type == GGML_TYPE_F32 && node->ne[2] <= kPmtpMostTokens) {
+            const ggml_tensor * x = pmtp_rows_of_experts(node->src[1]);
+            multiplied.insert(x);
+            n_bytes = std::max(n_bytes, (size_t) ggml_nrows(x) * pmtp_row_blocks(x->ne[0]) * sizeof(PmtpQ8Block));
+        }
     }
 }
 
 PmtpSharedActivations::~PmtpSharedActivations() { active = outer; }
 
 bool pmtp_shares_activations(const ggml_cgraph * graph) { return active != nullptr && active->graph == graph; }
+
+const ggml_tensor * pmtp_rows_of_experts(const ggml_tensor * x) {
+    const ggml_tensor * reshaped = x->op == GGML_OP_RESHAPE ? x->src[0] : x;
+    return !pmtp_is_tiled(ggml_nrows(x)) && reshaped->ne[0] == x->ne[0] ? reshaped : x;
+}
 
 bool pmtp_is_multiplied(const ggml_tensor * x) {
     return active != nullptr && active->data != nullptr && active->multiplied.count(x) > 0;

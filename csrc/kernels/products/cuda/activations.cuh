@@ -49,6 +49,10 @@ bool pmtp_shares_activations(const ggml_cgraph * graph);
 // Whether x has a place there.
 bool pmtp_is_multiplied(const ggml_tensor * x);
 
+// What holds the rows x of a MUL_MAT_ID, which lie one after another whatever their number: the operation that computes
+// them where that would put them so, so that it can quantise them.
+const ggml_tensor * pmtp_rows_of_experts(const ggml_tensor * x);
+
 // Where x, quantised to n_bytes, is or belongs; null if no product asks for it. The caller writes it if it is not
 // there. pmtp_shared_rows(): few rows, as ggml-cuda has them; null if x has more.
 PmtpSharedRows pmtp_shared_rows(const ggml_tensor * x, size_t n_bytes);

@@ -129,6 +129,10 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply_experts(const ExpertP
             }
             const int pair = of_expert.pairs[first + at / kOut];
             const int column = first_row + at % kOut;
+            if constexpr (n_matrices == 1) {
+                out *= p.scales != nullptr ? p.scales[expert] : 1.0f;
+                out *= p.by != nullptr ? p.by[pair] : 1.0f;
+            }
             p.out[(size_t) pair * p.n_out + column] = out;
             if constexpr (n_matrices == 2) {
                 if (p.quantised != nullptr) {
@@ -143,27 +147,20 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply_experts(const ExpertP
 
 constexpr int kSumThreads = 128;
 
-__global__ void sum_experts(const ExpertSum s) {
+__global__ void sum_pairs(const float * x, float * out, int n, int n_used) {
     const int column = (blockIdx.x * kSumThreads + threadIdx.x) * 4;
     const size_t token = blockIdx.y;
     let_next_begin();
     wait_for_previous();
-    if (column >= s.n) {
+    if (column >= n) {
         return;
     }
     float4 sum = make_float4(0, 0, 0, 0);
-    for (int i = 0; i < s.n_used; i++) {
-        const int pair = (int) token * s.n_used + i;
-        const float scale =
-            s.scales != nullptr ? s.scales[expert_of(s.ids, s.ids_stride, s.n_used, s.n_experts, pair)] : 1.0f;
-        const float weight = s.weights[pair];
-        const float4 x = *(const float4 *) (s.x + (size_t) pair * s.n + column);
-        sum.x += x.x * scale * weight;
-        sum.y += x.y * scale * weight;
-        sum.z += x.z * scale * weight;
-        sum.w += x.w * scale * weight;
+    for (int i = 0; i < n_used; i++) {
+        const float4 of_pair = *(const float4 *) (x + (token * n_used + i) * n + column);
+        sum = make_float4(sum.x + of_pair.x, sum.y + of_pair.y, sum.z + of_pair.z, sum.w + of_pair.w);
     }
-    *(float4 *) (s.out + token * s.n + column) = sum;
+    *(float4 *) (out + token * n + column) = sum;
 }
 
 struct ExpertGeometry {
@@ -233,6 +230,7 @@ void pmtp_cuda_launch_expert_product(const ExpertProduct & p, cudaStream_t strea
     });
 }
 
-void pmtp_cuda_sum_experts(const ExpertSum & s, cudaStream_t stream) {
-    launch_early(sum_experts, dim3((s.n / 4 + kSumThreads - 1) / kSumThreads, s.n_tokens), kSumThreads, stream, 0, s);
+void pmtp_cuda_sum_pairs(const float * x, float * out, int n, int n_used, int n_tokens, cudaStream_t stream) {
+    launch_early(sum_pairs, dim3((n / 4 + kSumThreads - 1) / kSumThreads, n_tokens), kSumThreads, stream, 0, x, out, n,
+                 n_used);
 }

@@ -18,6 +18,8 @@ struct ExpertProduct {
     size_t expert_bytes;      // from an expert's to the next one's
     const PmtpQ8Block * x;    // rows one after another, whatever their number, of pmtp_row_blocks(n_in)
     bool x_of_pairs;          // a row a pair, or a token
+    const float * scales;     // [n_experts] that multiply an expert's results, without a gate; or null
+    const float * by;         // [n_used] a token that multiply a pair's, without a gate; or null
     float * out;              // [n_out] a pair, n_used a token
     PmtpQ8Block * quantised;  // of out, with a gate, as x is; or null
     const int32_t * ids;      // [n_used] a token; any that names no expert counts as 0
@@ -34,17 +36,6 @@ struct ExpertProduct {
 bool pmtp_cuda_has_expert_product(const ExpertProduct & product);
 void pmtp_cuda_launch_expert_product(const ExpertProduct & product, cudaStream_t stream);
 
-// out = the sum over a token's experts i of x_i * scales[id_i] * weights_i, in their order.
-struct ExpertSum {
-    const float * x;         // [n] a pair, 16-byte aligned, as out
-    const float * scales;    // [n_experts], or null
-    const float * weights;   // [n_used] a token
-    const int32_t * ids;     // as above
-    int ids_stride;
-    float * out;             // [n] a token; apart from x
-    int n;                   // a multiple of 4
-    int n_experts;
-    int n_used;
-    int n_tokens;
-};
-void pmtp_cuda_sum_experts(const ExpertSum & sum, cudaStream_t stream);
+// out [n a token] = the sum of x [n a pair] over a token's pairs, in their order. n: a multiple of 4. 16-byte aligned,
+// and apart.
+void pmtp_cuda_sum_pairs(const float * x, float * out, int n, int n_used, int n_tokens, cudaStream_t stream);

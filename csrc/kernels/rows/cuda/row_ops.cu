@@ -95,13 +95,13 @@ __global__ void gelu_gate(const GeluGate op) {
     }
 }
 
-__global__ void quantise_rows(const float * x, PmtpQ8Block * quantised, int n) {
+__global__ void quantise_rows(const float * x, PmtpQ8Block * quantised, int n, bool in_tiles) {
     const int i = blockIdx.x * kThreads + threadIdx.x;
     let_next_begin();
     wait_for_previous();
     if (i < n) {  // whole warps
         const float values[1] = { x[blockIdx.y * (size_t) n + i] };
-        pmtp_quantise(values, pmtp_place(quantised, n, gridDim.y, blockIdx.y, i / 32));
+        pmtp_quantise(values, pmtp_place(quantised, n, in_tiles ? gridDim.y : 1, blockIdx.y, i / 32));
     }
 }
 
@@ -121,6 +121,8 @@ void pmtp_cuda_gelu_gate(const GeluGate & op, int n_rows, cudaStream_t stream) {
     launch_early(gelu_gate, dim3((op.n + kThreads - 1) / kThreads, n_rows), kThreads, stream, 0, op);
 }
 
-void pmtp_cuda_quantise_rows(const float * x, PmtpQ8Block * quantised, int n, int n_rows, cudaStream_t stream) {
-    launch_early(quantise_rows, dim3((n + kThreads - 1) / kThreads, n_rows), kThreads, stream, 0, x, quantised, n);
+void pmtp_cuda_quantise_rows(const float * x, PmtpQ8Block * quantised, int n, int n_rows, cudaStream_t stream,
+                             bool in_tiles) {
+    launch_early(quantise_rows, dim3((n + kThreads - 1) / kThreads, n_rows), kThreads, stream, 0, x, quantised, n,
+                 in_tiles);
 }

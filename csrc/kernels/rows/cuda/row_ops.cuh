@@ -34,5 +34,6 @@ struct GeluGate {
 };
 void pmtp_cuda_gelu_gate(const GeluGate & op, int n_rows, cudaStream_t stream);
 
-// x: n_rows rows of n values one after another, n a multiple of 32.
-void pmtp_cuda_quantise_rows(const float * x, PmtpQ8Block * quantised, int n, int n_rows, cudaStream_t stream);
+// x: n_rows rows of n values one after another, n a multiple of 32. They lie as pmtp_place() says, or without tiles.
+void pmtp_cuda_quantise_rows(const float * x, PmtpQ8Block * quantised, int n, int n_rows, cudaStream_t stream,
+                             bool in_tiles = true);
