@@ -170,6 +170,9 @@ void check_products(const WeightBlocks & blocks, int n_tokens, bool small) {
                 continue;
             }
             for (int n_out : small ? std::vector<int>{ 32 } : std::vector<int>{ 32, n_in == 2816 ? 704 : 1408 }) {
+                if (n_in == 2816 && n_out == 704 && router > 1) {  // most of the time is taken by drawing weights
+                    continue;
+                }
                 check_case({ blocks, n_in, n_out, n_tokens, false, n_in != 2816, (Router) router }, random);
                 if (n_in % 256 == 0) {
                     check_case({ blocks, n_in, n_out, n_tokens, true, n_in == 256, (Router) router }, random);
@@ -197,38 +200,60 @@ void check_chain(int n_tokens, Router router) {
         }
     }
     const DeviceArray<float> device_scales(scales), device_weights(weights);
-    std::vector<float> results[2];
+    std::vector<float> results[2], plain;
     for (const bool in_turn : { true, false }) {
         const int n_pairs = n_tokens * kUsed;
         const DeviceArray<float> hidden((size_t) n_pairs * kHidden), out((size_t) n_pairs * kIn),
             sum((size_t) n_tokens * kIn);
         const DeviceArray<PmtpQ8Block> quantised((size_t) n_pairs * pmtp_row_blocks(kHidden));
-        const ExpertProduct first = { blocks.format,  up.get() + up_bytes, up.get(), 2 * up_bytes, x.get(), false,
-                                      hidden.get(),   quantised.get(),     ids.get(), kStride,     false,   kIn,
-                                      kHidden,        kExperts,            kUsed,    n_tokens };
-        const ExpertProduct second = { blocks.format, down.get(), nullptr,   up_bytes, quantised.get(), true,
-                                       out.get(),     nullptr,    ids.get(), kStride,  !in_turn,        kHidden,
-                                       kIn,           kExperts,   kUsed,     n_tokens };
-        const ExpertSum third = { out.get(), device_scales.get(), device_weights.get(), ids.get(), kStride,
-                                  sum.get(), kIn,                 kExperts,             kUsed,     n_tokens };
+        ExpertProduct first = {};
+        first.format = blocks.format;
+        first.gate = up.get();
+        first.weights = up.get() + up_bytes;
+        first.expert_bytes = 2 * up_bytes;
+        first.x = x.get();
+        first.out = hidden.get();
+        first.quantised = quantised.get();
+        first.ids = ids.get();
+        first.ids_stride = kStride;
+        first.n_in = kIn;
+        first.n_out = kHidden;
+        first.n_experts = kExperts;
+        first.n_used = kUsed;
+        first.n_tokens = n_tokens;
+        ExpertProduct second = first;
+        second.gate = nullptr;
+        second.weights = down.get();
+        second.expert_bytes = up_bytes;
+        second.x = quantised.get();
+        second.x_of_pairs = true;
+        second.out = out.get();
+        second.quantised = nullptr;
+        second.ids_are_old = !in_turn;
+        second.n_in = kHidden;
+        second.n_out = kIn;
         pmtp_cuda_launch_expert_product(first, nullptr);
         if (in_turn) {
             check(cudaDeviceSynchronize());
+            pmtp_cuda_launch_expert_product(second, nullptr);
+            check(cudaDeviceSynchronize());
+            plain = out.host();
         }
+        second.scales = device_scales.get();
+        second.by = device_weights.get();
         pmtp_cuda_launch_expert_product(second, nullptr);
         if (in_turn) {
             check(cudaDeviceSynchronize());
         }
-        pmtp_cuda_sum_experts(third, nullptr);
+        pmtp_cuda_sum_pairs(out.get(), sum.get(), kIn, kUsed, n_tokens, nullptr);
         check(cudaDeviceSynchronize());
         results[in_turn] = sum.host();
-        const std::vector<float> parts = out.host();
         const std::vector<int32_t> host_ids = ids.host();
         for (size_t i = 0; in_turn && i < results[1].size(); i++) {
             double expected = 0.0, size = 1e-30;
             for (int j = 0; j < kUsed; j++) {
                 const size_t pair = i / kIn * kUsed + j;
-                const double part = (double) parts[pair * kIn + i % kIn] *
+                const double part = (double) plain[pair * kIn + i % kIn] *
                                     scales[expert_of(host_ids, (int) (i / kIn), j)] * weights[pair];
                 expected += part;
                 size += std::abs(part);

@@ -2,23 +2,38 @@
 
 #include "kernels/products/cuda/expert_pairs.cuh"
 #include "kernels/products/cuda/multiply.cuh"
+#include "kernels/products/cuda/one_row.cuh"
 
 #include <algorithm>
 
 namespace {
 
+// How blocks share a multiprocessor, some of which load while others multiply.
+template <typename Format, int n_rows> struct Sharing {
+    static constexpr int kBlocks = 3;
+    static constexpr int kMemory = 228 << 10;
+    // What a block has beside its buffers.
+    static constexpr int kOwn = sizeof(PairsOfExpert) + 1024;
+    static constexpr int kBytes =
+        (n_rows * Layout<Format>::kWords + kBatch * Layout<Format>::kColumnStride) * sizeof(uint32_t);
+    static constexpr int kFitting = (kMemory / kBlocks - kOwn) / kBytes;
+    static constexpr int kWarps = kFitting < 6 ? kFitting : 6;  // that registers suffice for
+};
+
 // A block multiplies n_tiles tiles of one expert's rows of weights, and of its gate's, with the expert's pairs, eight
 // after eight. Warps take the stages in turn.
 template <typename Format, int n_tiles, int n_matrices>
-__global__ __launch_bounds__(kMaxWarps * 32) void multiply_experts(const ExpertProduct p, int n_buffers) {
+__global__
+    __launch_bounds__(Sharing<Format, n_matrices * n_tiles * kTile>::kWarps * 32,
+                      Sharing<Format, n_matrices * n_tiles * kTile>::kBlocks) void multiply_experts(const ExpertProduct p, int n_columns) {
     constexpr int kWeightWords = Layout<Format>::kWords;
     constexpr int kColumnWords = Layout<Format>::kColumnWords;
     constexpr int kColumnStride = Layout<Format>::kColumnStride;
     constexpr int kRows = n_matrices * n_tiles * kTile;
-    constexpr int kBufferWords = kRows * kWeightWords + kBatch * kColumnStride;
     constexpr int kOut = n_tiles * kTile;
     constexpr int kGroups = Format::kStage / 32;
-    static_assert(kRows * kBatch <= kBufferWords, "a warp's sums take the place of a buffer");
+    static_assert(kBatch <= kWeightWords, "a warp's sums take the place of a buffer");
+    static_assert(kRows % kSet == 0);
     extern __shared__ uint4 shared[];
     __shared__ PairsOfExpert of_expert;
     const int lane = threadIdx.x % 32;
@@ -26,9 +41,9 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply_experts(const ExpertP
     const int n_warps = blockDim.x / 32;
     const int n_groups = p.n_in / 32;
     const int n_stages = (n_groups + kGroups - 1) / kGroups;
-    const auto buffer = [&](int of_warp, int i) {
-        return (uint32_t *) shared + (of_warp * n_buffers + i) * kBufferWords;
-    };
+    const int buffer_words = kRows * kWeightWords + n_columns * kColumnStride;
+    const auto buffer = [&](int of_warp) { return (uint32_t *) shared + of_warp * buffer_words; };
+    uint32_t * own = buffer(warp);
 
     // Whoever comes next may then take ids for old.
     if (!p.ids_are_old) {
@@ -40,36 +55,43 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply_experts(const ExpertP
         return;
     }
     const int first_row = blockIdx.x * kOut;
-    const size_t row_bytes = (size_t) n_groups * Format::kBytes / kGroups;
+    // In the expert's matrix, which is smaller than 4 GiB.
+    const uint32_t row_bytes = (uint32_t) n_groups * Format::kBytes / kGroups;
     const auto begin_of = [&](int row, int stage) { return (first_row + row) * row_bytes + stage * Format::kBytes; };
-    const auto load_weights = [&](int stage, uint32_t * to) {
-        constexpr int kChunks = Layout<Format>::kChunks;
-        for (int i = lane; stage < n_stages && i < kRows * kChunks; i += 32) {
-            const int row = i / kChunks;
-            const auto * matrix =
-                (const char *) (n_matrices == 1 || row < kOut ? p.weights : p.gate) + expert * p.expert_bytes;
-            uint32_t * chunk = to + row * kWeightWords + i % kChunks * 4;
-            const size_t at = begin_of(row % kOut, stage) / 16 * 16 + i % kChunks * 16;
-            if constexpr (Layout<Format>::kAligned) {
-                copy_16(chunk, matrix + at);
-            } else {
-                const size_t end = p.n_out * row_bytes;
-                copy_16(chunk, matrix + min(at, end), (int) min((size_t) 16, end - min(at, end)));
+    // A lane copies a chunk of some rows at a time.
+    constexpr int kChunks = Layout<Format>::kChunks;
+    constexpr int kAtOnce = 32 / kChunks;
+    const int row_of_lane = lane / kChunks;
+    const int chunk_of_lane = lane % kChunks;
+    const auto load_weights = [&](int stage) {
+        if (stage >= n_stages || row_of_lane >= kAtOnce) {
+            return;
+        }
+        for (int m = 0; m < n_matrices; m++) {
+            const char * matrix = (const char *) (m == 0 ? p.weights : p.gate) + expert * p.expert_bytes;
+#pragma unroll 4
+            for (int row = row_of_lane; row < kOut; row += kAtOnce) {
+                uint32_t * chunk = own + (m * kOut + row) * kWeightWords + chunk_of_lane * 4;
+                const uint32_t at = begin_of(row, stage) / 16 * 16 + chunk_of_lane * 16;
+                if constexpr (Layout<Format>::kAligned) {
+                    copy_16(chunk, matrix + at);
+                } else {
+                    const uint32_t end = p.n_out * row_bytes;
+                    copy_16(chunk, matrix + min(at, end), (int) min(16u, end - min(at, end)));
+                }
             }
         }
     };
-    for (int i = 0; i < n_buffers; i++) {
-        load_weights(warp + i * n_warps, buffer(warp, i));
-    }
+    load_weights(warp);
     const int n_pairs = list_pairs(of_expert, p, expert);
     __syncthreads();
     if (p.ids_are_old) {
         wait_for_previous();
     }
 
-    for (int first = 0; first < n_pairs; first += kBatch) {
-        const int n_rows = min(kBatch, n_pairs - first);
-        const auto load_columns = [&](int stage, uint32_t * to) {
+    for (int first = 0; first < n_pairs; first += n_columns) {
+        const int n_rows = min(n_columns, n_pairs - first);
+        const auto load_columns = [&](int stage) {
             // A row is padded to whole stages.
             for (int i = lane; stage < n_stages && i < n_rows * (kColumnWords / 4); i += 32) {
                 const int row = i / (kColumnWords / 4);
@@ -77,41 +99,49 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply_experts(const ExpertP
                 const int pair = of_expert.pairs[first + row];
                 const auto * x =
                     (const uint32_t *) (p.x + (p.x_of_pairs ? pair : pair / p.n_used) * pmtp_row_blocks(p.n_in));
-                copy_16(to + kRows * kWeightWords + row * kColumnStride + word, x + stage * kColumnWords + word);
+                copy_16(own + kRows * kWeightWords + row * kColumnStride + word, x + stage * kColumnWords + word);
             }
         };
-        for (int i = 0; i < n_buffers; i++) {
-            if (first > 0) {
-                load_weights(warp + i * n_warps, buffer(warp, i));
-            }
-            load_columns(warp + i * n_warps, buffer(warp, i));
-            end_group();
+        if (first > 0) {
+            load_weights(warp);
         }
+        load_columns(warp);
+        end_group();
+        const bool is_one = n_rows == 1;
         float sum[n_matrices * n_tiles][2] = {};
-        for (int stage = warp, i = 0; stage < n_stages; stage += n_warps, i = (i + 1) % n_buffers) {
-            uint32_t * at = buffer(warp, i);
-            n_buffers == 1 ? wait_for_group<0>() : wait_for_group<1>();
+        OneRow<Format, kRows / kSet> of_one;
+        for (int stage = warp; stage < n_stages; stage += n_warps) {
+            wait_for_group<0>();
             __syncwarp();
+            const uint32_t * columns = own + kRows * kWeightWords;
+            if (is_one) {
+                of_one.add_stage([&](int row) { return own + row * kWeightWords; },
+                                 [&](int row) { return begin_of(row % kOut, stage); }, columns,
+                                 n_groups - stage * kGroups);
+            } else {
 #pragma unroll
-            for (int tile = 0; tile < n_matrices * n_tiles; tile++) {
-                add_stage<Format>(sum[tile],
-                                  LaneWeights<Format>(at + tile * kTile * kWeightWords,
-                                                      (uint32_t) begin_of(tile % n_tiles * kTile, stage),
-                                                      (uint32_t) row_bytes),
-                                  at + kRows * kWeightWords, n_groups - stage * kGroups);
+                for (int tile = 0; tile < n_matrices * n_tiles; tile++) {
+                    add_stage<Format>(sum[tile],
+                                      LaneWeights<Format>(own + tile * kTile * kWeightWords,
+                                                          begin_of(tile % n_tiles * kTile, stage), row_bytes),
+                                      columns, n_rows, n_groups - stage * kGroups);
+                }
             }
             __syncwarp();
-            load_weights(stage + n_buffers * n_warps, at);
-            load_columns(stage + n_buffers * n_warps, at);
+            load_weights(stage + n_warps);
+            load_columns(stage + n_warps);
             end_group();
         }
-        wait_for_group<0>();
-        __syncwarp();
-        // A warp's sums take the place of its first buffer: [matrix][batch row][weight row].
-        for (int tile = 0; tile < n_matrices * n_tiles; tile++) {
+        // A warp's sums take the place of its buffer: [matrix][batch row][weight row].
+        auto * sums = (float *) own;
+        for (int set = 0; is_one && set < kRows / kSet; set++) {
+            const int row = of_one.row(set);
+            sums[row / kOut * kBatch * kOut + row % kOut] = of_one.sum[set];
+        }
+        for (int tile = 0; !is_one && tile < n_matrices * n_tiles; tile++) {
             for (int i = 0; i < 2; i++) {
                 const int row = lane / 4 * kOut + tile % n_tiles * kTile + 2 * (lane % 4) + i;
-                ((float *) buffer(warp, 0))[tile / n_tiles * kBatch * kOut + row] = sum[tile][i];
+                sums[tile / n_tiles * kBatch * kOut + row] = sum[tile][i];
             }
         }
         __syncthreads();
@@ -120,7 +150,7 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply_experts(const ExpertP
             float total[n_matrices] = {};
             for (int w = 0; w < n_warps; w++) {
                 for (int m = 0; m < n_matrices; m++) {
-                    total[m] += ((const float *) buffer(w, 0))[m * kBatch * kOut + at];
+                    total[m] += ((const float *) buffer(w))[m * kBatch * kOut + at];
                 }
             }
             float out = total[0];
@@ -163,35 +193,17 @@ __global__ void sum_pairs(const float * x, float * out, int n, int n_used) {
     *(float4 *) (out + token * n + column) = sum;
 }
 
-struct ExpertGeometry {
-    int n_warps;
-    int n_buffers;
-    size_t shared_bytes;
-};
-
-// Two blocks share a multiprocessor, so that one loads while the other multiplies.
-template <typename Format, int n_tiles, int n_matrices> ExpertGeometry expert_geometry(const ExpertProduct & p) {
-    const int n_stages = (p.n_in + Format::kStage - 1) / Format::kStage;
-    const size_t buffer = (n_matrices * n_tiles * kTile * Layout<Format>::kWords + kBatch * Layout<Format>::kColumnStride) *
-                          sizeof(uint32_t);
-    // What a block has beside its buffers.
-    constexpr size_t kOwn = sizeof(PairsOfExpert) + 1024;
-    const size_t limit = (size_t) attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / 2 - kOwn;
-    for (int n_rounds = (n_stages + kMaxWarps - 1) / kMaxWarps;; n_rounds++) {
-        const int n_warps = (n_stages + n_rounds - 1) / n_rounds;
-        const int n_buffers = n_rounds > 1 ? 2 : 1;
-        const size_t bytes = n_warps * n_buffers * buffer;
-        if (bytes <= limit || n_warps == 1) {
-            return { n_warps, n_buffers, bytes };
-        }
-    }
-}
-
 template <typename Format, int n_tiles, int n_matrices> void launch(const ExpertProduct & p, cudaStream_t stream) {
-    const ExpertGeometry g = expert_geometry<Format, n_tiles, n_matrices>(p);
+    constexpr int kRows = n_matrices * n_tiles * kTile;
+    const int n_stages = (p.n_in + Format::kStage - 1) / Format::kStage;
+    const int n_rounds = (n_stages + Sharing<Format, kRows>::kWarps - 1) / Sharing<Format, kRows>::kWarps;
+    // The number of warps, which sums depend on, does not depend on that of rows.
+    const int n_warps = (n_stages + n_rounds - 1) / n_rounds;
+    const int n_columns = std::min(p.n_tokens, kBatch);
+    const size_t bytes =
+        n_warps * (kRows * Layout<Format>::kWords + n_columns * Layout<Format>::kColumnStride) * sizeof(uint32_t);
     const dim3 grid(p.n_out / (n_tiles * kTile), std::min(p.n_experts, p.n_used * p.n_tokens));
-    launch_early(multiply_experts<Format, n_tiles, n_matrices>, grid, g.n_warps * 32, stream, g.shared_bytes, p,
-                 g.n_buffers);
+    launch_early(multiply_experts<Format, n_tiles, n_matrices>, grid, n_warps * 32, stream, bytes, p, n_columns);
 }
 
 // Whether rows are no whole number of stages.
@@ -208,7 +220,7 @@ template <typename Format> constexpr bool has_loose() {
 
 bool pmtp_cuda_has_expert_product(const ExpertProduct & p) {
     const bool loose = with_format(p.format, [](auto format) { return has_loose<decltype(format)>(); });
-    return p.n_in > 0 && p.n_in % (loose ? 64 : formats::Quantised::kStage) == 0 && p.n_out > 0 &&
+    return p.n_in > 0 && p.expert_bytes < (size_t) 1 << 32 && p.n_in % (loose ? 64 : formats::Quantised::kStage) == 0 && p.n_out > 0 &&
            p.n_out % (kGateTiles * kTile) == 0 && p.expert_bytes % 16 == 0 && !pmtp_takes_floats(p.format) &&
            p.n_tokens > 0 && p.n_tokens <= kPmtpMostTokens && p.n_used > 0 && p.n_used <= kPmtpMostPairs &&
            p.n_used * p.n_tokens <= kPmtpMostPairs && p.n_experts > 0 && p.n_experts <= kPmtpMostExperts &&

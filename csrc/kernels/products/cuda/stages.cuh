@@ -117,10 +117,14 @@ __device__ __forceinline__ uint32_t round_to_tf32(float x) {
     return out;
 }
 
-// Of one result: what a group adds to its sum, where a stage has no scale of its own.
+// Of one result: what a group adds to its sum, where a stage has no scale of its own. Each operation is spelt out, here
+// and below, so that every kernel rounds alike.
 template <typename Format>
 __device__ __forceinline__ void add_group(float & sum, float scale, int c, const float2 & scale_and_sum) {
-    sum += scale * (c * scale_and_sum.x - Format::kBias * scale_and_sum.y);
+    const float product = Format::kBias == 0.0f
+                              ? __fmul_rn((float) c, scale_and_sum.x)
+                              : __fmaf_rn((float) c, scale_and_sum.x, __fmul_rn(-Format::kBias, scale_and_sum.y));
+    sum = __fmaf_rn(scale, product, sum);
 }
 
 // Where it has one: what the groups add up to.
@@ -132,19 +136,19 @@ template <typename Format> struct SuperSum {
     __device__ __forceinline__ void add(const formats::Stage & stage, int group, int c, int second,
                                         const float2 & scale_and_sum) {
         if constexpr (Format::kGroup == 16) {
-            scaled += scale_and_sum.x * (float) (Format::sub_scale(stage, 2 * group) * c +
-                                                 Format::sub_scale(stage, 2 * group + 1) * second);
+            const int sum = Format::sub_scale(stage, 2 * group) * c + Format::sub_scale(stage, 2 * group + 1) * second;
+            scaled = __fmaf_rn(scale_and_sum.x, (float) sum, scaled);
         } else {
-            scaled += scale_and_sum.x * (float) (Format::sub_scale(stage, group) * c);
+            scaled = __fmaf_rn(scale_and_sum.x, (float) (Format::sub_scale(stage, group) * c), scaled);
             if constexpr (Format::kHasLeast) {
-                least += scale_and_sum.y * (float) Format::sub_least(stage, group);
+                least = __fmaf_rn(scale_and_sum.y, (float) Format::sub_least(stage, group), least);
             }
         }
     }
     __device__ __forceinline__ void add_to(float & sum, const formats::Stage & stage) const {
-        sum += Format::scale(stage) * scaled;
+        sum = __fmaf_rn(Format::scale(stage), scaled, sum);
         if constexpr (Format::kHasLeast) {
-            sum -= Format::least(stage) * least;
+            sum = __fmaf_rn(-Format::least(stage), least, sum);
         }
     }
 };
@@ -166,13 +170,13 @@ template <typename Format> struct LaneWeights {
     }
 };
 
-// Adds a stage of the product of one tile and up to 8 rows in shared memory. n_groups: of 32 values, where rows may end
-// within a stage.
+// Adds a stage of the product of one tile and n_rows rows in shared memory, up to 8. n_groups: of 32 values, where rows
+// may end within a stage.
 template <typename Format>
 __device__ __forceinline__ void add_stage(float (&sum)[2], const LaneWeights<Format> & w, const uint32_t * columns,
-                                          [[maybe_unused]] int n_groups = 0) {
+                                          int n_rows = kBatch, [[maybe_unused]] int n_groups = 0) {
     const int t = threadIdx.x % 4;
-    const uint32_t * x = columns + threadIdx.x % 32 / 4 * Layout<Format>::kColumnStride;
+    const uint32_t * x = columns + min((int) threadIdx.x % 32 / 4, n_rows - 1) * Layout<Format>::kColumnStride;
     [[maybe_unused]] SuperSum<Format> super[2];
 #pragma unroll
     for (int group = 0; group < Format::kStage / 32; group++, x += 9) {
