@@ -15,8 +15,8 @@ namespace {
 std::atomic<int> failures = 0;
 
 void check_product(const WeightBlocks & blocks, int n_in, int n_out, int n_rows, bool gated, std::mt19937 & random) {
-    const size_t n_stages = (size_t) n_in / 256 * n_out;
-    const size_t row_bytes = (size_t) n_in / 256 * blocks.n_bytes;
+    const size_t n_stages = (size_t) n_in * n_out / 256;
+    const size_t row_bytes = (size_t) n_in / 32 * blocks.n_bytes / 8;
     const std::vector<uint8_t> up = draw_weights(blocks, n_stages, random);
     const std::vector<uint8_t> gate = draw_weights(blocks, gated ? n_stages : 0, random);
     const Columns x = draw_columns(n_in, n_rows, random);
@@ -100,6 +100,9 @@ void check_products(const WeightBlocks & blocks, int n_rows, bool small) {
             }
         }
     }
+    if (blocks.halves.size() == 8) {  // rows of any number of blocks of 64 values
+        check_product(blocks, small ? 320 : 2112, small ? 32 : 2816, n_rows, false, random);
+    }
 }
 
 }  // namespace
@@ -130,7 +133,7 @@ int main(int argc, char ** argv) {
         return !pmtp_cuda_has_product(
             { WeightFormat::q4_0, nullptr, gate, nullptr, nullptr, nullptr, nullptr, n_in, n_out, n_rows });
     };
-    if (!refused(320, 64, 1, nullptr) || !refused(256, 12, 1, nullptr) || !refused(256, 24, 1, &argc) ||
+    if (!refused(336, 64, 1, nullptr) || !refused(320, 24, 1, nullptr) || !refused(320, 64, 1, &argc) || !refused(256, 12, 1, nullptr) || !refused(256, 24, 1, &argc) ||
         !refused(256, 64, kPmtpMostRows + 1, nullptr)) {
         printf("a shape without a kernel was taken\n");
         failures++;

@@ -16,7 +16,11 @@ PROGRAMS = {
     "select_check": [CHOICE / "select.cu"],
     "choice_check": [CHOICE / "candidates.cu", CHOICE / "draw.cu"]
     + [CSRC / "sampling" / f"{name}.cpp" for name in ("candidates", "distribution", "logits")],
-    "products_check": [KERNELS / "products" / "cuda" / f"{name}.cu" for name in ("few_products", "tiled_products")],
+    "experts_check": [KERNELS / "products" / "cuda" / "experts.cu"],
+    "float_products_check": [KERNELS / "products" / "cuda" / "float_products.cu"],
+    "products_check": [
+        KERNELS / "products" / "cuda" / f"{name}.cu" for name in ("experts", "few_products", "tiled_products")
+    ],
     "row_ops_check": [KERNELS / "rows" / "cuda" / "row_ops.cu"],
     "turboquant_check": [TURBOQUANT / "cuda" / f"{name}.cu" for name in ("encode", "decode", "rotate")]
     + [TURBOQUANT / "reference.c", *EXACT],

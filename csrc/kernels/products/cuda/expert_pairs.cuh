@@ -8,6 +8,9 @@ namespace {
 constexpr uint32_t kAllLanes = 0xffffffff;
 
 __device__ __forceinline__ int expert_of(const int32_t * ids, int stride, int n_used, int n_experts, int pair) {
+    if (ids == nullptr) {
+        return 0;
+    }
     // Past the first cache, which may have lines from before the kernel that wrote the ids.
     const int id = __ldcg(ids + (size_t) (pair / n_used) * stride + pair % n_used);
     return (unsigned) id < (unsigned) n_experts ? id : 0;

@@ -92,14 +92,26 @@ __global__
     for (int first = 0; first < n_pairs; first += n_columns) {
         const int n_rows = min(n_columns, n_pairs - first);
         const auto load_columns = [&](int stage) {
-            // A row is padded to whole stages.
-            for (int i = lane; stage < n_stages && i < n_rows * (kColumnWords / 4); i += 32) {
-                const int row = i / (kColumnWords / 4);
-                const int word = i % (kColumnWords / 4) * 4;
+            if (stage >= n_stages) {
+                return;
+            }
+            // Rows are padded to whole stages. Chunks of one may be cut up into words of a tile.
+            const int n_words = p.x_in_tiles ? 1 : 4;
+            const int n_chunks = kColumnWords / n_words;
+            for (int i = lane; i < n_rows * n_chunks; i += 32) {
+                const int row = i / n_chunks;
+                const int word = i % n_chunks * n_words;
                 const int pair = of_expert.pairs[first + row];
-                const auto * x =
-                    (const uint32_t *) (p.x + (p.x_of_pairs ? pair : pair / p.n_used) * pmtp_row_blocks(p.n_in));
-                copy_16(own + kRows * kWeightWords + row * kColumnStride + word, x + stage * kColumnWords + word);
+                const int of_x = p.x_of_pairs ? pair : pair / p.n_used;
+                uint32_t * to = own + kRows * kWeightWords + row * kColumnStride + word;
+                if (!p.x_in_tiles) {
+                    copy_cached_16(to, (const uint32_t *) (p.x + of_x * pmtp_row_blocks(p.n_in)) +
+                                           stage * kColumnWords + word);
+                } else {
+                    const PmtpQ8Place place = pmtp_place(const_cast<PmtpQ8Block *>(p.x), p.n_in, p.n_tokens, of_x,
+                                                         stage * kGroups + word / 9);
+                    copy_4(to, word % 9 == 0 ? (const uint32_t *) place.scale_and_sum : place.word(word % 9 - 1));
+                }
             }
         };
         if (first > 0) {

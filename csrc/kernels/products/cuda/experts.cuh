@@ -17,12 +17,13 @@ struct ExpertProduct {
     const void * gate;        // the same, or null. Then out = gelu(gate x) * (weights x)
     size_t expert_bytes;      // from an expert's to the next one's
     const PmtpQ8Block * x;    // rows one after another, whatever their number, of pmtp_row_blocks(n_in)
+    bool x_in_tiles;          // where pmtp_place() puts them instead, n_tokens rows
     bool x_of_pairs;          // a row a pair, or a token
     const float * scales;     // [n_experts] that multiply an expert's results, without a gate; or null
     const float * by;         // [n_used] a token that multiply a pair's, without a gate; or null
     float * out;              // [n_out] a pair, n_used a token
     PmtpQ8Block * quantised;  // of out, with a gate, as x is; or null
-    const int32_t * ids;      // [n_used] a token; any that names no expert counts as 0
+    const int32_t * ids;      // [n_used] a token; any that names no expert counts as 0. Or null: all are 0
     int ids_stride;           // from a token's to the next one's
     bool ids_are_old;         // written before the launch in front of this one, which was a product of the same ids
     int n_in;

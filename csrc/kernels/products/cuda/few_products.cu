@@ -1,3 +1,4 @@
+#include "kernels/products/cuda/experts.cuh"
 #include "kernels/products/cuda/multiply.cuh"
 
 namespace {
@@ -11,9 +12,33 @@ template <typename Format> void launch(const WeightProduct & p, cudaStream_t str
     launch_early(kernel, p.n_out / (g.n_tiles * kTile), g.n_warps * 32, stream, g.shared_bytes, p);
 }
 
+// Rows of weights that are no whole number of stages are those of a single expert.
+bool is_loose(const WeightProduct & p) { return p.n_in % formats::Quantised::kStage != 0; }
+
+ExpertProduct as_expert(const WeightProduct & p) {
+    ExpertProduct out = {};
+    out.format = p.format;
+    out.weights = p.weights;
+    out.gate = p.gate;
+    out.x = p.x;
+    out.x_in_tiles = pmtp_is_tiled(p.n_rows);
+    out.out = p.out;
+    out.quantised = p.quantised;
+    out.ids_are_old = true;
+    out.n_in = p.n_in;
+    out.n_out = p.n_out;
+    out.n_experts = 1;
+    out.n_used = 1;
+    out.n_tokens = p.n_rows;
+    return out;
+}
+
 }  // namespace
 
 bool pmtp_cuda_has_product(const WeightProduct & p) {
+    if (is_loose(p) && !pmtp_takes_floats(p.format)) {
+        return pmtp_cuda_has_expert_product(as_expert(p));
+    }
     const int stage = with_format(p.format, [](auto format) { return decltype(format)::kStage; });
     return p.n_in > 0 && p.n_in % stage == 0 && p.n_out % (p.gate != nullptr ? kGateTiles * kTile : kTile) == 0 &&
            p.n_rows <= (pmtp_takes_floats(p.format) ? kBatch : kPmtpMostRows) &&
@@ -21,6 +46,10 @@ bool pmtp_cuda_has_product(const WeightProduct & p) {
 }
 
 void pmtp_cuda_launch_product(const WeightProduct & p, cudaStream_t stream) {
+    if (is_loose(p) && !pmtp_takes_floats(p.format)) {
+        pmtp_cuda_launch_expert_product(as_expert(p), stream);
+        return;
+    }
     if (pmtp_is_tiled(p.n_rows)) {
         pmtp_cuda_launch_tiled_product(p, stream);
         return;

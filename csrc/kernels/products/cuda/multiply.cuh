@@ -60,7 +60,10 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p
             const int word = i % (kColumnWords / 4) * 4;
             const auto * x = Format::kQuantised ? (const uint32_t *) (p.x + row * pmtp_row_blocks(p.n_in))
                                                 : (const uint32_t *) (p.floats + (size_t) row * p.n_in);
-            copy_16(to + kRows * kWeightWords + row * kColumnStride + word, x + stage * kColumnWords + word);
+            uint32_t * chunk = to + kRows * kWeightWords + row * kColumnStride + word;
+            // Floats are too many for the first cache.
+            Format::kQuantised ? copy_cached_16(chunk, x + stage * kColumnWords + word)
+                               : copy_16(chunk, x + stage * kColumnWords + word);
         }
     };
 

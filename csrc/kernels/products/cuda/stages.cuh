@@ -43,6 +43,22 @@ __device__ __forceinline__ void copy_16(uint32_t * to, const void * from, int n_
 #endif
 }
 
+// The same of all 16, through the first cache: other blocks of the multiprocessor copy them too.
+__device__ __forceinline__ void copy_cached_16(uint32_t * to, const void * from) {
+#if __CUDA_ARCH__ >= 800
+    const auto at = (uint32_t) __cvta_generic_to_shared(to);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from));
+#endif
+}
+
+// The same of one word.
+__device__ __forceinline__ void copy_4(uint32_t * to, const uint32_t * from) {
+#if __CUDA_ARCH__ >= 800
+    const auto at = (uint32_t) __cvta_generic_to_shared(to);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(at), "l"(from));
+#endif
+}
+
 __device__ __forceinline__ void end_group() {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.commit_group;");
