@@ -41,7 +41,7 @@ void check_norm_chain(int n, int n_rows, bool adds, bool scales, bool chains, Pl
                              next_weight = draw(n, random);
     const std::vector<float> factor = { 0.37f };
     std::vector<double> y(size), z(size);
-    const float eps = 1e-3f, next_eps = 1e-5f;
+    const float eps = 1e-3f, next_eps = 1e-5f, times = scales ? 0.3f : 1.0f;
     for (int row = 0; row < n_rows; row++) {
         const size_t at = (size_t) row * n;
         const auto scale = [&](const auto * v, double e) {
@@ -51,7 +51,7 @@ void check_norm_chain(int n, int n_rows, bool adds, bool scales, bool chains, Pl
             }
             return 1.0 / std::sqrt(squares / n + e);
         };
-        const double by = scale(&x[at], eps);
+        const double by = scale(&x[at], eps) * times;
         for (int i = 0; i < n; i++) {
             y[at + i] = (by * x[at + i] * weight[i] + (adds ? add[at + i] : 0.0f)) * (scales ? factor[0] : 1.0f);
         }
@@ -75,7 +75,8 @@ void check_norm_chain(int n, int n_rows, bool adds, bool scales, bool chains, Pl
                               blocks.get(),
                               eps,
                               next_eps,
-                              n };
+                              n,
+                              times };
     pmtp_cuda_norm_chain(chain, n_rows, nullptr);
     check(cudaDeviceSynchronize());
     const std::vector<float> found_y = (place == kOnX ? dx : place == kOnAdd ? dadd : own_y).host();
@@ -111,6 +112,15 @@ void check_quantise_rows(int n, int n_rows, std::mt19937 & random) {
     pmtp_cuda_quantise_rows(dx.get(), blocks.get(), n, n_rows, nullptr);
     check(cudaDeviceSynchronize());
     failures += !is_quantised("rows", n, n_rows, blocks.host(), x);
+    const DeviceArray<PmtpQ8Block> in_order((size_t) n_rows * pmtp_row_blocks(n));
+    pmtp_cuda_quantise_rows(dx.get(), in_order.get(), n, n_rows, nullptr, false);
+    check(cudaDeviceSynchronize());
+    const std::vector<PmtpQ8Block> found = in_order.host();
+    for (int row = 0; row < n_rows; row++) {
+        const auto at = found.begin() + row * pmtp_row_blocks(n);
+        failures += !is_quantised("rows in order", n, 1, { at, at + pmtp_row_blocks(n) },
+                                  { x.begin() + (size_t) row * n, x.begin() + (size_t) (row + 1) * n });
+    }
 }
 
 }  // namespace

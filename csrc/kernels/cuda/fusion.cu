@@ -1,6 +1,7 @@
 #include "kernels/cuda/fusion.cuh"
 
 #include "kernels/cuda/expert_fusion.cuh"
+#include "kernels/cuda/router_fusion.cuh"
 #include "kernels/products/cuda/products.cuh"
 #include "kernels/products/cuda/weight_format.cuh"
 #include "kernels/rows/cuda/row_ops.cuh"
@@ -220,10 +221,12 @@ int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream) {
         return 0;
     }
     if (node->op == GGML_OP_RMS_NORM) {
-        return fuse_norms(graph, i, stream);
+        const int n_fused = fuse_norms(graph, i, stream);
+        return n_fused != 0 ? n_fused : pmtp_fuse_scaled_norm(graph, i, stream);
     }
     if (node->op == GGML_OP_MUL_MAT) {
-        return fuse_gated(graph, i, stream);
+        const int n_fused = fuse_gated(graph, i, stream);
+        return n_fused != 0 ? n_fused : pmtp_fuse_float_products(graph, i, stream);
     }
     if (node->op == GGML_OP_MUL_MAT_ID) {
         return pmtp_fuse_experts(graph, i, stream);
@@ -236,7 +239,7 @@ bool pmtp_cuda_multiply(const ggml_tensor * weights, const ggml_tensor * x, cons
                         cudaStream_t stream) {
     WeightProduct p;
     if (!is_product(weights, nullptr, x, out, p)) {
-        return false;
+        return pmtp_multiply_floats(weights, x, out, stream);
     }
     p.x = pmtp_takes_floats(p.format) ? nullptr : quantised(x, stream);
     pmtp_cuda_launch_product(p, stream);

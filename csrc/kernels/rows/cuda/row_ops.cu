@@ -49,7 +49,7 @@ template <int n_vectors> __global__ void norm_chain(const NormChain c) {
         add[i] = has(i) && c.add != nullptr ? at(row_of(c.add), i) : make_float4(0, 0, 0, 0);
         sum += sum_of_squares(v[i]);
     }
-    float scale = rsqrtf(reduce(sum, Sum()) / c.n + c.eps);
+    float scale = rsqrtf(reduce(sum, Sum()) / c.n + c.eps) * c.by;
     sum = 0.0f;
     for (int i = 0; i < n_vectors; i++) {
         v[i] = scaled(v[i], scale, weight[i]);

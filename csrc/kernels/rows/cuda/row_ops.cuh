@@ -4,7 +4,7 @@
 
 #include "kernels/rows/cuda/quantise.cuh"
 
-// y = (x / rms(x) * weight + add) * factor, then z = y / rms(y) * next_weight, for rows of n values one after another.
+// y = (x / rms(x) * by * weight + add) * factor, then z = y / rms(y) * next_weight, for rows of n values one after another.
 // rms(x) = sqrt(mean(x^2) + eps) (Zhang, Sennrich, arXiv 1910.07467). Pointers may be null but x, weight and y; z and
 // next_weight go together. y and z may be x or add. 16-byte aligned.
 struct NormChain {
@@ -19,6 +19,7 @@ struct NormChain {
     float eps;
     float next_eps;
     int n;  // a multiple of 32, at most kMaxNormChain
+    float by = 1.0f;
 };
 constexpr int kMaxNormChain = 8192;
 void pmtp_cuda_norm_chain(const NormChain & chain, int n_rows, cudaStream_t stream);

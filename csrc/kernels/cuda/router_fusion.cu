@@ -1,0 +1,83 @@
+#include "kernels/cuda/router_fusion.cuh"
+
+#include "kernels/products/cuda/float_products.cuh"
+#include "kernels/rows/cuda/row_ops.cuh"
+
+#include "ggml-backend.h"
+#include "ggml-impl.h"
+
+namespace {
+
+bool is_weight(const ggml_tensor * t) {
+    return t->op == GGML_OP_NONE && t->buffer != nullptr &&
+           ggml_backend_buffer_get_usage(t->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
+}
+
+// Rows of f32, one after another.
+bool is_rows(const ggml_tensor * t) {
+    return t->type == GGML_TYPE_F32 && ggml_is_matrix(t) && ggml_is_contiguous(t) && (uintptr_t) t->data % 16 == 0;
+}
+
+bool apart_or_same(const ggml_tensor * a, const ggml_tensor * b) {
+    const auto * begin_a = (const char *) a->data;
+    const auto * begin_b = (const char *) b->data;
+    return a->data == b->data || begin_a + ggml_nbytes(a) <= begin_b || begin_b + ggml_nbytes(b) <= begin_a;
+}
+
+bool is_float_product(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out) {
+    return is_weight(weights) && is_rows(weights) && is_rows(x) && is_rows(out) && x->ne[0] % 4 == 0 &&
+           x->ne[1] > 0 && x->ne[1] <= kPmtpMostFloatRows;
+}
+
+}  // namespace
+
+int pmtp_fuse_scaled_norm(const ggml_cgraph * graph, int i, cudaStream_t stream) {
+    if (!ggml_can_fuse(graph, i, { GGML_OP_RMS_NORM, GGML_OP_SCALE, GGML_OP_MUL })) {
+        return 0;
+    }
+    const ggml_tensor * norm = graph->nodes[i];
+    const ggml_tensor * scale = graph->nodes[i + 1];
+    const ggml_tensor * y = graph->nodes[i + 2];
+    const ggml_tensor * x = norm->src[0];
+    const ggml_tensor * weight = y->src[0] == scale ? y->src[1] : y->src[0];
+    const int64_t n = x->ne[0];
+    if (ggml_get_op_params_f32(scale, 1) != 0.0f || !is_rows(x) || !is_rows(y) || !is_rows(weight) ||
+        !is_weight(weight) || ggml_nelements(weight) != n || n % 32 != 0 || n > kMaxNormChain || !apart_or_same(y, x)) {
+        return 0;
+    }
+    NormChain chain = {};
+    chain.x = (const float *) x->data;
+    chain.weight = (const float *) weight->data;
+    chain.y = (float *) y->data;
+    chain.eps = ggml_get_op_params_f32(norm, 0);
+    chain.n = (int) n;
+    chain.by = ggml_get_op_params_f32(scale, 0);
+    pmtp_cuda_norm_chain(chain, (int) x->ne[1], stream);
+    return 2;
+}
+
+int pmtp_fuse_float_products(const ggml_cgraph * graph, int i, cudaStream_t stream) {
+    if (i + 1 >= graph->n_nodes || graph->nodes[i + 1]->op != GGML_OP_MUL_MAT) {
+        return 0;
+    }
+    const ggml_tensor * first = graph->nodes[i];
+    const ggml_tensor * second = graph->nodes[i + 1];
+    if (first->src[1] != second->src[1] || (second->flags & GGML_TENSOR_FLAG_COMPUTE) == 0 || !is_float_product(first->src[0], first->src[1], first) ||
+        !is_float_product(second->src[0], second->src[1], second)) {
+        return 0;
+    }
+    pmtp_multiply_floats(first->src[0], first->src[1], first, stream);
+    pmtp_multiply_floats(second->src[0], second->src[1], second, stream);
+    return 1;
+}
+
+bool pmtp_multiply_floats(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out,
+                          cudaStream_t stream) {
+    if (!is_float_product(weights, x, out)) {
+        return false;
+    }
+    const FloatProduct p = { (const float *) weights->data, (const float *) x->data, (float *) out->data,
+                             (int) x->ne[0],                (int) out->ne[0],        (int) x->ne[1] };
+    pmtp_cuda_launch_float_product(p, stream);
+    return true;
+}
