@@ -122,8 +122,8 @@ void check_case(const Case & c, std::mt19937 & random) {
         const uint8_t * of_expert = &weights[p.expert_bytes * expert_of(ids, pair / kUsed, pair % kUsed)];
         const int row = c.x_of_pairs ? pair : pair / kUsed;
         for (int i = pair % 5; i < c.n_out; i += c.n_out > 512 ? 61 : 7) {
-            auto [expected, size] = multiply_rows(
-                c.blocks, of_expert + (c.gated ? matrix_bytes : 0) + i * row_bytes, x, c.n_in, row);
+            auto [expected, size] =
+                multiply_rows(c.blocks, of_expert + (c.gated ? matrix_bytes : 0) + i * row_bytes, x, c.n_in, row);
             if (c.gated) {
                 const auto [g, g_size] = multiply_rows(c.blocks, of_expert + i * row_bytes, x, c.n_in, row);
                 const double by = 0.5 * g * (1.0 + std::tanh(0.79788456080286535588 * g * (1.0 + 0.044715 * g * g)));
@@ -141,9 +141,9 @@ void check_case(const Case & c, std::mt19937 & random) {
         const std::vector<PmtpQ8Block> blocks = quantised.host();
         for (int pair = 0; pair < n_pairs; pair++) {
             const auto begin = blocks.begin() + pair * pmtp_row_blocks(c.n_out);
-            failures += !is_quantised("experts", c.n_out, 1, { begin, begin + pmtp_row_blocks(c.n_out) },
-                                      { found.begin() + (size_t) pair * c.n_out,
-                                        found.begin() + (size_t) (pair + 1) * c.n_out });
+            failures += !is_quantised(
+                "experts", c.n_out, 1, { begin, begin + pmtp_row_blocks(c.n_out) },
+                { found.begin() + (size_t) pair * c.n_out, found.begin() + (size_t) (pair + 1) * c.n_out });
         }
     }
     // a token alone has the same bits
@@ -155,8 +155,8 @@ void check_case(const Case & c, std::mt19937 & random) {
     p.n_tokens = 1;
     pmtp_cuda_launch_expert_product(p, nullptr);
     check(cudaDeviceSynchronize());
-    if (std::memcmp(one.host().data(), &found[(size_t) token * kUsed * c.n_out],
-                    kUsed * c.n_out * sizeof(float)) != 0) {
+    if (std::memcmp(one.host().data(), &found[(size_t) token * kUsed * c.n_out], kUsed * c.n_out * sizeof(float)) !=
+        0) {
         c.fail("a token alone differs from the same among others");
     }
 }
@@ -277,7 +277,7 @@ int main(int argc, char ** argv) {
     const bool small = argc > 1 && std::strcmp(argv[1], "small") == 0;
     std::vector<std::thread> threads;
     for (const WeightBlocks & blocks : all_weight_blocks()) {
-        for (int n_tokens : small ? std::vector<int>{ 4 }
+        for (int n_tokens : small                                 ? std::vector<int>{ 4 }
                             : blocks.format == WeightFormat::q4_0 ? std::vector<int>{ 1, 2, 3, 5, 8, 9, 16, 33, 64 }
                                                                   : std::vector<int>{ 1, 4, 16 }) {
             if (pmtp_takes_floats(blocks.format)) {
@@ -314,8 +314,8 @@ int main(int argc, char ** argv) {
     of_k.format = WeightFormat::q4_K;
     floats.format = WeightFormat::f16;
     gated.gate = &p;
-    if (!pmtp_cuda_has_expert_product(p) || !refused(&ExpertProduct::n_in, 96) ||
-        !refused(&ExpertProduct::n_out, 48) || !refused(&ExpertProduct::n_tokens, kPmtpMostTokens + 1) ||
+    if (!pmtp_cuda_has_expert_product(p) || !refused(&ExpertProduct::n_in, 96) || !refused(&ExpertProduct::n_out, 48) ||
+        !refused(&ExpertProduct::n_tokens, kPmtpMostTokens + 1) ||
         !refused(&ExpertProduct::n_experts, kPmtpMostExperts + 1) || !refused(&ExpertProduct::n_used, 0) ||
         pmtp_cuda_has_expert_product(of_k) || pmtp_cuda_has_expert_product(floats) ||
         pmtp_cuda_has_expert_product(gated)) {

@@ -37,8 +37,8 @@ PmtpSharedRows rows_of(const ggml_tensor * x) {
 const PmtpQ8Block * quantised(const ggml_tensor * x, cudaStream_t stream) {
     const PmtpSharedRows rows = rows_of(x);
     if (rows.data != nullptr && !rows.written) {
-        pmtp_cuda_quantise_rows((const float *) x->data, (PmtpQ8Block *) rows.data, (int) x->ne[0],
-                                (int) ggml_nrows(x), stream, false);
+        pmtp_cuda_quantise_rows((const float *) x->data, (PmtpQ8Block *) rows.data, (int) x->ne[0], (int) ggml_nrows(x),
+                                stream, false);
     }
     return (const PmtpQ8Block *) rows.data;
 }
@@ -218,8 +218,8 @@ int pmtp_fuse_experts(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     second.ids_are_old = of_hidden;
     pmtp_cuda_launch_expert_product(second, stream);
     if (sum != 0) {
-        pmtp_cuda_sum_pairs(second.out, (float *) graph->nodes[sum]->data, second.n_out, second.n_used,
-                            second.n_tokens, stream);
+        pmtp_cuda_sum_pairs(second.out, (float *) graph->nodes[sum]->data, second.n_out, second.n_used, second.n_tokens,
+                            stream);
     }
     return (sum != 0 ? sum : down) - i;
 }

@@ -25,8 +25,8 @@ bool apart_or_same(const ggml_tensor * a, const ggml_tensor * b) {
 }
 
 bool is_float_product(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out) {
-    return is_weight(weights) && is_rows(weights) && is_rows(x) && is_rows(out) && x->ne[0] % 4 == 0 &&
-           x->ne[1] > 0 && x->ne[1] <= kPmtpMostFloatRows;
+    return is_weight(weights) && is_rows(weights) && is_rows(x) && is_rows(out) && x->ne[0] % 4 == 0 && x->ne[1] > 0 &&
+           x->ne[1] <= kPmtpMostFloatRows;
 }
 
 }  // namespace
@@ -62,7 +62,8 @@ int pmtp_fuse_float_products(const ggml_cgraph * graph, int i, cudaStream_t stre
     }
     const ggml_tensor * first = graph->nodes[i];
     const ggml_tensor * second = graph->nodes[i + 1];
-    if (first->src[1] != second->src[1] || (second->flags & GGML_TENSOR_FLAG_COMPUTE) == 0 || !is_float_product(first->src[0], first->src[1], first) ||
+    if (first->src[1] != second->src[1] || (second->flags & GGML_TENSOR_FLAG_COMPUTE) == 0 ||
+        !is_float_product(first->src[0], first->src[1], first) ||
         !is_float_product(second->src[0], second->src[1], second)) {
         return 0;
     }
@@ -76,8 +77,12 @@ bool pmtp_multiply_floats(const ggml_tensor * weights, const ggml_tensor * x, co
     if (!is_float_product(weights, x, out)) {
         return false;
     }
-    const FloatProduct p = { (const float *) weights->data, (const float *) x->data, (float *) out->data,
-                             (int) x->ne[0],                (int) out->ne[0],        (int) x->ne[1] };
+    const FloatProduct p = { (const float *) weights->data,
+                             (const float *) x->data,
+                             (float *) out->data,
+                             (int) x->ne[0],
+                             (int) out->ne[0],
+                             (int) x->ne[1] };
     pmtp_cuda_launch_float_product(p, stream);
     return true;
 }

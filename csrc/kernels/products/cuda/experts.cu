@@ -22,10 +22,10 @@ template <typename Format, int n_rows> struct Sharing {
 
 // A block multiplies n_tiles tiles of one expert's rows of weights, and of its gate's, with the expert's pairs, eight
 // after eight. Warps take the stages in turn.
-template <typename Format, int n_tiles, int n_matrices>
-__global__
-    __launch_bounds__(Sharing<Format, n_matrices * n_tiles * kTile>::kWarps * 32,
-                      Sharing<Format, n_matrices * n_tiles * kTile>::kBlocks) void multiply_experts(const ExpertProduct p, int n_columns) {
+template <typename Format, int n_tiles, int n_matrices> __global__ __launch_bounds__(
+    Sharing<Format, n_matrices * n_tiles * kTile>::kWarps * 32,
+    Sharing<Format, n_matrices * n_tiles * kTile>::kBlocks) void multiply_experts(const ExpertProduct p,
+                                                                                  int n_columns) {
     constexpr int kWeightWords = Layout<Format>::kWords;
     constexpr int kColumnWords = Layout<Format>::kColumnWords;
     constexpr int kColumnStride = Layout<Format>::kColumnStride;
@@ -232,11 +232,12 @@ template <typename Format> constexpr bool has_loose() {
 
 bool pmtp_cuda_has_expert_product(const ExpertProduct & p) {
     const bool loose = with_format(p.format, [](auto format) { return has_loose<decltype(format)>(); });
-    return p.n_in > 0 && p.expert_bytes < (size_t) 1 << 32 && p.n_in % (loose ? 64 : formats::Quantised::kStage) == 0 && p.n_out > 0 &&
-           p.n_out % (kGateTiles * kTile) == 0 && p.expert_bytes % 16 == 0 && !pmtp_takes_floats(p.format) &&
-           p.n_tokens > 0 && p.n_tokens <= kPmtpMostTokens && p.n_used > 0 && p.n_used <= kPmtpMostPairs &&
-           p.n_used * p.n_tokens <= kPmtpMostPairs && p.n_experts > 0 && p.n_experts <= kPmtpMostExperts &&
-           !(is_loose(p) && p.gate != nullptr) && attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
+    return p.n_in > 0 && p.expert_bytes < (size_t) 1 << 32 && p.n_in % (loose ? 64 : formats::Quantised::kStage) == 0 &&
+           p.n_out > 0 && p.n_out % (kGateTiles * kTile) == 0 && p.expert_bytes % 16 == 0 &&
+           !pmtp_takes_floats(p.format) && p.n_tokens > 0 && p.n_tokens <= kPmtpMostTokens && p.n_used > 0 &&
+           p.n_used <= kPmtpMostPairs && p.n_used * p.n_tokens <= kPmtpMostPairs && p.n_experts > 0 &&
+           p.n_experts <= kPmtpMostExperts && !(is_loose(p) && p.gate != nullptr) &&
+           attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
 }
 
 void pmtp_cuda_launch_expert_product(const ExpertProduct & p, cudaStream_t stream) {

@@ -29,7 +29,7 @@ template <int n_columns> __global__ __launch_bounds__(kThreads) void multiply_fl
     const int first_row = blockIdx.y * n_columns;
     const int n_rows = min(n_columns, p.n_rows - first_row);
     const auto * x = (const float4 *) (p.x + (size_t) first_row * p.n_in);
-    const auto add_all = [&](float(&sum)[n_columns], const float4 & w, int at) {
+    const auto add_all = [&](float (&sum)[n_columns], const float4 & w, int at) {
 #pragma unroll
         for (int row = 0; row < n_columns; row++) {
             if (row < n_rows) {

@@ -9,7 +9,7 @@ struct FloatProduct {
     float * out;            // n_rows of n_out
     int n_in;               // a multiple of 4
     int n_out;
-    int n_rows;             // at most kPmtpMostFloatRows
+    int n_rows;  // at most kPmtpMostFloatRows
 };
 
 constexpr int kPmtpMostFloatRows = 64;

@@ -188,9 +188,9 @@ template <typename Format> struct LaneWeights {
 
 // Adds a stage of the product of one tile and n_rows rows in shared memory, up to 8. n_groups: of 32 values, where rows
 // may end within a stage.
-template <typename Format>
-__device__ __forceinline__ void add_stage(float (&sum)[2], const LaneWeights<Format> & w, const uint32_t * columns,
-                                          int n_rows = kBatch, [[maybe_unused]] int n_groups = 0) {
+template <typename Format> __device__ __forceinline__ void add_stage(float (&sum)[2], const LaneWeights<Format> & w,
+                                                                     const uint32_t * columns, int n_rows = kBatch,
+                                                                     [[maybe_unused]] int n_groups = 0) {
     const int t = threadIdx.x % 4;
     const uint32_t * x = columns + min((int) threadIdx.x % 32 / 4, n_rows - 1) * Layout<Format>::kColumnStride;
     [[maybe_unused]] SuperSum<Format> super[2];

@@ -4,9 +4,9 @@
 
 #include "kernels/rows/cuda/quantise.cuh"
 
-// y = (x / rms(x) * by * weight + add) * factor, then z = y / rms(y) * next_weight, for rows of n values one after another.
-// rms(x) = sqrt(mean(x^2) + eps) (Zhang, Sennrich, arXiv 1910.07467). Pointers may be null but x, weight and y; z and
-// next_weight go together. y and z may be x or add. 16-byte aligned.
+// y = (x / rms(x) * by * weight + add) * factor, then z = y / rms(y) * next_weight, for rows of n values one after
+// another. rms(x) = sqrt(mean(x^2) + eps) (Zhang, Sennrich, arXiv 1910.07467). Pointers may be null but x, weight and
+// y; z and next_weight go together. y and z may be x or add. 16-byte aligned.
 struct NormChain {
     const float * x;
     const float * weight;  // [n]
