@@ -21,6 +21,12 @@ PROGRAMS = {
     "products_check": [
         KERNELS / "products" / "cuda" / f"{name}.cu" for name in ("experts", "few_products", "tiled_products")
     ],
+    "joined_products_check": [
+        KERNELS / "products" / "cuda" / "few_products.cu",
+        KERNELS / "products" / "cuda" / "tiled_products.cu",
+        KERNELS / "rows" / "cuda" / "row_ops.cu",
+    ],
+    "heads_check": [KERNELS / "rows" / "cuda" / "heads.cu", TURBOQUANT / "reference.c", *EXACT],
     "row_ops_check": [KERNELS / "rows" / "cuda" / "row_ops.cu"],
     "turboquant_check": [TURBOQUANT / "cuda" / f"{name}.cu" for name in ("encode", "decode", "rotate")]
     + [TURBOQUANT / "reference.c", *EXACT],

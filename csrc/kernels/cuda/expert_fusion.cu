@@ -1,31 +1,18 @@
 #include "kernels/cuda/expert_fusion.cuh"
 
 #include "kernels/cuda/fusion.cuh"
+#include "kernels/cuda/tensors.cuh"
 #include "kernels/products/cuda/experts.cuh"
 #include "kernels/products/cuda/weight_format.cuh"
 #include "kernels/rows/cuda/row_ops.cuh"
-
-#include "ggml-backend.h"
-#include "ggml-impl.h"
 
 #include <algorithm>
 #include <vector>
 
 namespace {
 
-bool is_weight(const ggml_tensor * t) {
-    return t->op == GGML_OP_NONE && t->buffer != nullptr &&
-           ggml_backend_buffer_get_usage(t->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
-}
-
 bool is_floats(const ggml_tensor * t) {
-    return t->type == GGML_TYPE_F32 && ggml_is_contiguous(t) && (uintptr_t) t->data % 16 == 0;
-}
-
-bool are_apart(const ggml_tensor * a, const ggml_tensor * b) {
-    const auto * begin_a = (const char *) a->data;
-    const auto * begin_b = (const char *) b->data;
-    return begin_a + ggml_nbytes(a) <= begin_b || begin_b + ggml_nbytes(b) <= begin_a;
+    return t->type == GGML_TYPE_F32 && ggml_is_contiguous(t) && is_aligned(t);
 }
 
 PmtpSharedRows rows_of(const ggml_tensor * x) {
@@ -104,7 +91,7 @@ int gated_product(const ggml_cgraph * graph, int i, ExpertProduct & p) {
         if (((gate == first && up == second) || (gate == second && up == first)) && is_geglu(glu, gate, up) &&
             gate->src[1] == up->src[1] && gate->src[2] == up->src[2] && gate->src[0]->type == up->src[0]->type &&
             ggml_are_same_shape(gate->src[0], up->src[0]) && ggml_are_same_stride(gate->src[0], up->src[0]) &&
-            is_weight(gate->src[0]) && (uintptr_t) gate->src[0]->data % 16 == 0 &&
+            is_weight(gate->src[0]) && is_aligned(gate->src[0]) &&
             is_expert_product(up, 0, glu->ne[0], p)) {
             p.gate = gate->src[0]->data;
             p.out = (float *) glu->data;

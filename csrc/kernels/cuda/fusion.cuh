@@ -5,6 +5,8 @@
 
 #include <cuda_runtime.h>
 
+struct ggml_backend_graph_optimize_params;
+
 // Launches node i of the graph together with what follows it, if there is a kernel for that; returns how many nodes
 // after i are done too, 0 if nothing was launched. Only while a PmtpSharedActivations of the graph lives.
 int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream);
@@ -16,6 +18,14 @@ bool pmtp_cuda_multiply(const ggml_tensor * weights, const ggml_tensor * x, cons
 
 // A MUL_MAT_ID: whether it was launched.
 bool pmtp_cuda_multiply_experts(const ggml_tensor * product, cudaStream_t stream);
+
+// One operation: whether it was launched. A norm of heads, or rows of heads that are written to a cache, with the bits
+// that the fused kernels give them.
+bool pmtp_cuda_norm_heads(const ggml_tensor * norm, cudaStream_t stream);
+bool pmtp_cuda_write_heads(const ggml_tensor * set_rows, cudaStream_t stream);
+
+// Keeps the memory of what fused kernels read until their last node.
+void pmtp_cuda_keep_sources(const ggml_cgraph * graph, ggml_backend_graph_optimize_params * params);
 
 #ifdef __CUDACC__
 // What a product's block does before it waits for the kernels in front of it: asks for its rows of weights, which do

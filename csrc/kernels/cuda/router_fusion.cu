@@ -1,28 +1,10 @@
 #include "kernels/cuda/router_fusion.cuh"
 
+#include "kernels/cuda/tensors.cuh"
 #include "kernels/products/cuda/float_products.cuh"
 #include "kernels/rows/cuda/row_ops.cuh"
 
-#include "ggml-backend.h"
-#include "ggml-impl.h"
-
 namespace {
-
-bool is_weight(const ggml_tensor * t) {
-    return t->op == GGML_OP_NONE && t->buffer != nullptr &&
-           ggml_backend_buffer_get_usage(t->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
-}
-
-// Rows of f32, one after another.
-bool is_rows(const ggml_tensor * t) {
-    return t->type == GGML_TYPE_F32 && ggml_is_matrix(t) && ggml_is_contiguous(t) && (uintptr_t) t->data % 16 == 0;
-}
-
-bool apart_or_same(const ggml_tensor * a, const ggml_tensor * b) {
-    const auto * begin_a = (const char *) a->data;
-    const auto * begin_b = (const char *) b->data;
-    return a->data == b->data || begin_a + ggml_nbytes(a) <= begin_b || begin_b + ggml_nbytes(b) <= begin_a;
-}
 
 bool is_float_product(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out) {
     return is_weight(weights) && is_rows(weights) && is_rows(x) && is_rows(out) && x->ne[0] % 4 == 0 && x->ne[1] > 0 &&

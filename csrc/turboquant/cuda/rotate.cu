@@ -1,6 +1,6 @@
-// The signed rotation as a fast Walsh-Hadamard transform, a warp to a row: value 32 i + lane is register i of a lane.
-// The order of the sums is that of the CPU's transform.
+// The signed rotation as a fast Walsh-Hadamard transform, a warp to a row.
 #include "turboquant/cuda/blocks.cuh"
+#include "turboquant/cuda/rotate_row.cuh"
 
 #include <cuda_fp16.h>
 
@@ -32,25 +32,7 @@ template <int n, typename T> __global__ void __launch_bounds__(kRows * kWarp)
         sign[i] = signs[i * kWarp + lane];
         v[i] = to_float(x[i * kWarp + lane]) * copysignf(scale, sign[i]);
     }
-#pragma unroll
-    for (int h = 1; h < kWarp; h *= 2) {
-#pragma unroll
-        for (int i = 0; i < kRegisters; i++) {
-            const float other = __shfl_xor_sync(0xffffffffu, v[i], h);
-            v[i] = (lane & h) == 0 ? v[i] + other : other - v[i];
-        }
-    }
-#pragma unroll
-    for (int h = 1; h < kRegisters; h *= 2) {
-#pragma unroll
-        for (int i = 0; i < kRegisters; i++) {
-            if ((i & h) == 0) {
-                const float a = v[i], b = v[i + h];
-                v[i] = a + b;
-                v[i + h] = a - b;
-            }
-        }
-    }
+    transform(v, n);
 #pragma unroll
     for (int i = 0; i < kRegisters; i++) {
         y[i * kWarp + lane] = sign[i] < 0 ? -v[i] : v[i];

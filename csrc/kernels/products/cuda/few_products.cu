@@ -9,7 +9,7 @@ template <typename Format> void launch(const WeightProduct & p, cudaStream_t str
                         : g.n_tiles == 4  ? multiply<Format, 4, 1, 0>
                         : g.n_tiles == 2  ? multiply<Format, 2, 1, 0>
                                           : multiply<Format, 1, 1, 0>;
-    launch_early(kernel, p.n_out / (g.n_tiles * kTile), g.n_warps * 32, stream, g.shared_bytes, p);
+    launch_early(kernel, all_results(p) / (g.n_tiles * kTile), g.n_warps * 32, stream, g.shared_bytes, p);
 }
 
 // Rows of weights that are no whole number of stages are those of a single expert.
@@ -40,7 +40,8 @@ bool pmtp_cuda_has_product(const WeightProduct & p) {
         return pmtp_cuda_has_expert_product(as_expert(p));
     }
     const int stage = with_format(p.format, [](auto format) { return decltype(format)::kStage; });
-    return p.n_in > 0 && p.n_in % stage == 0 && p.n_out % (p.gate != nullptr ? kGateTiles * kTile : kTile) == 0 &&
+    return p.n_in > 0 && p.n_in % stage == 0 &&
+           fits_all(p, p.gate != nullptr || p.factor != nullptr ? kGateTiles * kTile : kTile) &&
            p.n_rows <= (pmtp_takes_floats(p.format) ? kBatch : kPmtpMostRows) &&
            attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
 }

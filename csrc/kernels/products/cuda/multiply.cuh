@@ -10,8 +10,31 @@ namespace {
 
 // A block of 512 threads has 128 registers for each of them.
 constexpr int kMaxWarps = 16;
-// A block with a gate has 32 results of a row, the values that are quantised together.
+// A block with a gate or factor has 32 results of a row, the values that are quantised together.
 constexpr int kGateTiles = 4;
+
+// What a block multiplies: its matrix, and its place among the blocks of that.
+struct BlockMatrix {
+    const void * weights;
+    float * out;
+    int n_out;
+    int block;
+
+    __device__ __forceinline__ BlockMatrix(const WeightProduct & p, int rows_of_block)
+        : weights(p.weights),
+          out(p.out),
+          n_out(p.n_out),
+          block(blockIdx.x) {
+        for (const OtherMatrix & other : p.others) {
+            if (other.weights != nullptr && block >= n_out / rows_of_block) {
+                block -= n_out / rows_of_block;
+                weights = other.weights;
+                out = other.out;
+                n_out = other.n_out;
+            }
+        }
+    }
+};
 
 // A block multiplies n_tiles tiles of weight rows, and of the gate's, whose stages its warps take in turn. n_row_tiles:
 // of activations, or 0 where they are few. A result's sums are taken in the same order whatever that is.
@@ -36,20 +59,21 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p
     const auto buffer = [&](int of_warp, int i) {
         return (uint32_t *) shared + (of_warp * n_buffers + i) * kBufferWords;
     };
-    const int first_row = blockIdx.x * kOut;
+    const BlockMatrix own(p, kOut);
+    const int first_row = own.block * kOut;
     const size_t row_bytes = (size_t) n_stages * Format::kBytes;
     const auto begin_of = [&](int row, int stage) { return (first_row + row) * row_bytes + stage * Format::kBytes; };
     const auto load_weights = [&](int stage, uint32_t * to) {
         constexpr int kChunks = Layout<Format>::kChunks;
         for (int i = lane; stage < n_stages && i < kRows * kChunks; i += 32) {
             const int row = i / kChunks;
-            const auto * matrix = (const char *) (n_matrices == 1 || row < kOut ? p.weights : p.gate);
+            const auto * matrix = (const char *) (n_matrices == 1 || row < kOut ? own.weights : p.gate);
             uint32_t * chunk = to + row * kWeightWords + i % kChunks * 4;
             if constexpr (Layout<Format>::kAligned) {
                 copy_16(chunk, matrix + begin_of(row % kOut, stage) + i % kChunks * 16);
             } else {
                 const size_t at = begin_of(row % kOut, stage) / 16 * 16 + i % kChunks * 16;
-                const size_t end = p.n_out * row_bytes;
+                const size_t end = own.n_out * row_bytes;
                 copy_16(chunk, matrix + min(at, end), (int) min((size_t) 16, end - min(at, end)));
             }
         }
@@ -119,7 +143,7 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p
     }
     __syncthreads();
     const int n_rows = min(kBlockRows, p.n_rows - (int) blockIdx.y * kBlockRows);
-    // With a gate the loop is left by whole warps, which quantise together.
+    // With a gate or factor the loop is left by whole warps, which quantise together.
     for (int at = threadIdx.x; at < n_rows * kOut; at += blockDim.x) {
         float total[n_matrices] = {};
         for (int w = 0; w < n_warps; w++) {
@@ -133,8 +157,13 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p
         }
         const int row = (int) blockIdx.y * kBlockRows + at / kOut;
         const int column = first_row + at % kOut;
-        p.out[(size_t) row * p.n_out + column] = out;
-        if constexpr (n_matrices == 2) {
+        if constexpr (n_matrices == 1 && n_tiles == kGateTiles) {
+            if (p.factor != nullptr) {
+                out = gelu(out) * p.factor[row * p.factor_stride + column];
+            }
+        }
+        own.out[(size_t) row * own.n_out + column] = out;
+        if constexpr (n_tiles == kGateTiles) {
             if (p.quantised != nullptr) {
                 const float values[1] = { out };
                 pmtp_quantise(values, pmtp_place(p.quantised, p.n_out, p.n_rows, row, column / 32));
@@ -150,6 +179,14 @@ int attribute(cudaDeviceAttr name) {
                                                                                                                 : 0;
 }
 
+// Of all matrices.
+int all_results(const WeightProduct & p) { return p.n_out + p.others[0].n_out + p.others[1].n_out; }
+
+// Whether blocks of so many rows fit all matrices.
+bool fits_all(const WeightProduct & p, int rows) {
+    return p.n_out % rows == 0 && p.others[0].n_out % rows == 0 && p.others[1].n_out % rows == 0;
+}
+
 struct Geometry {
     int n_tiles;
     int n_warps;
@@ -159,13 +196,14 @@ struct Geometry {
 // A block has as many warps as there are stages and memory for, as few with much to do each wait too long.
 template <typename Format> Geometry geometry_of(const WeightProduct & p) {
     const int n_matrices = p.gate != nullptr ? 2 : 1;
+    const int n_out = all_results(p);
     const int n_stages = p.n_in / Format::kStage;
     // Fewer rows of weights are spread over all multiprocessors, a tile a block.
     const int enough = n_stages <= kMaxWarps ? 1 << 10 : 1 << 12;
-    const int n_tiles = n_matrices == 2                                    ? kGateTiles
-                        : p.n_out >= 1 << 14 && p.n_out % (4 * kTile) == 0 ? 4
-                        : p.n_out >= enough && p.n_out % (2 * kTile) == 0  ? 2
-                                                                           : 1;
+    const int n_tiles = n_matrices == 2 || p.factor != nullptr       ? kGateTiles
+                        : n_out >= 1 << 14 && fits_all(p, 4 * kTile) ? 4
+                        : n_out >= enough && fits_all(p, 2 * kTile)  ? 2
+                                                                     : 1;
     const size_t buffer =
         (n_matrices * n_tiles * kTile * Layout<Format>::kWords + kBatch * Layout<Format>::kColumnStride) *
         sizeof(uint32_t);

@@ -15,6 +15,13 @@ constexpr bool pmtp_takes_floats(WeightFormat format) {
 // Most rows, of quantised weights: from there on ggml-cuda's kernels are faster.
 constexpr int kPmtpMostRows = 64;
 
+// Another matrix of n_in columns that the same activations are multiplied with.
+struct OtherMatrix {
+    const void * weights;  // or null
+    float * out;
+    int n_out;
+};
+
 struct WeightProduct {
     WeightFormat format;
     const void * weights;     // n_out rows of n_in values; 16-byte aligned
@@ -22,10 +29,13 @@ struct WeightProduct {
     const PmtpQ8Block * x;    // see pmtp_place(),
     const float * floats;     // or [n_in] a row, 16-byte aligned
     float * out;              // [n_out] a row
-    PmtpQ8Block * quantised;  // of out, with a gate, likewise; or null
+    PmtpQ8Block * quantised;  // of out, with a gate or factor, likewise; or null
     int n_in;
     int n_out;
-    int n_rows;  // of x and out
+    int n_rows;             // of x and out
+    const float * factor;   // [n_out] a row, or null. Then out = gelu(weights x) * factor
+    int64_t factor_stride;  // values from one of its rows to the next
+    OtherMatrix others[2];  // without gate and factor
 };
 
 // Whether there is a kernel for the shape on this device.

@@ -14,7 +14,7 @@ template <typename Format, int n_row_tiles> void launch(const WeightProduct & p,
                         : g.n_tiles == 2  ? multiply<Format, 2, 1, n_row_tiles>
                                           : multiply<Format, 1, 1, n_row_tiles>;
     const int block_rows = n_row_tiles * kPmtpTileRows;
-    const dim3 grid(p.n_out / (g.n_tiles * kTile), (p.n_rows + block_rows - 1) / block_rows);
+    const dim3 grid(all_results(p) / (g.n_tiles * kTile), (p.n_rows + block_rows - 1) / block_rows);
     launch_early(kernel, grid, g.n_warps * 32, stream, bytes, p);
 }
 
@@ -27,7 +27,8 @@ void pmtp_cuda_launch_tiled_product(const WeightProduct & p, cudaStream_t stream
             // With scales of their own the sums of two tiles of rows would not fit into registers.
             constexpr int kMostRowTiles = Format::kSuper ? 1 : 2;
             // Blocks with little to do are faster if there are more of them.
-            const bool little = p.gate == nullptr && p.n_in / Format::kStage <= kMaxWarps / 2 && p.n_out < 1 << 14;
+            const bool little =
+                p.gate == nullptr && p.n_in / Format::kStage <= kMaxWarps / 2 && all_results(p) < 1 << 14;
             p.n_rows <= kPmtpTileRows || little ? launch<Format, 1>(p, stream)
                                                 : launch<Format, kMostRowTiles>(p, stream);
         }

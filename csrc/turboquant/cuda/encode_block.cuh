@@ -1,0 +1,168 @@
+// The encoder of codec.h, a warp to a block. Every sum has the order that codec.h gives it: over 16 lanes, each of
+// which adds its four values, and then over the lanes one after another.
+#pragma once
+
+#include "turboquant/cuda/blocks.cuh"
+
+#include <cuda_fp16.h>
+
+namespace pmtp::turboquant {
+
+constexpr unsigned kAll = 0xffffffffu;
+constexpr int kWarp = 32;
+// Lane j has values j, j + 16, j + 32 and j + 48, and the warp's second half has them again.
+constexpr int kLanes = 16;
+constexpr int kParts = TURBO_BLOCK / kLanes;
+// Scales that the search tries.
+constexpr int kSteps = 15;
+// Partial sums of |x| c and c^2, by step and lane; padded so that 16 threads read 16 banks.
+struct Partial {
+    float xc[kLanes][kLanes + 1], cc[kLanes][kLanes + 1];
+};
+
+__device__ __forceinline__ float lane_sum(float x) {
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < kLanes; j++) {
+        sum += __shfl_sync(kAll, x, j, kLanes);
+    }
+    return sum;
+}
+
+// This lane's part of the sums of |x| c and c^2, x quantised with a scale to levels c.
+template <int bits>
+__device__ __forceinline__ void products(const float (&x)[kParts], float scale, float & xc, float & cc) {
+    xc = cc = 0;
+#pragma unroll
+    for (int p = 0; p < kParts; p++) {
+        float c = level<bits>(0);
+#pragma unroll
+        for (int e = 0; e + 1 < kHalf<bits>; e++) {
+            c = fabsf(x[p]) > edge<bits>(e) * scale ? level<bits>(e + 1) : c;
+        }
+        xc += fabsf(x[p]) * c;
+        cc += c * c;
+    }
+}
+
+// The whole sums.
+template <int bits>
+__device__ __forceinline__ void whole_products(const float (&x)[kParts], float scale, float & xc, float & cc) {
+    products<bits>(x, scale, xc, cc);
+    const float sum = lane_sum(threadIdx.x % kWarp < kLanes ? xc : cc);
+    xc = __shfl_sync(kAll, sum, 0);
+    cc = __shfl_sync(kAll, sum, kLanes);
+}
+
+// The best scale of the grid around the root mean square; the first of equal ones. A warp's half takes every other
+// step.
+template <int bits>
+__device__ __forceinline__ float grid_scale(const float (&x)[kParts], float rms, Partial & partial) {
+    const int lane = threadIdx.x % kLanes, half = threadIdx.x % kWarp / kLanes;
+#pragma unroll
+    for (int i = 0; i < kLanes; i += 2) {
+        const int step = i + half;
+        float xc, cc;
+        products<bits>(x, rms * (0.72f + 0.045f * (float) step), xc, cc);
+        partial.xc[step][lane] = xc;
+        partial.cc[step][lane] = cc;
+    }
+    __syncwarp();
+    const float * lanes = half == 0 ? partial.xc[lane] : partial.cc[lane];
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < kLanes; j++) {
+        sum += lanes[j];
+    }
+    const float xc = __shfl_sync(kAll, sum, lane), cc = __shfl_sync(kAll, sum, lane + kLanes);
+    int step = lane;
+    float met = step < kSteps ? xc * xc / cc : -1.0f;  // the squares' part that is met
+    float scale = xc / cc;
+#pragma unroll
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+        const float other_met = __shfl_xor_sync(kAll, met, offset), other_scale = __shfl_xor_sync(kAll, scale, offset);
+        const int other_step = __shfl_xor_sync(kAll, step, offset);
+        if (other_met > met || (other_met == met && other_step < step)) {
+            met = other_met;
+            scale = other_scale;
+            step = other_step;
+        }
+    }
+    return scale;
+}
+
+template <int bits>
+__device__ __forceinline__ float search_scale(const float (&x)[kParts], float & unbiased, Partial & partial) {
+    float squares = 0;
+#pragma unroll
+    for (int p = 0; p < kParts; p++) {
+        squares += x[p] * x[p];
+    }
+    squares = lane_sum(squares);
+    if (!(squares > 0) || !(squares < INFINITY)) {
+        unbiased = squares;
+        return squares;
+    }
+    float scale = grid_scale<bits>(x, sqrtf(squares / TURBO_BLOCK), partial), xc, cc;
+#pragma unroll 1
+    for (int step = 0; step < 2; step++) {
+        whole_products<bits>(x, scale, xc, cc);
+        scale = xc / cc;
+    }
+    whole_products<bits>(x, scale, xc, cc);
+    unbiased = squares / xc;
+    return scale;
+}
+
+template <int bits> __device__ __forceinline__ int quantise(float x, float scale) {
+    int level = 0;
+#pragma unroll
+    for (int e = 0; e + 1 < kHalf<bits>; e++) {
+        level += fabsf(x) > edge<bits>(e) * scale;
+    }
+    return x < 0 ? kHalf<bits> - 1 - level : kHalf<bits> + level;
+}
+
+template <int bits>
+__device__ __forceinline__ void store_block(const int (&index)[kParts], float scale, uint8_t * block) {
+    const int lane = threadIdx.x % kWarp;
+    uint16_t high = 0;
+    if (bits == 3) {
+#pragma unroll
+        for (int p = 0; p < kParts; p++) {
+            const unsigned ballot = __ballot_sync(kAll, index[p] >> 2);  // bit j: of value 16 p + j
+            high = lane == p ? (uint16_t) ballot : high;
+        }
+    }
+    if (lane >= kLanes) {
+        return;
+    }
+    if (lane == 0) {
+        *(uint16_t *) block = __half_as_ushort(__float2half_rn(scale > 65504.0f ? 65504.0f : scale));
+    }
+    uint8_t * data = block + sizeof(uint16_t);
+    if (bits == 4) {
+        data[lane] = (uint8_t) (index[0] | index[2] << 4);
+        data[lane + kLanes] = (uint8_t) (index[1] | index[3] << 4);
+        return;
+    }
+    data[lane] = (uint8_t) ((index[0] & 3) | (index[1] & 3) << 2 | (index[2] & 3) << 4 | (index[3] & 3) << 6);
+    if (bits == 3 && lane < kParts) {
+        *(uint16_t *) (data + 16 + 2 * lane) = high;
+    }
+}
+
+// All lanes of a warp call it: x are values j, j + 16, j + 32 and j + 48 of a block, j = lane % 16.
+template <int bits> __device__ __forceinline__ void encode_block(const float (&x)[kParts], turbo_role role,
+                                                                 uint8_t * block, Partial & partial) {
+    float unbiased;
+    const float scale = search_scale<bits>(x, unbiased, partial);
+    int index[kParts];
+#pragma unroll
+    for (int p = 0; p < kParts; p++) {
+        index[p] = quantise<bits>(x[p], scale);
+    }
+    store_block<bits>(index, role == TURBO_VALUE ? unbiased : scale, block);
+}
+
+}  // namespace pmtp::turboquant
