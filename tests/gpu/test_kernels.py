@@ -26,6 +26,7 @@ PROGRAMS = {
         KERNELS / "products" / "cuda" / "tiled_products.cu",
         KERNELS / "rows" / "cuda" / "row_ops.cu",
     ],
+    "input_copies_check": [KERNELS / "cuda" / "input_copies.cu"],
     "heads_check": [KERNELS / "rows" / "cuda" / "heads.cu", TURBOQUANT / "reference.c", *EXACT],
     "row_ops_check": [KERNELS / "rows" / "cuda" / "row_ops.cu"],
     "turboquant_check": [TURBOQUANT / "cuda" / f"{name}.cu" for name in ("encode", "decode", "rotate")]
