@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/watch.h"
 #include "engine/batch_invariance.h"
+#include "engine/device_tables.h"
 #include "drafters/gemma4/gemma4_drafter.h"
 #include "drafters/ngram/ngram_drafter.h"
 #include "llama/hooks/cache_types.h"
@@ -110,6 +111,8 @@ llama_context_params context_params(const ModelParams & p, const CacheTypes & ty
 llama_model * load_target(const std::string & path, const ModelParams & params) {
     llama_model_params m = llama_model_default_params();
     m.n_gpu_layers = params.n_gpu_layers;
+    const DeviceTables tables(path, params.n_gpu_layers);
+    m.tensor_buft_overrides = tables.overrides();
     m.check_tensors = true;  // a scale that is no number would spread over every logit
     const Watch watch = params.watch;
     m.progress_callback_user_data = const_cast<Watch *>(&watch);
