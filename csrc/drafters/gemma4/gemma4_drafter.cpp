@@ -234,7 +234,7 @@ Gemma4Drafter::Graph::Graph(Scratch & scratch, const MtpHead & head, llama_conte
 
     ggml_context * c = ctx.get();
     token = input(GGML_TYPE_I32, 1, columns, "token");
-    position = input(GGML_TYPE_I32, 1, columns, "position");
+    position = input(GGML_TYPE_I32, columns, 1, "position");
     state = input(GGML_TYPE_F32, head.n_embd_backbone, columns, "state");
     add_view_inputs(full);
     add_view_inputs(sliding);
@@ -315,8 +315,7 @@ ggml_tensor * Gemma4Drafter::Graph::attention(const HeadLayer & layer, ggml_tens
 
     ggml_tensor * q = ggml_reshape_3d(c, ggml_mul_mat(c, layer.attn_q, x), size, layer.n_head, columns);
     q = norm(q, layer.attn_q_norm);
-    q = ggml_rope_ext(c, q, ggml_reshape_1d(c, position, columns), layer.sliding ? nullptr : head.rope_factors,
-                      layer.n_rot, GGML_ROPE_TYPE_NEOX,
+    q = ggml_rope_ext(c, q, position, layer.sliding ? nullptr : head.rope_factors, layer.n_rot, GGML_ROPE_TYPE_NEOX,
                       /*n_ctx_orig*/ 0, layer.rope_base, /*freq_scale*/ 1, /*ext_factor*/ 0, /*attn_factor*/ 1, 0, 0);
     if (view.k_rot != nullptr) {
         q = llama_mul_mat_hadamard(c, q, view.k_rot);
