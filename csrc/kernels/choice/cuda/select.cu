@@ -3,6 +3,8 @@
 #include "kernels/cuda/order.cuh"
 #include "kernels/cuda/reduce.cuh"
 
+#include <cooperative_groups.h>
+
 namespace {
 
 using namespace pmtp;
@@ -24,10 +26,18 @@ constexpr int kArgMaxThreads = 1024;
 // Loads in flight for each thread.
 constexpr int kArgMaxLoads = 8;
 
-// One block a row.
-__global__ void __launch_bounds__(kArgMaxThreads)
+// Blocks of a cluster, which share a long row.
+constexpr int kArgMaxBlocks = 8;
+// Vectors that make a row long.
+constexpr uint32_t kLongRow = 4 * kArgMaxThreads;
+
+// One block a row, or one cluster.
+template <bool shared> __global__ void __launch_bounds__(kArgMaxThreads)
     arg_max(const float4 * __restrict__ x, int32_t * __restrict__ index, uint32_t n4) {
-    x += (size_t) blockIdx.x * n4;
+    constexpr uint32_t kBlocks = shared ? kArgMaxBlocks : 1;
+    constexpr uint32_t kStep = kBlocks * kArgMaxThreads;
+    const uint32_t row = blockIdx.x / kBlocks;
+    x += (size_t) row * n4;
     Best best = { kOrderOfMinusInfinity, 0xffffffffu };
     const auto consider = [&](float value, uint32_t i) {
         const uint32_t order = order_of(value);
@@ -41,26 +51,53 @@ __global__ void __launch_bounds__(kArgMaxThreads)
         consider(v.z, 4 * i + 2);
         consider(v.w, 4 * i + 3);
     };
-    uint32_t i = threadIdx.x;
-    for (; i + (kArgMaxLoads - 1) * kArgMaxThreads < n4; i += kArgMaxLoads * kArgMaxThreads) {
+    uint32_t i = blockIdx.x % kBlocks * kArgMaxThreads + threadIdx.x;
+    for (; i + (kArgMaxLoads - 1) * kStep < n4; i += kArgMaxLoads * kStep) {
         float4 v[kArgMaxLoads];
 #pragma unroll
         for (int j = 0; j < kArgMaxLoads; j++) {
-            v[j] = x[i + j * kArgMaxThreads];
+            v[j] = x[i + j * kStep];
         }
 #pragma unroll
         for (int j = 0; j < kArgMaxLoads; j++) {
-            consider_four(v[j], i + j * kArgMaxThreads);
+            consider_four(v[j], i + j * kStep);
         }
     }
-    for (; i < n4; i += kArgMaxThreads) {
+    for (; i < n4; i += kStep) {
         consider_four(x[i], i);
     }
     __shared__ BlockReducerMemory<uint64_t> memory;
-    const uint64_t rank = BlockReducer<uint64_t>(memory)(rank_of(best.order, best.index), Max());
-    if (threadIdx.x == 0) {
-        index[blockIdx.x] = order_in(rank) == kOrderOfMinusInfinity ? -1 : (int32_t) index_in(rank);
+    uint64_t rank = BlockReducer<uint64_t>(memory)(rank_of(best.order, best.index), Max());
+#if __CUDA_ARCH__ >= 900
+    if constexpr (shared) {
+        namespace cg = cooperative_groups;
+        __shared__ uint64_t of_blocks[kArgMaxBlocks];
+        const cg::cluster_group cluster = cg::this_cluster();
+        cluster.sync();  // the first block has begun, and with it its memory
+        if (threadIdx.x == 0) {
+            *cluster.map_shared_rank(&of_blocks[cluster.block_rank()], 0) = rank;
+        }
+        cluster.sync();
+        if (cluster.block_rank() != 0) {
+            return;
+        }
+        for (const uint64_t other : of_blocks) {
+            rank = Max()(rank, other);
+        }
     }
+#endif
+    if (threadIdx.x == 0) {
+        index[row] = order_in(rank) == kOrderOfMinusInfinity ? -1 : (int32_t) index_in(rank);
+    }
+}
+
+// Whether the device, and what was compiled for it, have clusters.
+bool has_clusters() {
+    int device = 0, major = 0;
+    cudaFuncAttributes attributes = {};
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9 &&
+           cudaFuncGetAttributes(&attributes, arg_max<true>) == cudaSuccess && attributes.ptxVersion >= 90;
 }
 
 constexpr int kTopKThreads = 128;
@@ -97,8 +134,21 @@ bool pmtp_cuda_arg_max(const float * x, int32_t * index, int64_t n, int64_t n_ro
         (uintptr_t) x % sizeof(float4) != 0) {
         return false;
     }
-    arg_max<<<(unsigned) n_rows, kArgMaxThreads, 0, stream>>>((const float4 *) x, index, (uint32_t) (n / 4));
-    return true;
+    const auto n4 = (uint32_t) (n / 4);
+    if (n4 < kLongRow || n_rows > INT32_MAX / kArgMaxBlocks || !has_clusters()) {
+        arg_max<false><<<(unsigned) n_rows, kArgMaxThreads, 0, stream>>>((const float4 *) x, index, n4);
+        return true;
+    }
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = { kArgMaxBlocks, 1, 1 };
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned) n_rows * kArgMaxBlocks);
+    config.blockDim = dim3(kArgMaxThreads);
+    config.stream = stream;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+    return cudaLaunchKernelEx(&config, arg_max<true>, (const float4 *) x, index, n4) == cudaSuccess;
 }
 
 bool pmtp_cuda_top_k(const float * x, int32_t * index, int64_t n, int64_t n_rows, int64_t k, cudaStream_t stream) {
