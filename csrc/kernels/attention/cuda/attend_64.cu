@@ -1,0 +1,7 @@
+#include "kernels/attention/cuda/launch_chunks.cuh"
+
+namespace pmtp::attention::cuda {
+
+template void launch_chunks<64>(const Task &, void *, cudaStream_t);
+
+}  // namespace pmtp::attention::cuda

@@ -1,0 +1,54 @@
+// Attention of a few query rows over a KV cache of any type on tensor cores.
+//
+// Cells are taken in pages of 64, pages in chunks (chunks.cuh). A block of threads computes one chunk for one KV head
+// and one tile of columns, query rows times the heads of the group: its keys and values are copied to shared memory as
+// they are and decoded there, once for all columns. The softmax is taken online (Milakov, Gimelshein, arXiv
+// 1805.02867), and a second kernel merges the chunks in their order (FlashDecoding: Dao, Haziza, Massa, Sizov 2023).
+//
+// A column's bits depend on its query and on the cells that it sees, keys, values and places: not on other columns and
+// rows, nor on cells that it does not see, nor on how many follow.
+#pragma once
+
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pmtp::attention::cuda {
+
+enum class Format { f16, bf16, q8_0, q4_0, turbo4, turbo3, turbo2 };
+
+// Most rows of queries, and of a group's heads.
+constexpr int kMaxRows = 16, kMaxGroup = 16;
+
+// K or V: a cell's row of one head is head_size contiguous values. Cells that no row sees must hold finite values if a
+// cell of their page is seen.
+struct Cells {
+    const char * data;
+    int64_t cell_stride, head_stride, batch_stride;  // bytes
+    Format format;
+};
+
+struct Task {
+    Cells k, v;
+    const char * q;                                       // f32 [n_batches][n_heads][n_rows][head_size], 16-byte aligned
+    int64_t q_row_stride, q_head_stride, q_batch_stride;  // bytes
+    const char * mask;                                    // f16 [mask_batches][n_rows][n_cells], or null: all are seen
+    int64_t mask_row_stride, mask_batch_stride;           // bytes
+    const float * sinks;  // [n_heads], or null: a logit a head that takes its share of the softmax and has no value
+    float * result;       // [n_batches][n_rows][n_heads][head_size], 16-byte aligned
+    int head_size, n_cells, n_rows, n_heads, n_kv_heads, n_batches, kv_batches, mask_batches;
+    float scale, softcap;  // logits: scale * q.k, then softcap * tanh(. / softcap) unless it is 0
+    bool mask_is_old;      // no kernel that may still run writes it
+};
+
+// Whether there is a kernel for the sizes. The device must have tensor cores for f16 and copies in the background.
+bool has_kernel(const Task & task);
+
+// Bytes of work memory, 16-byte aligned.
+size_t work_size(const Task & task);
+
+void attend(const Task & task, void * work, cudaStream_t stream);
+
+}  // namespace pmtp::attention::cuda

@@ -1,0 +1,97 @@
+// Merges the chunks of each column in their order.
+#include "kernels/attention/cuda/attend.cuh"
+
+namespace pmtp::attention::cuda {
+namespace {
+
+constexpr int kMergeWarps = 8;
+// Dimensions of a block, two a lane.
+constexpr int kSlice = 64;
+
+// Block x has dimensions kSlice x ... of column y of unit z. Every kMergeWarps-th chunk is one warp's.
+__global__ __launch_bounds__(kMergeWarps * kWarp) void merge_chunks(const __grid_constant__ Task task,
+                                                                   void * work_memory) {
+    extern __shared__ float weights[];  // [n_chunks]
+    __shared__ BlockReducerMemory<float> reducer_memory;
+    __shared__ float2 sums[kMergeWarps][kWarp];
+    const Cut cut(task);
+    const Work work(work_memory, cut);
+    const int column = (int) blockIdx.y, unit = (int) blockIdx.z, warp = (int) threadIdx.x / kWarp;
+    const int head = unit % task.n_kv_heads * cut.group + column % cut.group;
+    const int lane = (int) threadIdx.x % kWarp, threads = kMergeWarps * kWarp;
+    BlockReducer<float> reduce(reducer_memory);
+
+    let_next_begin();
+    wait_for_previous();
+    const float sink = task.sinks != nullptr ? task.sinks[head] : -INFINITY;
+    float max = sink;
+    for (int c = (int) threadIdx.x; c < cut.n_chunks; c += threads) {
+        max = fmaxf(max, work.states[cut.state(unit, c, column)].max);
+    }
+    max = reduce(max, Max());
+    float sum = 0.0f;
+    for (int c = (int) threadIdx.x; c < cut.n_chunks; c += threads) {
+        const State state = work.states[cut.state(unit, c, column)];
+        const float weight = state.sum > 0.0f ? exp2f((state.max - max) * kLog2E) : 0.0f;
+        weights[c] = weight;
+        sum += weight * state.sum;
+    }
+    sum = reduce(sum, Sum());  // a barrier too
+    if (sink != -INFINITY) {
+        sum += exp2f((sink - max) * kLog2E);
+    }
+    float2 values = {};
+    const size_t stride = kMergeWarps * (cut.state(0, 1, 0) - cut.state(0, 0, 0)) * task.head_size;
+    const float * from = work.values + cut.state(unit, warp, column) * task.head_size + blockIdx.x * kSlice + 2 * lane;
+#pragma unroll 8
+    for (int c = warp; c < cut.n_chunks; c += kMergeWarps, from += stride) {
+        const float weight = weights[c];
+        if (weight != 0.0f) {
+            const float2 x = *(const float2 *) from;
+            values.x += weight * x.x;
+            values.y += weight * x.y;
+        }
+    }
+    sums[warp][lane] = values;
+    __syncthreads();
+    if (warp > 0) {
+        return;
+    }
+    for (int i = 1; i < kMergeWarps; i++) {
+        values.x += sums[i][lane].x;
+        values.y += sums[i][lane].y;
+    }
+    const float factor = sum > 0.0f ? 1.0f / sum : 0.0f;
+    const int row = column / cut.group, batch = unit / task.n_kv_heads;
+    float * to = task.result + (((size_t) batch * task.n_rows + row) * task.n_heads + head) * task.head_size +
+                 blockIdx.x * kSlice + 2 * lane;
+    *(float2 *) to = { values.x * factor, values.y * factor };
+}
+
+}  // namespace
+
+bool has_kernel(const Task & t) {
+    return (t.head_size == 64 || t.head_size == 128 || t.head_size == 256 || t.head_size == 512) && t.n_cells > 0 &&
+           t.n_rows > 0 && t.n_rows <= kMaxRows && t.n_heads % t.n_kv_heads == 0 &&
+           t.n_heads / t.n_kv_heads <= kMaxGroup && t.n_batches % t.kv_batches == 0 &&
+           t.n_kv_heads * t.n_batches < 1 << 16;
+}
+
+size_t work_size(const Task & task) {
+    const Cut cut(task);
+    return (size_t) ((char *) (Work(nullptr, cut).values + cut.n_states() * task.head_size) - (char *) nullptr);
+}
+
+void attend(const Task & task, void * work, cudaStream_t stream) {
+    switch (task.head_size) {
+        case 64: launch_chunks<64>(task, work, stream); break;
+        case 128: launch_chunks<128>(task, work, stream); break;
+        case 256: launch_chunks<256>(task, work, stream); break;
+        default: launch_chunks<512>(task, work, stream); break;
+    }
+    const Cut cut(task);
+    const dim3 grid((unsigned) (task.head_size / kSlice), (unsigned) cut.columns, (unsigned) cut.n_units);
+    launch_early(merge_chunks, grid, kMergeWarps * kWarp, stream, cut.n_chunks * sizeof(float), task, work);
+}
+
+}  // namespace pmtp::attention::cuda
