@@ -2,6 +2,6 @@
 
 namespace pmtp::attention::cuda {
 
-template void launch_chunks<128>(const Task &, void *, cudaStream_t);
+template void launch_chunks<128>(const Plan &, void *, cudaStream_t);
 
 }  // namespace pmtp::attention::cuda

@@ -2,6 +2,6 @@
 
 namespace pmtp::attention::cuda {
 
-template void launch_chunks<64>(const Task &, void *, cudaStream_t);
+template void launch_chunks<64>(const Plan &, void *, cudaStream_t);
 
 }  // namespace pmtp::attention::cuda

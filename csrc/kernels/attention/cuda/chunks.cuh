@@ -5,25 +5,49 @@
 namespace pmtp::attention::cuda {
 
 constexpr int kPage = 64;  // cells
-constexpr int kMaxChunkPages = 8;
-// Widths double here; the last is kMaxChunkPages.
-constexpr int kTier2 = 16, kTier4 = 64, kTier8 = 512;  // pages
-constexpr int kChunk2 = kTier2, kChunk4 = kChunk2 + (kTier4 - kTier2) / 2, kChunk8 = kChunk4 + (kTier8 - kTier4) / 4;
+
+// Chunks of `width` pages from chunk `chunk`, page `page` on.
+struct Tier {
+    int chunk, page, width;
+};
+constexpr int kTiers = 5;
+constexpr int kMaxChunkPages = 16;
+
+__host__ __device__ constexpr Tier tier(int i) {
+    return i == 0   ? Tier{ 0, 0, 1 }
+           : i == 1 ? Tier{ 16, 16, 2 }
+           : i == 2 ? Tier{ 40, 64, 4 }
+           : i == 3 ? Tier{ 152, 512, 8 }
+                    : Tier{ 216, 1024, kMaxChunkPages };
+}
 
 // The first page of a chunk.
-__host__ __device__ constexpr int chunk_begin(int i) {
-    return i <= kChunk2   ? i
-           : i <= kChunk4 ? kTier2 + 2 * (i - kChunk2)
-           : i <= kChunk8 ? kTier4 + 4 * (i - kChunk4)
-                          : kTier8 + 8 * (i - kChunk8);
+__host__ __device__ constexpr int chunk_begin(int chunk) {
+    int i = kTiers - 1;
+    while (chunk < tier(i).chunk) {
+        i--;
+    }
+    return tier(i).page + (chunk - tier(i).chunk) * tier(i).width;
 }
 
 // How many begin among the first pages.
 __host__ __device__ constexpr int chunk_count(int pages) {
-    return pages <= kTier2   ? pages
-           : pages <= kTier4 ? kChunk2 + (pages - kTier2 + 1) / 2
-           : pages <= kTier8 ? kChunk4 + (pages - kTier4 + 3) / 4
-                             : kChunk8 + (pages - kTier8 + 7) / 8;
+    int i = kTiers - 1;
+    while (pages <= tier(i).page && i > 0) {
+        i--;
+    }
+    return tier(i).chunk + (pages - tier(i).page + tier(i).width - 1) / tier(i).width;
 }
+
+constexpr bool tiers_meet() {
+    for (int i = 1; i < kTiers; i++) {
+        const Tier before = tier(i - 1);
+        if (before.page + (tier(i).chunk - before.chunk) * before.width != tier(i).page) {
+            return false;
+        }
+    }
+    return true;
+}
+static_assert(tiers_meet(), "a chunk begins where the one before ends");
 
 }  // namespace pmtp::attention::cuda

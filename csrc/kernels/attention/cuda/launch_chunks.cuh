@@ -5,11 +5,12 @@
 
 namespace pmtp::attention::cuda {
 
-template <int head_size> void launch_chunks(const Task & task, void * work, cudaStream_t stream) {
-    const Cut cut(task);
-    const dim3 grid((unsigned) cut.n_chunks, (unsigned) cut.n_column_blocks, (unsigned) cut.n_units);
-    const size_t shared_bytes = (size_t) shared_of<head_size>(task, cut.n_tiles).n_bytes;
-    launch_early(attend_chunks<head_size>, grid, Geometry<head_size>::kWarps * kWarp, stream, shared_bytes, task, work);
+template <int head_size> void launch_chunks(const Plan & plan, void * work, cudaStream_t stream) {
+    const dim3 grid((unsigned) plan.n_chunks, (unsigned) plan.n_column_blocks, (unsigned) plan.n_units);
+    const auto kernel = plan.tiles == 1   ? attend_chunks<head_size, 1>
+                        : plan.tiles == 2 ? attend_chunks<head_size, 2>
+                                          : attend_chunks<head_size, kMaxTiles>;
+    launch_early(kernel, grid, Geometry<head_size>::kThreads, stream, (size_t) plan.shared_bytes, plan, work);
 }
 
 }  // namespace pmtp::attention::cuda

@@ -1,13 +1,15 @@
-// Where a block of threads has what in shared memory, and the partial results in work memory.
+// How a task is cut, where a block of threads has what in shared memory, and the partial results in work memory.
 #pragma once
 
 #include "kernels/attention/cuda/attention.cuh"
 #include "kernels/attention/cuda/chunks.cuh"
 #include "kernels/attention/cuda/formats.cuh"
 
+#include <algorithm>
+
 namespace pmtp::attention::cuda {
 
-// Columns of a tile of tensor-core instructions, and most such tiles of a block.
+// Columns of a tile of tensor-core instructions, and most such tiles of a block of threads.
 constexpr int kTileColumns = 8, kMaxTiles = 4;
 
 // What a head size sets.
@@ -15,67 +17,93 @@ template <int head_size> struct Geometry {
     // Of 64 values.
     static constexpr int kBlocks = head_size / 64;
     static constexpr int kWarps = kBlocks > 4 ? kBlocks : 4;
+    static constexpr int kThreads = 32 * kWarps;
     // Four warps have 16 keys of a page each; twice as many have half of their values each.
     static constexpr int kKeySplits = kWarps / 4;
     // A warp has one block of the values; several have parts of the page.
     static constexpr int kValueSplits = kWarps / kBlocks;
 };
 
-// Rows begin 16 bytes further than a multiple of 128 apart, so that a warp's reads are free of conflicts.
-__host__ __device__ constexpr int padded(int bytes) { return (bytes + 111) / 128 * 128 + 16; }
-
 constexpr int kScorePitch = kPage + 4;   // floats
 constexpr int kWeightPitch = kPage + 8;  // halves
 
-struct Shared {
-    int k_pitch, v_pitch, q_pitch;                          // bytes
-    int k, v, q, scores, weights, factors, pages, n_bytes;  // offsets, and all
+// Keys or values on their way to shared memory.
+struct Rows {
+    int n_bytes, pitch;  // of a cell's row of a head, there and in shared memory
+    int copy_bytes;      // at a time
+    int lanes_log2;      // of a warp that copy a row
+
+    Rows() = default;
+    Rows(const Cells & cells, int head_size)
+        : n_bytes(head_size / 64 * with_format(cells.format, [](auto f) { return decltype(f)::kBytes; })),
+          pitch(padded(n_bytes)) {
+        const auto offsets = (uint64_t) (uintptr_t) cells.data | (uint64_t) cells.cell_stride |
+                             (uint64_t) cells.head_stride | (uint64_t) cells.batch_stride | (uint64_t) n_bytes;
+        copy_bytes = offsets % 16 == 0 ? 16 : offsets % 8 == 0 ? 8 : offsets % 4 == 0 ? 4 : 2;
+        lanes_log2 = n_bytes <= 8 * copy_bytes ? 3 : n_bytes <= 16 * copy_bytes ? 4 : 5;
+    }
+
+    // Rows begin 16 bytes further than a multiple of 128 apart, so that a warp's reads are free of conflicts.
+    static int padded(int bytes) { return (bytes + 111) / 128 * 128 + 16; }
 };
 
-template <int head_size> __host__ __device__ __forceinline__ Shared shared_of(const Task & task, int n_tiles) {
-    using G = Geometry<head_size>;
-    const int columns = n_tiles * kTileColumns;
-    Shared s;
-    s.k_pitch = padded(G::kBlocks * with_format(task.k.format, [](auto f) { return decltype(f)::kBytes; }));
-    s.v_pitch = padded(G::kBlocks * with_format(task.v.format, [](auto f) { return decltype(f)::kBytes; }));
-    s.q_pitch = padded(head_size * (int) sizeof(half));
-    s.k = 0;
-    s.v = s.k + kPage * s.k_pitch;
-    s.q = s.v + kPage * s.v_pitch;
-    s.scores = s.q + columns * s.q_pitch;
-    s.weights = s.scores + G::kKeySplits * columns * kScorePitch * (int) sizeof(float);
-    s.factors = s.weights + columns * kWeightPitch * (int) sizeof(half);
-    s.pages = s.factors + columns * (int) sizeof(float);
-    s.n_bytes = s.pages + 2 * kMaxChunkPages * (int) sizeof(int);
-    // At the end the sums of parts of the page are put together there.
-    const int sums = (G::kValueSplits - 1) * columns * head_size * (int) sizeof(float);
-    s.n_bytes = s.n_bytes > sums ? s.n_bytes : sums;
-    return s;
-}
+// A task with all that is the same for its blocks of threads. Those compute a chunk, a KV head of a batch (a unit) and
+// block_columns columns each.
+struct Plan {
+    Task task;
+    Rows k, v;
+    int group, columns, tiles, block_columns, n_column_blocks, n_chunks, n_units;
+    int column_stride;         // of partial results: [unit][chunk][column]
+    unsigned group_inverse;    // see row_of()
+    int batches_of_a_kv_batch;
+    bool mask_is_aligned;      // to 16 bytes, of each row
+    // Offsets in shared memory, and bytes in all.
+    int q_pitch, k_at, v_at, q_at, scores_at, weights_at, factors_at, pages_at, shared_bytes;
 
-// How a task is cut.
-struct Cut {
-    int group, columns;            // of one KV head
-    int n_tiles, n_column_blocks;  // of a block, and blocks
-    int n_chunks, n_units;         // a unit: a KV head of a batch
-
-    __host__ __device__ explicit Cut(const Task & task)
-        : group(task.n_heads / task.n_kv_heads),
-          columns(task.n_rows * group),
-          n_tiles(min_of(kMaxTiles, (columns + kTileColumns - 1) / kTileColumns)),
-          n_column_blocks((columns + block_columns() - 1) / block_columns()),
-          n_chunks(chunk_count((task.n_cells + kPage - 1) / kPage)),
-          n_units(task.n_kv_heads * task.n_batches) {}
-
-    __host__ __device__ int block_columns() const { return n_tiles * kTileColumns; }
-
-    // Partial results: [unit][chunk][column].
-    __host__ __device__ size_t state(int unit, int chunk, int column) const {
-        return ((size_t) unit * n_chunks + chunk) * (n_column_blocks * block_columns()) + column;
+    template <int head_size> static Plan of(const Task & task) {
+        using G = Geometry<head_size>;
+        Plan p;
+        p.task = task;
+        p.k = Rows(task.k, head_size);
+        p.v = Rows(task.v, head_size);
+        p.cut();
+        p.q_pitch = Rows::padded(head_size * (int) sizeof(half));
+        p.k_at = 0;
+        p.v_at = p.k_at + kPage * p.k.pitch;
+        p.q_at = p.v_at + kPage * p.v.pitch;
+        p.scores_at = p.q_at + p.block_columns * p.q_pitch;
+        p.weights_at = p.scores_at + G::kKeySplits * p.block_columns * kScorePitch * (int) sizeof(float);
+        p.factors_at = p.weights_at + p.block_columns * kWeightPitch * (int) sizeof(half);
+        p.pages_at = p.factors_at + p.block_columns * (int) sizeof(float);
+        // At the end the sums of parts of the page are put together there.
+        const int sums = (G::kValueSplits - 1) * p.block_columns * head_size * (int) sizeof(float);
+        p.shared_bytes = std::max(p.pages_at + (int) sizeof(uint32_t), sums);
+        return p;
     }
-    __host__ __device__ size_t n_states() const { return state(n_units, 0, 0); }
 
-    static __host__ __device__ constexpr int min_of(int a, int b) { return a < b ? a : b; }
+    void cut() {
+        group = task.n_heads / task.n_kv_heads;
+        columns = task.n_rows * group;
+        const int all_tiles = (columns + kTileColumns - 1) / kTileColumns;
+        tiles = all_tiles <= 2 ? all_tiles : kMaxTiles;
+        block_columns = tiles * kTileColumns;
+        n_column_blocks = (columns + block_columns - 1) / block_columns;
+        n_chunks = chunk_count((task.n_cells + kPage - 1) / kPage);
+        n_units = task.n_kv_heads * task.n_batches;
+        column_stride = n_column_blocks * block_columns;
+        group_inverse = (65536u + group - 1) / group;
+        batches_of_a_kv_batch = task.n_batches / task.kv_batches;
+        mask_is_aligned =
+            ((uintptr_t) task.mask | (uintptr_t) task.mask_row_stride | (uintptr_t) task.mask_batch_stride) % 16 == 0;
+    }
+
+    // Exact for up to 4096 columns.
+    __device__ __forceinline__ int row_of(int column) const { return (int) (column * group_inverse >> 16); }
+
+    size_t n_states() const { return (size_t) n_units * n_chunks * column_stride; }
+    __device__ __forceinline__ size_t state(int unit, int chunk, int column) const {
+        return ((size_t) unit * n_chunks + chunk) * column_stride + column;
+    }
 };
 
 // Of a column and a chunk; unnormalised.
@@ -85,13 +113,16 @@ struct State {
 };
 
 // Work memory: states, then their values, [head_size] each.
+__host__ __device__ __forceinline__ size_t values_at(size_t n_states) { return (n_states * sizeof(State) + 15) / 16 * 16; }
+
 struct Work {
     State * states;
     float * values;
 
-    __host__ __device__ Work(void * memory, const Cut & cut)
+    __device__ __forceinline__ Work(void * memory, const Plan & plan)
         : states((State *) memory),
-          values((float *) ((char *) memory + (cut.n_states() * sizeof(State) + 15) / 16 * 16)) {}
+          values((float *) ((char *) memory +
+                            values_at((size_t) plan.n_units * plan.n_chunks * plan.column_stride))) {}
 };
 
 }  // namespace pmtp::attention::cuda

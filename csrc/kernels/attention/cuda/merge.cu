@@ -9,15 +9,17 @@ constexpr int kMergeWarps = 8;
 constexpr int kSlice = 64;
 
 // Block x has dimensions kSlice x ... of column y of unit z. Every kMergeWarps-th chunk is one warp's.
-__global__ __launch_bounds__(kMergeWarps * kWarp) void merge_chunks(const __grid_constant__ Task task,
+__global__ __launch_bounds__(kMergeWarps * kWarp) void merge_chunks(const __grid_constant__ Plan plan,
                                                                    void * work_memory) {
     extern __shared__ float weights[];  // [n_chunks]
     __shared__ BlockReducerMemory<float> reducer_memory;
     __shared__ float2 sums[kMergeWarps][kWarp];
-    const Cut cut(task);
-    const Work work(work_memory, cut);
+    const Task & task = plan.task;
+    const Work work(work_memory, plan);
     const int column = (int) blockIdx.y, unit = (int) blockIdx.z, warp = (int) threadIdx.x / kWarp;
-    const int head = unit % task.n_kv_heads * cut.group + column % cut.group;
+    const int batch = task.n_batches == 1 ? 0 : unit / task.n_kv_heads;
+    const int row = plan.row_of(column);
+    const int head = (unit - batch * task.n_kv_heads) * plan.group + column - row * plan.group;
     const int lane = (int) threadIdx.x % kWarp, threads = kMergeWarps * kWarp;
     BlockReducer<float> reduce(reducer_memory);
 
@@ -25,13 +27,13 @@ __global__ __launch_bounds__(kMergeWarps * kWarp) void merge_chunks(const __grid
     wait_for_previous();
     const float sink = task.sinks != nullptr ? task.sinks[head] : -INFINITY;
     float max = sink;
-    for (int c = (int) threadIdx.x; c < cut.n_chunks; c += threads) {
-        max = fmaxf(max, work.states[cut.state(unit, c, column)].max);
+    for (int c = (int) threadIdx.x; c < plan.n_chunks; c += threads) {
+        max = fmaxf(max, work.states[plan.state(unit, c, column)].max);
     }
     max = reduce(max, Max());
     float sum = 0.0f;
-    for (int c = (int) threadIdx.x; c < cut.n_chunks; c += threads) {
-        const State state = work.states[cut.state(unit, c, column)];
+    for (int c = (int) threadIdx.x; c < plan.n_chunks; c += threads) {
+        const State state = work.states[plan.state(unit, c, column)];
         const float weight = state.sum > 0.0f ? exp2f((state.max - max) * kLog2E) : 0.0f;
         weights[c] = weight;
         sum += weight * state.sum;
@@ -41,10 +43,10 @@ __global__ __launch_bounds__(kMergeWarps * kWarp) void merge_chunks(const __grid
         sum += exp2f((sink - max) * kLog2E);
     }
     float2 values = {};
-    const size_t stride = kMergeWarps * (cut.state(0, 1, 0) - cut.state(0, 0, 0)) * task.head_size;
-    const float * from = work.values + cut.state(unit, warp, column) * task.head_size + blockIdx.x * kSlice + 2 * lane;
+    const size_t stride = (size_t) kMergeWarps * plan.column_stride * task.head_size;
+    const float * from = work.values + plan.state(unit, warp, column) * task.head_size + blockIdx.x * kSlice + 2 * lane;
 #pragma unroll 8
-    for (int c = warp; c < cut.n_chunks; c += kMergeWarps, from += stride) {
+    for (int c = warp; c < plan.n_chunks; c += kMergeWarps, from += stride) {
         const float weight = weights[c];
         if (weight != 0.0f) {
             const float2 x = *(const float2 *) from;
@@ -62,7 +64,6 @@ __global__ __launch_bounds__(kMergeWarps * kWarp) void merge_chunks(const __grid
         values.y += sums[i][lane].y;
     }
     const float factor = sum > 0.0f ? 1.0f / sum : 0.0f;
-    const int row = column / cut.group, batch = unit / task.n_kv_heads;
     float * to = task.result + (((size_t) batch * task.n_rows + row) * task.n_heads + head) * task.head_size +
                  blockIdx.x * kSlice + 2 * lane;
     *(float2 *) to = { values.x * factor, values.y * factor };
@@ -78,20 +79,30 @@ bool has_kernel(const Task & t) {
 }
 
 size_t work_size(const Task & task) {
-    const Cut cut(task);
-    return (size_t) ((char *) (Work(nullptr, cut).values + cut.n_states() * task.head_size) - (char *) nullptr);
+    Plan plan;
+    plan.task = task;
+    plan.cut();
+    return values_at(plan.n_states()) + plan.n_states() * task.head_size * sizeof(float);
 }
+
+namespace {
+
+template <int head_size> void launch(const Task & task, void * work, cudaStream_t stream) {
+    const Plan plan = Plan::of<head_size>(task);
+    launch_chunks<head_size>(plan, work, stream);
+    const dim3 grid(head_size / kSlice, (unsigned) plan.columns, (unsigned) plan.n_units);
+    launch_early(merge_chunks, grid, kMergeWarps * kWarp, stream, plan.n_chunks * sizeof(float), plan, work);
+}
+
+}  // namespace
 
 void attend(const Task & task, void * work, cudaStream_t stream) {
     switch (task.head_size) {
-        case 64: launch_chunks<64>(task, work, stream); break;
-        case 128: launch_chunks<128>(task, work, stream); break;
-        case 256: launch_chunks<256>(task, work, stream); break;
-        default: launch_chunks<512>(task, work, stream); break;
+        case 64: launch<64>(task, work, stream); break;
+        case 128: launch<128>(task, work, stream); break;
+        case 256: launch<256>(task, work, stream); break;
+        default: launch<512>(task, work, stream); break;
     }
-    const Cut cut(task);
-    const dim3 grid((unsigned) (task.head_size / kSlice), (unsigned) cut.columns, (unsigned) cut.n_units);
-    launch_early(merge_chunks, grid, kMergeWarps * kWarp, stream, cut.n_chunks * sizeof(float), task, work);
 }
 
 }  // namespace pmtp::attention::cuda

@@ -1,0 +1,94 @@
+// What a block of threads reads of the cache and its mask.
+#pragma once
+
+#include "kernels/attention/cuda/layout.cuh"
+
+namespace pmtp::attention::cuda {
+
+constexpr uint32_t kHidden = 0xfc00;  // minus infinity, as a half
+constexpr uint32_t kBothHidden = kHidden << 16 | kHidden;
+
+// Copies n_bytes in the background; 0 are written where `there` is false.
+template <int n_bytes> __device__ __forceinline__ void copy(char * to, const char * from, bool there) {
+    if constexpr (n_bytes == 2) {
+        *(uint16_t *) to = there ? *(const uint16_t *) from : (uint16_t) 0;
+    } else {
+#if __CUDA_ARCH__ >= 800
+        const auto at = (uint32_t) __cvta_generic_to_shared(to);
+        const int n_read = there ? n_bytes : 0;
+        if constexpr (n_bytes == 16) {
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(n_read));
+        } else {
+            asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(at), "l"(from), "n"(n_bytes),
+                         "r"(n_read));
+        }
+#endif
+    }
+}
+
+__device__ __forceinline__ void end_group() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;");
+#endif
+}
+
+// Until all groups but the last n_newer have come.
+template <int n_newer> __device__ __forceinline__ void wait_for_group() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(n_newer));
+#endif
+}
+
+// Copies a page of one head, of which n_there cells are there. cells: its first cell.
+template <int n_threads, int n_bytes> __device__ __forceinline__ void copy_page(const Rows & rows, int64_t stride,
+                                                                                const char * cells, int n_there,
+                                                                                char * to) {
+    const int step = n_threads >> rows.lanes_log2, first = (int) threadIdx.x >> rows.lanes_log2;
+    const int at = ((int) threadIdx.x & ((1 << rows.lanes_log2) - 1)) * n_bytes;
+    const char * from = cells + first * stride + at;
+    to += first * rows.pitch + at;
+#pragma unroll 2
+    for (int cell = first; cell < kPage; cell += step, from += step * stride, to += step * rows.pitch) {
+        for (int i = 0; i < rows.n_bytes - at; i += n_bytes << rows.lanes_log2) {
+            copy<n_bytes>(to + i, cell < n_there ? from + i : cells, cell < n_there);
+        }
+    }
+}
+
+template <int n_threads> __device__ __forceinline__ void load_page(const Rows & rows, int64_t stride,
+                                                                   const char * cells, int n_there, char * to) {
+    switch (rows.copy_bytes) {
+        case 16: copy_page<n_threads, 16>(rows, stride, cells, n_there, to); break;
+        case 8: copy_page<n_threads, 8>(rows, stride, cells, n_there, to); break;
+        case 4: copy_page<n_threads, 4>(rows, stride, cells, n_there, to); break;
+        default: copy_page<n_threads, 2>(rows, stride, cells, n_there, to); break;
+    }
+}
+
+// A row of the mask; null: all cells are seen.
+struct MaskRow {
+    const uint16_t * halves;
+    int n_cells;
+    bool aligned;
+
+    __device__ __forceinline__ uint32_t at(int cell) const {
+        return cell >= n_cells ? kHidden : halves != nullptr ? halves[cell] : 0;
+    }
+    __device__ __forceinline__ uint32_t two(int cell) const { return at(cell) | at(cell + 1) << 16; }
+
+    // Four cells' halves from a multiple of 4 on.
+    __device__ __forceinline__ uint2 four(int cell) const {
+        if (aligned && halves != nullptr && cell + 4 <= n_cells) {
+            return *(const uint2 *) (halves + cell);
+        }
+        return { two(cell), two(cell + 2) };
+    }
+
+    // Whether any of eight cells from a multiple of 8 on is seen.
+    __device__ __forceinline__ bool sees_eight(int cell) const {
+        const uint2 x = four(cell), y = four(cell + 4);
+        return x.x != kBothHidden || x.y != kBothHidden || y.x != kBothHidden || y.y != kBothHidden;
+    }
+};
+
+}  // namespace pmtp::attention::cuda
