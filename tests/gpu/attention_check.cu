@@ -139,11 +139,12 @@ class Device {
         task.softcap = c.softcap;
         task.mask_is_old = n_rows % 2 == 1;
         const DeviceArray<float> out((size_t) c.n_batches * n_rows * n_heads * c.head_size);
-        const DeviceArray<char> work(cuda::work_size(task));
+        const DeviceArray<char> work(std::max<size_t>(1, cuda::work_size(task)));
         task.result = out.get();
-        if (!cuda::has_kernel(task)) {
+        if (cuda::work_size(task) == 0) {
             printf("no kernel\n");
             failures++;
+            return out.host();
         }
         cuda::attend(task, work.get(), cudaStreamPerThread);
         check(cudaStreamSynchronize(cudaStreamPerThread));

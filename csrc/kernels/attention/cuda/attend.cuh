@@ -60,9 +60,12 @@ template <int head_size, int tiles> class Chunk {
         const Work work(work_memory, plan_);
         if (pages != 0) {
             attend(pages);
-            store_values(work.values);
         }
         store_states(work.states);
+        if (pages != 0) {
+            __syncthreads();
+            store_values(work.values);
+        }
     }
 
   private:
@@ -346,7 +349,8 @@ template <int head_size, int tiles> class Chunk {
         }
     }
 
-    __device__ __forceinline__ void store_values(float * values) {
+    // Weighted means.
+    __device__ __forceinline__ void store_values(half * values) {
         if constexpr (G::kValueSplits > 1) {
             add_parts();
             if (warp_ >= G::kBlocks) {
@@ -357,28 +361,42 @@ template <int head_size, int tiles> class Chunk {
         const int2 dims = with_format(task_.v.format, [&](auto f) {
             return make_int2(decltype(f)::dim(g, 0), decltype(f)::dim(g, 1));
         });
-        float * all = values + plan_.state(unit_, chunk_, first_column_ + 2 * t) * head_size + block * 64;
+        const float * inverse_sums = at<float>(plan_.factors_at) + 2 * t;
+        half * all = values + plan_.state(unit_, chunk_, first_column_ + 2 * t) * head_size + block * 64;
 #pragma unroll
         for (int n = 0; n < tiles; n++) {
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 if (is_column(n * kTileColumns + 2 * t + e)) {
-                    const float(&x)[4][4] = values_[n];
-                    float * to = all + (n * kTileColumns + e) * head_size;
-                    *(float4 *) (to + dims.x) = { x[0][e], x[0][2 + e], x[1][e], x[1][2 + e] };
-                    *(float4 *) (to + dims.y) = { x[2][e], x[2][2 + e], x[3][e], x[3][2 + e] };
+                    const float by = inverse_sums[n * kTileColumns + e];
+                    uint32_t x[4];
+#pragma unroll
+                    for (int m = 0; m < 4; m++) {
+                        x[m] = as_word(__floats2half2_rn(values_[n][m][e] * by, values_[n][m][2 + e] * by));
+                    }
+                    half * to = all + (n * kTileColumns + e) * head_size;
+                    if (dims.y == dims.x + 4) {
+                        *(uint4 *) (to + dims.x) = { x[0], x[1], x[2], x[3] };
+                    } else {
+                        *(uint2 *) (to + dims.x) = { x[0], x[1] };
+                        *(uint2 *) (to + dims.y) = { x[2], x[3] };
+                    }
                 }
             }
         }
     }
 
+    // And what the columns' sums are divided by.
     __device__ __forceinline__ void store_states(State * states) const {
 #pragma unroll
         for (int step = 0; step < kSteps; step++) {
             const int column = soft_column(step);
             const float sum = reduce_lanes<8>(sum_[step], Sum());
-            if (column < kColumns && part() == 0 && is_column(column)) {
-                states[plan_.state(unit_, chunk_, first_column_ + column)] = { max_[step], sum };
+            if (column < kColumns && part() == 0) {
+                at<float>(plan_.factors_at)[column] = sum > 0.0f ? 1.0f / sum : 0.0f;
+                if (is_column(column)) {
+                    states[plan_.state(unit_, chunk_, first_column_ + column)] = { max_[step], sum };
+                }
             }
         }
     }

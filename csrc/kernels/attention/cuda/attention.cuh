@@ -43,10 +43,8 @@ struct Task {
     bool mask_is_old;      // no kernel that may still run writes it
 };
 
-// Whether there is a kernel for the sizes. The device must have tensor cores for f16 and copies in the background.
-bool has_kernel(const Task & task);
-
-// Bytes of work memory, 16-byte aligned.
+// Bytes of work memory, 16-byte aligned; 0: there is no kernel for the sizes, or the device, which must be one of the
+// Ampere generation or later, has too little shared memory. Depends on neither pointers nor values.
 size_t work_size(const Task & task);
 
 void attend(const Task & task, void * work, cudaStream_t stream);

@@ -10,15 +10,11 @@ constexpr int kPage = 64;  // cells
 struct Tier {
     int chunk, page, width;
 };
-constexpr int kTiers = 5;
-constexpr int kMaxChunkPages = 16;
+constexpr int kTiers = 3;
+constexpr int kMaxChunkPages = 8;
 
 __host__ __device__ constexpr Tier tier(int i) {
-    return i == 0   ? Tier{ 0, 0, 1 }
-           : i == 1 ? Tier{ 16, 16, 2 }
-           : i == 2 ? Tier{ 40, 64, 4 }
-           : i == 3 ? Tier{ 152, 512, 8 }
-                    : Tier{ 216, 1024, kMaxChunkPages };
+    return i == 0 ? Tier{ 0, 0, 1 } : i == 1 ? Tier{ 16, 16, 2 } : Tier{ 264, 512, kMaxChunkPages };
 }
 
 // The first page of a chunk.

@@ -60,32 +60,41 @@ struct Plan {
     // Offsets in shared memory, and bytes in all.
     int q_pitch, k_at, v_at, q_at, scores_at, weights_at, factors_at, pages_at, shared_bytes;
 
-    template <int head_size> static Plan of(const Task & task) {
+    // With as many tiles as the shared memory of a block allows.
+    template <int head_size> static Plan of(const Task & task, int shared_limit) {
+        Plan p = of_tiles<head_size>(task, kMaxTiles);
+        for (int most = kMaxTiles / 2; p.shared_bytes > shared_limit && most > 0; most /= 2) {
+            p = of_tiles<head_size>(task, most);
+        }
+        return p;
+    }
+
+    template <int head_size> static Plan of_tiles(const Task & task, int most_tiles) {
         using G = Geometry<head_size>;
         Plan p;
         p.task = task;
         p.k = Rows(task.k, head_size);
         p.v = Rows(task.v, head_size);
-        p.cut();
+        p.cut(most_tiles);
         p.q_pitch = Rows::padded(head_size * (int) sizeof(half));
         p.k_at = 0;
         p.v_at = p.k_at + kPage * p.k.pitch;
         p.q_at = p.v_at + kPage * p.v.pitch;
         p.scores_at = p.q_at + p.block_columns * p.q_pitch;
         p.weights_at = p.scores_at + G::kKeySplits * p.block_columns * kScorePitch * (int) sizeof(float);
-        p.factors_at = p.weights_at + p.block_columns * kWeightPitch * (int) sizeof(half);
-        p.pages_at = p.factors_at + p.block_columns * (int) sizeof(float);
-        // At the end the sums of parts of the page are put together there.
+        // At the end the sums of parts of the page are put together at 0.
         const int sums = (G::kValueSplits - 1) * p.block_columns * head_size * (int) sizeof(float);
-        p.shared_bytes = std::max(p.pages_at + (int) sizeof(uint32_t), sums);
+        p.factors_at = std::max(p.weights_at + p.block_columns * kWeightPitch * (int) sizeof(half), sums);
+        p.pages_at = p.factors_at + p.block_columns * (int) sizeof(float);
+        p.shared_bytes = p.pages_at + (int) sizeof(uint32_t);
         return p;
     }
 
-    void cut() {
+    void cut(int most_tiles) {
         group = task.n_heads / task.n_kv_heads;
         columns = task.n_rows * group;
         const int all_tiles = (columns + kTileColumns - 1) / kTileColumns;
-        tiles = all_tiles <= 2 ? all_tiles : kMaxTiles;
+        tiles = std::min(all_tiles <= 2 ? all_tiles : kMaxTiles, most_tiles);
         block_columns = tiles * kTileColumns;
         n_column_blocks = (columns + block_columns - 1) / block_columns;
         n_chunks = chunk_count((task.n_cells + kPage - 1) / kPage);
@@ -106,23 +115,23 @@ struct Plan {
     }
 };
 
-// Of a column and a chunk; unnormalised.
+// Of a column and a chunk.
 struct State {
     float max;  // of the logits
     float sum;  // of e^(logit - max); 0: nothing seen, and the values are not set
 };
 
-// Work memory: states, then their values, [head_size] each.
+// Work memory: states, then their values, f16 [head_size] each, the weighted means.
 __host__ __device__ __forceinline__ size_t values_at(size_t n_states) { return (n_states * sizeof(State) + 15) / 16 * 16; }
 
 struct Work {
     State * states;
-    float * values;
+    half * values;
 
     __device__ __forceinline__ Work(void * memory, const Plan & plan)
         : states((State *) memory),
-          values((float *) ((char *) memory +
-                            values_at((size_t) plan.n_units * plan.n_chunks * plan.column_stride))) {}
+          values((half *) ((char *) memory +
+                           values_at((size_t) plan.n_units * plan.n_chunks * plan.column_stride))) {}
 };
 
 }  // namespace pmtp::attention::cuda

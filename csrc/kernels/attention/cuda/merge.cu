@@ -1,6 +1,8 @@
 // Merges the chunks of each column in their order.
 #include "kernels/attention/cuda/attend.cuh"
 
+#include <type_traits>
+
 namespace pmtp::attention::cuda {
 namespace {
 
@@ -34,9 +36,9 @@ __global__ __launch_bounds__(kMergeWarps * kWarp) void merge_chunks(const __grid
     float sum = 0.0f;
     for (int c = (int) threadIdx.x; c < plan.n_chunks; c += threads) {
         const State state = work.states[plan.state(unit, c, column)];
-        const float weight = state.sum > 0.0f ? exp2f((state.max - max) * kLog2E) : 0.0f;
+        const float weight = state.sum > 0.0f ? state.sum * exp2f((state.max - max) * kLog2E) : 0.0f;
         weights[c] = weight;
-        sum += weight * state.sum;
+        sum += weight;
     }
     sum = reduce(sum, Sum());  // a barrier too
     if (sink != -INFINITY) {
@@ -44,12 +46,12 @@ __global__ __launch_bounds__(kMergeWarps * kWarp) void merge_chunks(const __grid
     }
     float2 values = {};
     const size_t stride = (size_t) kMergeWarps * plan.column_stride * task.head_size;
-    const float * from = work.values + plan.state(unit, warp, column) * task.head_size + blockIdx.x * kSlice + 2 * lane;
+    const half * from = work.values + plan.state(unit, warp, column) * task.head_size + blockIdx.x * kSlice + 2 * lane;
 #pragma unroll 8
     for (int c = warp; c < plan.n_chunks; c += kMergeWarps, from += stride) {
         const float weight = weights[c];
         if (weight != 0.0f) {
-            const float2 x = *(const float2 *) from;
+            const float2 x = __half22float2(*(const half2 *) from);
             values.x += weight * x.x;
             values.y += weight * x.y;
         }
@@ -69,40 +71,43 @@ __global__ __launch_bounds__(kMergeWarps * kWarp) void merge_chunks(const __grid
     *(float2 *) to = { values.x * factor, values.y * factor };
 }
 
-}  // namespace
-
-bool has_kernel(const Task & t) {
-    return (t.head_size == 64 || t.head_size == 128 || t.head_size == 256 || t.head_size == 512) && t.n_cells > 0 &&
-           t.n_rows > 0 && t.n_rows <= kMaxRows && t.n_heads % t.n_kv_heads == 0 &&
-           t.n_heads / t.n_kv_heads <= kMaxGroup && t.n_batches % t.kv_batches == 0 &&
-           t.n_kv_heads * t.n_batches < 1 << 16;
-}
-
-size_t work_size(const Task & task) {
-    Plan plan;
-    plan.task = task;
-    plan.cut();
-    return values_at(plan.n_states()) + plan.n_states() * task.head_size * sizeof(float);
-}
-
-namespace {
-
-template <int head_size> void launch(const Task & task, void * work, cudaStream_t stream) {
-    const Plan plan = Plan::of<head_size>(task);
-    launch_chunks<head_size>(plan, work, stream);
-    const dim3 grid(head_size / kSlice, (unsigned) plan.columns, (unsigned) plan.n_units);
-    launch_early(merge_chunks, grid, kMergeWarps * kWarp, stream, plan.n_chunks * sizeof(float), plan, work);
+// visit(Plan, its head size as a constant).
+template <typename Visit> void with_plan(const Task & task, Visit visit) {
+    int device = 0;
+    int limit = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    const auto with_size = [&](auto size) { visit(Plan::of<size>(task, limit), size, limit); };
+    switch (task.head_size) {
+        case 64: with_size(std::integral_constant<int, 64>()); break;
+        case 128: with_size(std::integral_constant<int, 128>()); break;
+        case 256: with_size(std::integral_constant<int, 256>()); break;
+        case 512: with_size(std::integral_constant<int, 512>()); break;
+        default: break;
+    }
 }
 
 }  // namespace
+
+size_t work_size(const Task & t) {
+    size_t bytes = 0;
+    if (t.n_cells > 0 && t.n_rows > 0 && t.n_rows <= kMaxRows && t.n_heads % t.n_kv_heads == 0 &&
+        t.n_heads / t.n_kv_heads <= kMaxGroup && t.n_batches % t.kv_batches == 0 && t.n_kv_heads * t.n_batches < 1 << 16) {
+        with_plan(t, [&](const Plan & plan, auto size, int limit) {
+            bytes = plan.shared_bytes <= limit
+                        ? values_at(plan.n_states()) + plan.n_states() * size * sizeof(half)
+                        : 0;
+        });
+    }
+    return bytes;
+}
 
 void attend(const Task & task, void * work, cudaStream_t stream) {
-    switch (task.head_size) {
-        case 64: launch<64>(task, work, stream); break;
-        case 128: launch<128>(task, work, stream); break;
-        case 256: launch<256>(task, work, stream); break;
-        default: launch<512>(task, work, stream); break;
-    }
+    with_plan(task, [&](const Plan & plan, auto size, int) {
+        launch_chunks<size>(plan, work, stream);
+        const dim3 grid(size / kSlice, (unsigned) plan.columns, (unsigned) plan.n_units);
+        launch_early(merge_chunks, grid, kMergeWarps * kWarp, stream, plan.n_chunks * sizeof(float), plan, work);
+    });
 }
 
 }  // namespace pmtp::attention::cuda
