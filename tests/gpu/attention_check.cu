@@ -115,8 +115,8 @@ class Device {
         const int n_heads = c.n_kv_heads * c.group;
         const int64_t row = (int64_t) c.head_size * sizeof(float);
         const auto cells = [&](const DeviceArray<uint8_t> & bytes, int64_t head, Format format) {
-            return cuda::Cells{ (const char *) bytes.get(), head * c.n_kv_heads, head,
-                                head * c.n_kv_heads * c.n_cells, format };
+            return cuda::Cells{ (const char *) bytes.get(), head * c.n_kv_heads, head, head * c.n_kv_heads * c.n_cells,
+                                format };
         };
         cuda::Task task = {};
         task.k = cells(k_, k_head_, c.k);
@@ -161,8 +161,8 @@ class Device {
 
 void fail(const Case & c, const char * what, double by = 0.0) {
     printf("head %d, %d heads of %d, %d rows, %d cells, %s/%s, mask %d, sinks %d, softcap %g: %s %g\n", c.head_size,
-           c.n_kv_heads, c.group, c.n_rows, c.n_cells, name_of(c.k), name_of(c.v), (int) c.mask, c.sinks, c.softcap, what,
-           by);
+           c.n_kv_heads, c.group, c.n_rows, c.n_cells, name_of(c.k), name_of(c.v), (int) c.mask, c.sinks, c.softcap,
+           what, by);
     failures++;
 }
 
@@ -178,8 +178,7 @@ std::vector<double> expected(const Case & c, const Inputs & in, int batch, int k
     for (int row = 0; row < c.n_rows; row++) {
         for (int i = 0; i < c.group; i++) {
             const int head = kv_head * c.group + i;
-            const float * q =
-                &in.q[(((size_t) batch * c.n_kv_heads * c.group + head) * c.n_rows + row) * c.head_size];
+            const float * q = &in.q[(((size_t) batch * c.n_kv_heads * c.group + head) * c.n_rows + row) * c.head_size];
             double max = c.sinks ? in.sinks[head] : -INFINITY;
             for (int cell = 0; cell < c.n_cells; cell++) {
                 const float bias = bias_of(c, row, cell);

@@ -12,7 +12,10 @@ KERNELS = CSRC / "kernels"
 CHOICE = KERNELS / "choice" / "cuda"
 TURBOQUANT = CSRC / "turboquant"
 EXACT = ["-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-Xcompiler=-ffp-contract=off"]
+ATTENTION = KERNELS / "attention" / "cuda"
 PROGRAMS = {
+    "attention_check": [ATTENTION / f"{name}.cu" for name in ("attend_64", "attend_128", "attend_256", "attend_512")]
+    + [ATTENTION / "merge.cu", TURBOQUANT / "reference.c"],
     "select_check": [CHOICE / "select.cu"],
     "choice_check": [CHOICE / "candidates.cu", CHOICE / "draw.cu"]
     + [CSRC / "sampling" / f"{name}.cpp" for name in ("candidates", "distribution", "logits")],

@@ -34,11 +34,11 @@ template <int head_size, int tiles> class Chunk {
         : plan_(plan),
           task_(plan.task),
           memory_(memory),
-          chunk_((int) (gridDim.x - 1 - blockIdx.x)),
+          chunk_((int) (gridDim.y - 1 - blockIdx.y)),  // the longest first
           unit_((int) blockIdx.z),
           batch_(plan.task.n_batches == 1 ? 0 : unit_ / plan.task.n_kv_heads),
           head_(unit_ - batch_ * plan.task.n_kv_heads),
-          first_column_((int) blockIdx.y * kColumns),
+          first_column_((int) blockIdx.x * kColumns),
           first_page_(chunk_begin(chunk_)),
           lane_((int) threadIdx.x % kWarp),
           warp_((int) threadIdx.x / kWarp) {
@@ -74,9 +74,9 @@ template <int head_size, int tiles> class Chunk {
 
     __device__ __forceinline__ MaskRow mask_of(int row) const {
         const int batch = task_.mask_batches == 1 ? 0 : batch_ % task_.mask_batches;
-        return { task_.mask == nullptr ? nullptr
-                                       : (const uint16_t *) (task_.mask + batch * task_.mask_batch_stride +
-                                                             row * task_.mask_row_stride),
+        return { task_.mask == nullptr
+                     ? nullptr
+                     : (const uint16_t *) (task_.mask + batch * task_.mask_batch_stride + row * task_.mask_row_stride),
                  task_.n_cells, plan_.mask_is_aligned };
     }
 
@@ -106,8 +106,7 @@ template <int head_size, int tiles> class Chunk {
     }
 
     __device__ __forceinline__ void load(const Cells & cells, const Rows & rows, int page, int to) const {
-        const int kv_batch =
-            plan_.batches_of_a_kv_batch == 1 ? batch_ : batch_ / plan_.batches_of_a_kv_batch;
+        const int kv_batch = plan_.batches_of_a_kv_batch == 1 ? batch_ : batch_ / plan_.batches_of_a_kv_batch;
         const int first = (first_page_ + page) * kPage;
         load_page<G::kThreads>(rows, cells.cell_stride,
                                cells.data + head_ * cells.head_stride + kv_batch * cells.batch_stride +
@@ -116,31 +115,57 @@ template <int head_size, int tiles> class Chunk {
         end_group();
     }
 
-    // Queries as halves, scaled, in the order of the keys' format.
-    template <typename F> __device__ __forceinline__ void load_queries() const {
+    // A thread has up to kItems times 16 values of a block of a query, as many as a lane has of a block of keys.
+    static constexpr int kItems = (kColumns * G::kBlocks * 4 + G::kThreads - 1) / G::kThreads;
+    struct Item {
+        int t, block, column;
+    };
+    static __device__ __forceinline__ Item item(int i) {
+        const int at = (int) threadIdx.x + i * G::kThreads;
+        return { at % 4, at / 4 % G::kBlocks, at / 4 / G::kBlocks };
+    }
+
+    __device__ __forceinline__ void load_queries(float4 (&x)[kItems][4]) const {
+        const bool wide = task_.k.format == Format::f16 || task_.k.format == Format::bf16;
+#pragma unroll
+        for (int i = 0; i < kItems; i++) {
+            const auto [t, block, in_block] = item(i);
+            const int column = first_column_ + min(in_block, plan_.columns - first_column_ - 1);
+            const int row = plan_.row_of(column), head = head_ * plan_.group + column - row * plan_.group;
+            const auto * q = (const float4 *) (task_.q + batch_ * task_.q_batch_stride + head * task_.q_head_stride +
+                                               row * task_.q_row_stride) +
+                             block * 16;
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                x[i][j] = q[wide ? 2 * t + j % 2 + 8 * (j / 2) : t + 4 * j];
+            }
+        }
+    }
+
+    // As halves, scaled, in the order of the keys' format.
+    template <typename F> __device__ __forceinline__ void store_queries(const float4 (&x)[kItems][4]) const {
         const float scale = task_.softcap != 0.0f ? task_.scale / task_.softcap : task_.scale;
-#pragma unroll 1
-        for (int i = (int) threadIdx.x; i < kColumns * G::kBlocks * 4; i += G::kThreads) {
-            const int t = i % 4, block = i / 4 % G::kBlocks, column = i / 4 / G::kBlocks;
-            const int row = plan_.row_of(first_column_ + column);
-            const int head = head_ * plan_.group + first_column_ + column - row * plan_.group;
-            __align__(16) half out[16] = {};
-            if (is_column(column)) {
-                const auto * q = (const float *) (task_.q + batch_ * task_.q_batch_stride + head * task_.q_head_stride +
-                                                  row * task_.q_row_stride) + block * 64;
+#pragma unroll
+        for (int i = 0; i < kItems; i++) {
+            const auto [t, block, column] = item(i);
+            if (column < kColumns) {
+                half out[16];
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
-                    const float4 x =
-                        *(const float4 *) (q + (F::kWide ? 8 * t + 4 * (j % 2) + 32 * (j / 2) : 4 * t + 16 * j));
-                    out[F::place(j, 0)] = __float2half_rn(x.x * scale);
-                    out[F::place(j, 1)] = __float2half_rn(x.y * scale);
-                    out[F::place(j, 2)] = __float2half_rn(x.z * scale);
-                    out[F::place(j, 3)] = __float2half_rn(x.w * scale);
+                    out[F::place(j, 0)] = __float2half_rn(x[i][j].x * scale);
+                    out[F::place(j, 1)] = __float2half_rn(x[i][j].y * scale);
+                    out[F::place(j, 2)] = __float2half_rn(x[i][j].z * scale);
+                    out[F::place(j, 3)] = __float2half_rn(x[i][j].w * scale);
                 }
+                uint32_t pairs[8];
+#pragma unroll
+                for (int j = 0; j < 8; j++) {
+                    pairs[j] = as_word(__halves2half2(out[2 * j], out[2 * j + 1]));
+                }
+                auto * to = at<uint4>(plan_.q_at + column * plan_.q_pitch + block * 128 + t * 32);
+                to[0] = { pairs[0], pairs[1], pairs[2], pairs[3] };
+                to[1] = { pairs[4], pairs[5], pairs[6], pairs[7] };
             }
-            auto * to = at<uint4>(plan_.q_at + column * plan_.q_pitch + block * 128 + t * 32);
-            to[0] = ((const uint4 *) out)[0];
-            to[1] = ((const uint4 *) out)[1];
         }
     }
 
@@ -151,7 +176,7 @@ template <int head_size, int tiles> class Chunk {
         float sums[tiles][4] = {};
         const char * k = memory_ + plan_.k_at + (first + g) * plan_.k.pitch + split * kOwn * F::kBytes;
         const char * q = memory_ + plan_.q_at + g * plan_.q_pitch + split * kOwn * 128 + 32 * t;
-#pragma unroll(tiles == 1 ? 2 : 1)
+#pragma unroll 1
         for (int b = 0; b < kOwn; b++) {
             uint32_t x[8], y[8];
             F::keys(k + b * F::kBytes, t, x);
@@ -257,7 +282,7 @@ template <int head_size, int tiles> class Chunk {
         const int first = warp_ / G::kBlocks * kOwn * 16 + 2 * t;
         const char * v = memory_ + plan_.v_at + first * plan_.v.pitch + warp_ % G::kBlocks * F::kBytes;
         const half * weights = at<half>(plan_.weights_at) + g * kWeightPitch + first;
-#pragma unroll(tiles == 1 ? 2 : 1)
+#pragma unroll 1
         for (int i = 0; i < kOwn; i++) {
             uint32_t x[8], y[8];
             const char * cell = v + i * 16 * plan_.v.pitch;
@@ -277,6 +302,8 @@ template <int head_size, int tiles> class Chunk {
 
     __device__ __forceinline__ void attend(uint32_t pages) {
         int next = __ffs((int) pages) - 1;
+        float4 queries[kItems][4];
+        load_queries(queries);
         load(task_.k, plan_.k, next, plan_.k_at);
         load(task_.v, plan_.v, next, plan_.v_at);
         MaskRow masks[kSteps];
@@ -285,7 +312,7 @@ template <int head_size, int tiles> class Chunk {
             masks[step] = mask_of(plan_.row_of(first_column_ + min(soft_column(step), kColumns - 1)));
             masks[step].n_cells = is_column(soft_column(step)) ? task_.n_cells : 0;
         }
-        with_format(task_.k.format, [&](auto f) { load_queries<decltype(f)>(); });
+        with_format(task_.k.format, [&](auto f) { store_queries<decltype(f)>(queries); });
 #pragma unroll 1
         while (pages != 0) {
             const int cell = (first_page_ + next) * kPage + 4 * part();
@@ -331,7 +358,7 @@ template <int head_size, int tiles> class Chunk {
         if (part > 0) {
 #pragma unroll
             for (int i = 0; i < tiles * 4; i++) {
-                const float(&x)[4] = values_[i / 4][i % 4];
+                const float (&x)[4] = values_[i / 4][i % 4];
                 sums[(part - 1) * kStride + i * kWarp] = { x[0], x[1], x[2], x[3] };
             }
         }
@@ -340,7 +367,7 @@ template <int head_size, int tiles> class Chunk {
 #pragma unroll
             for (int i = 0; i < tiles * 4; i++) {
                 const float4 x = sums[p * kStride + i * kWarp];
-                float(&sum)[4] = values_[i / 4][i % 4];
+                float (&sum)[4] = values_[i / 4][i % 4];
                 sum[0] += x.x;
                 sum[1] += x.y;
                 sum[2] += x.z;
@@ -358,9 +385,8 @@ template <int head_size, int tiles> class Chunk {
             }
         }
         const int g = lane_ / 4, t = lane_ % 4, block = warp_ % G::kBlocks;
-        const int2 dims = with_format(task_.v.format, [&](auto f) {
-            return make_int2(decltype(f)::dim(g, 0), decltype(f)::dim(g, 1));
-        });
+        const int2 dims = with_format(
+            task_.v.format, [&](auto f) { return make_int2(decltype(f)::dim(g, 0), decltype(f)::dim(g, 1)); });
         const float * inverse_sums = at<float>(plan_.factors_at) + 2 * t;
         half * all = values + plan_.state(unit_, chunk_, first_column_ + 2 * t) * head_size + block * 64;
 #pragma unroll
@@ -415,8 +441,9 @@ template <int head_size, int tiles> class Chunk {
 template <int head_size, int tiles> constexpr int kResident = (tiles == 1 ? 24 : 16) / Geometry<head_size>::kWarps;
 
 template <int head_size, int tiles>
-__global__ __launch_bounds__(Geometry<head_size>::kThreads, kResident<head_size, tiles>)
-void attend_chunks(const __grid_constant__ Plan plan, void * work) {
+__global__ __launch_bounds__(Geometry<head_size>::kThreads,
+                             kResident<head_size, tiles>) void attend_chunks(const __grid_constant__ Plan plan,
+                                                                             void * work) {
     extern __shared__ uint4 memory[];
     Chunk<head_size, tiles>(plan, (char *) memory).run(work);
 }

@@ -32,7 +32,7 @@ struct Cells {
 
 struct Task {
     Cells k, v;
-    const char * q;                                       // f32 [n_batches][n_heads][n_rows][head_size], 16-byte aligned
+    const char * q;  // f32 [n_batches][n_heads][n_rows][head_size], 16-byte aligned
     int64_t q_row_stride, q_head_stride, q_batch_stride;  // bytes
     const char * mask;                                    // f16 [mask_batches][n_rows][n_cells], or null: all are seen
     int64_t mask_row_stride, mask_batch_stride;           // bytes

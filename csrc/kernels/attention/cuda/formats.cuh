@@ -2,8 +2,8 @@
 //
 //   kBytes               of 64 values, two-byte aligned
 //   keys(block, t, out)  16 of a cell's values, in pairs: those that lane t of 4 has of the four 16-deep steps
-//   place(q, i)          where value 4 t + 16 q + i of a block is among lane t's 16; kWide: value 8 t + 4 (q % 2) +
-//                        32 (q / 2) + i
+//   place(q, i)          where value 4 t + 16 q + i of a block is among lane t's 16; with f16 and bf16 value 8 t +
+//                        4 (q % 2) + 32 (q / 2) + i
 //   values(a, b, g, out) 8 dimensions of two cells, paired by dimension: those that lane g of 8 has of four 16-wide
 //                        tiles
 //   dim(g, run)          the dimension of the lane's first (run 0) and fifth (run 1); three follow each
@@ -42,7 +42,6 @@ __device__ __forceinline__ half2 scales_of(const char * a, const char * b) {
 
 struct F16 {
     static constexpr int kBytes = 128;
-    static constexpr bool kWide = true;
     static __device__ constexpr int place(int q, int i) { return 4 * q + i; }
     static __device__ __forceinline__ int dim(int g, int run) { return 8 * g + 4 * run; }
 
@@ -101,7 +100,6 @@ __device__ __forceinline__ uint32_t less(uint32_t x, float by) {
 // Blocks of 32 values: a scale and 32 signed bytes.
 struct Q8_0 {
     static constexpr int kBytes = 68, kBlock = 34;
-    static constexpr bool kWide = false;
     static __device__ constexpr int place(int q, int i) { return 4 * q + i; }
     static __device__ __forceinline__ int dim(int g, int run) { return 8 * g + 4 * run; }
 
@@ -132,7 +130,6 @@ struct Q8_0 {
 // Blocks of 32 values: a scale and 16 bytes, value i in the low half of byte i and i + 16 in the high half, plus 8.
 struct Q4_0 {
     static constexpr int kBytes = 36, kBlock = 18;
-    static constexpr bool kWide = false;
     static __device__ constexpr int place(int q, int i) { return 4 * q + (i == 1 ? 2 : i == 2 ? 1 : i); }
     static __device__ __forceinline__ int dim(int g, int run) { return 32 * (g / 4) + 16 * run + 4 * (g % 4); }
 
@@ -212,7 +209,6 @@ template <int bits> __device__ __forceinline__ void look_up(uint32_t indices, ui
 
 struct Turbo4 {
     static constexpr int kBytes = sizeof(block_turbo4);
-    static constexpr bool kWide = false;
     static __device__ constexpr int place(int q, int i) { return 8 * (q % 2) + 2 * i + q / 2; }
     static __device__ __forceinline__ int dim(int g, int run) { return 32 * run + 4 * g; }
 
@@ -262,7 +258,6 @@ struct Turbo4 {
 template <int bits> struct Planes {
     static constexpr int kBytes = bits == 3 ? sizeof(block_turbo3) : sizeof(block_turbo2);
     static constexpr int kHighBits = 18;
-    static constexpr bool kWide = false;
     static __device__ constexpr int place(int q, int i) { return 8 * (q % 2) + 2 * i + q / 2; }
     static __device__ __forceinline__ int dim(int g, int run) { return 8 * g + 4 * run; }
 
@@ -293,7 +288,8 @@ template <int bits> struct Planes {
 
     static __device__ __forceinline__ void values(const char * a, const char * b, int g, uint32_t (&out)[8]) {
         const half2 scales = scales_of(a, b);
-        const uint32_t high_a = bits == 3 ? byte(a + kHighBits + g) : 0, high_b = bits == 3 ? byte(b + kHighBits + g) : 0;
+        const uint32_t high_a = bits == 3 ? byte(a + kHighBits + g) : 0,
+                       high_b = bits == 3 ? byte(b + kHighBits + g) : 0;
         const int shift = 2 * (g / 2);
 #pragma unroll
         for (int h = 0; h < 2; h++) {

@@ -6,7 +6,8 @@
 namespace pmtp::attention::cuda {
 
 template <int head_size> void launch_chunks(const Plan & plan, void * work, cudaStream_t stream) {
-    const dim3 grid((unsigned) plan.n_chunks, (unsigned) plan.n_column_blocks, (unsigned) plan.n_units);
+    // Side by side, the columns' blocks find a chunk's cells in the cache of the device.
+    const dim3 grid((unsigned) plan.n_column_blocks, (unsigned) plan.n_chunks, (unsigned) plan.n_units);
     const auto kernel = plan.tiles == 1   ? attend_chunks<head_size, 1>
                         : plan.tiles == 2 ? attend_chunks<head_size, 2>
                                           : attend_chunks<head_size, kMaxTiles>;

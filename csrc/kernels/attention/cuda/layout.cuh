@@ -53,10 +53,10 @@ struct Plan {
     Task task;
     Rows k, v;
     int group, columns, tiles, block_columns, n_column_blocks, n_chunks, n_units;
-    int column_stride;         // of partial results: [unit][chunk][column]
-    unsigned group_inverse;    // see row_of()
+    int column_stride;       // of partial results: [unit][chunk][column]
+    unsigned group_inverse;  // see row_of()
     int batches_of_a_kv_batch;
-    bool mask_is_aligned;      // to 16 bytes, of each row
+    bool mask_is_aligned;  // to 16 bytes, of each row
     // Offsets in shared memory, and bytes in all.
     int q_pitch, k_at, v_at, q_at, scores_at, weights_at, factors_at, pages_at, shared_bytes;
 
@@ -122,7 +122,9 @@ struct State {
 };
 
 // Work memory: states, then their values, f16 [head_size] each, the weighted means.
-__host__ __device__ __forceinline__ size_t values_at(size_t n_states) { return (n_states * sizeof(State) + 15) / 16 * 16; }
+__host__ __device__ __forceinline__ size_t values_at(size_t n_states) {
+    return (n_states * sizeof(State) + 15) / 16 * 16;
+}
 
 struct Work {
     State * states;
@@ -130,8 +132,7 @@ struct Work {
 
     __device__ __forceinline__ Work(void * memory, const Plan & plan)
         : states((State *) memory),
-          values((half *) ((char *) memory +
-                           values_at((size_t) plan.n_units * plan.n_chunks * plan.column_stride))) {}
+          values((half *) ((char *) memory + values_at((size_t) plan.n_units * plan.n_chunks * plan.column_stride))) {}
 };
 
 }  // namespace pmtp::attention::cuda

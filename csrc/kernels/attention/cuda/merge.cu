@@ -6,36 +6,60 @@
 namespace pmtp::attention::cuda {
 namespace {
 
-constexpr int kMergeWarps = 8;
-// Dimensions of a block, two a lane.
-constexpr int kSlice = 64;
+constexpr int kMergeWarps = 8, kMergeThreads = kMergeWarps * kWarp;
+// Dimensions of a block of threads, and of a lane.
+constexpr int kSlice = 64, kOwn = 8;
+// Lanes that have a chunk, and chunks that are read at once: each sum is taken over every kStep-th chunk.
+constexpr int kLanes = kSlice / kOwn, kStep = kMergeThreads / kLanes;
 
-// Block x has dimensions kSlice x ... of column y of unit z. Every kMergeWarps-th chunk is one warp's.
-__global__ __launch_bounds__(kMergeWarps * kWarp) void merge_chunks(const __grid_constant__ Plan plan,
-                                                                   void * work_memory) {
+struct Sums {
+    float x[kOwn] = {};
+
+    __device__ __forceinline__ void add(float weight, const uint4 & halves) {
+        const uint32_t pairs[4] = { halves.x, halves.y, halves.z, halves.w };
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float2 two = __half22float2(as_halves(pairs[i]));
+            x[2 * i] += weight * two.x;
+            x[2 * i + 1] += weight * two.y;
+        }
+    }
+};
+
+// Block x has dimensions kSlice x ... of column y of unit z.
+__global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_constant__ Plan plan, void * work_memory) {
     extern __shared__ float weights[];  // [n_chunks]
     __shared__ BlockReducerMemory<float> reducer_memory;
-    __shared__ float2 sums[kMergeWarps][kWarp];
+    __shared__ float parts[kMergeWarps][kSlice];
     const Task & task = plan.task;
     const Work work(work_memory, plan);
-    const int column = (int) blockIdx.y, unit = (int) blockIdx.z, warp = (int) threadIdx.x / kWarp;
+    const int column = (int) blockIdx.y, unit = (int) blockIdx.z, thread = (int) threadIdx.x;
     const int batch = task.n_batches == 1 ? 0 : unit / task.n_kv_heads;
     const int row = plan.row_of(column);
     const int head = (unit - batch * task.n_kv_heads) * plan.group + column - row * plan.group;
-    const int lane = (int) threadIdx.x % kWarp, threads = kMergeWarps * kWarp;
+    const int own = thread / kLanes, at = (int) blockIdx.x * kSlice + thread % kLanes * kOwn;
     BlockReducer<float> reduce(reducer_memory);
+    const auto values_of = [&](int c) {
+        return *(const uint4 *) (work.values + plan.state(unit, c, column) * task.head_size + at);
+    };
+    const auto state_of = [&](int c) {
+        return c < plan.n_chunks ? work.states[plan.state(unit, c, column)] : State{ -INFINITY, 0.0f };
+    };
 
     let_next_begin();
     wait_for_previous();
     const float sink = task.sinks != nullptr ? task.sinks[head] : -INFINITY;
-    float max = sink;
-    for (int c = (int) threadIdx.x; c < plan.n_chunks; c += threads) {
-        max = fmaxf(max, work.states[plan.state(unit, c, column)].max);
+    // Of the first chunks the values come while their weights do; of one that saw nothing they may be anything.
+    const uint4 first = own < plan.n_chunks ? values_of(own) : uint4{};
+    const State first_state = state_of(thread);
+    float max = fmaxf(sink, first_state.max);
+    for (int c = thread + kMergeThreads; c < plan.n_chunks; c += kMergeThreads) {
+        max = fmaxf(max, state_of(c).max);
     }
     max = reduce(max, Max());
     float sum = 0.0f;
-    for (int c = (int) threadIdx.x; c < plan.n_chunks; c += threads) {
-        const State state = work.states[plan.state(unit, c, column)];
+    for (int c = thread; c < plan.n_chunks; c += kMergeThreads) {
+        const State state = c < kMergeThreads ? first_state : state_of(c);
         const float weight = state.sum > 0.0f ? state.sum * exp2f((state.max - max) * kLog2E) : 0.0f;
         weights[c] = weight;
         sum += weight;
@@ -44,31 +68,36 @@ __global__ __launch_bounds__(kMergeWarps * kWarp) void merge_chunks(const __grid
     if (sink != -INFINITY) {
         sum += exp2f((sink - max) * kLog2E);
     }
-    float2 values = {};
-    const size_t stride = (size_t) kMergeWarps * plan.column_stride * task.head_size;
-    const half * from = work.values + plan.state(unit, warp, column) * task.head_size + blockIdx.x * kSlice + 2 * lane;
-#pragma unroll 8
-    for (int c = warp; c < plan.n_chunks; c += kMergeWarps, from += stride) {
+    Sums sums;
+    if (own < plan.n_chunks && weights[own] != 0.0f) {
+        sums.add(weights[own], first);
+    }
+#pragma unroll 4
+    for (int c = own + kStep; c < plan.n_chunks; c += kStep) {
         const float weight = weights[c];
-        if (weight != 0.0f) {
-            const float2 x = __half22float2(*(const half2 *) from);
-            values.x += weight * x.x;
-            values.y += weight * x.y;
+        sums.add(weight, weight != 0.0f ? values_of(c) : uint4{});
+    }
+#pragma unroll
+    for (int i = 0; i < kOwn; i++) {
+        float x = sums.x[i];
+#pragma unroll
+        for (int offset = kLanes; offset < kWarp; offset *= 2) {
+            x += __shfl_xor_sync(0xffffffffu, x, offset);
+        }
+        if (thread % kWarp < kLanes) {
+            parts[thread / kWarp][thread % kLanes * kOwn + i] = x;
         }
     }
-    sums[warp][lane] = values;
     __syncthreads();
-    if (warp > 0) {
-        return;
+    if (thread < kSlice) {
+        float total = 0.0f;
+#pragma unroll
+        for (int i = 0; i < kMergeWarps; i++) {
+            total += parts[i][thread];
+        }
+        task.result[(((size_t) batch * task.n_rows + row) * task.n_heads + head) * task.head_size +
+                    blockIdx.x * kSlice + thread] = sum > 0.0f ? total / sum : 0.0f;
     }
-    for (int i = 1; i < kMergeWarps; i++) {
-        values.x += sums[i][lane].x;
-        values.y += sums[i][lane].y;
-    }
-    const float factor = sum > 0.0f ? 1.0f / sum : 0.0f;
-    float * to = task.result + (((size_t) batch * task.n_rows + row) * task.n_heads + head) * task.head_size +
-                 blockIdx.x * kSlice + 2 * lane;
-    *(float2 *) to = { values.x * factor, values.y * factor };
 }
 
 // visit(Plan, its head size as a constant).
@@ -92,11 +121,10 @@ template <typename Visit> void with_plan(const Task & task, Visit visit) {
 size_t work_size(const Task & t) {
     size_t bytes = 0;
     if (t.n_cells > 0 && t.n_rows > 0 && t.n_rows <= kMaxRows && t.n_heads % t.n_kv_heads == 0 &&
-        t.n_heads / t.n_kv_heads <= kMaxGroup && t.n_batches % t.kv_batches == 0 && t.n_kv_heads * t.n_batches < 1 << 16) {
+        t.n_heads / t.n_kv_heads <= kMaxGroup && t.n_batches % t.kv_batches == 0 &&
+        t.n_kv_heads * t.n_batches < 1 << 16) {
         with_plan(t, [&](const Plan & plan, auto size, int limit) {
-            bytes = plan.shared_bytes <= limit
-                        ? values_at(plan.n_states()) + plan.n_states() * size * sizeof(half)
-                        : 0;
+            bytes = plan.shared_bytes <= limit ? values_at(plan.n_states()) + plan.n_states() * size * sizeof(half) : 0;
         });
     }
     return bytes;
@@ -106,7 +134,7 @@ void attend(const Task & task, void * work, cudaStream_t stream) {
     with_plan(task, [&](const Plan & plan, auto size, int) {
         launch_chunks<size>(plan, work, stream);
         const dim3 grid(size / kSlice, (unsigned) plan.columns, (unsigned) plan.n_units);
-        launch_early(merge_chunks, grid, kMergeWarps * kWarp, stream, plan.n_chunks * sizeof(float), plan, work);
+        launch_early(merge_chunks, grid, kMergeThreads, stream, plan.n_chunks * sizeof(float), plan, work);
     });
 }
 
