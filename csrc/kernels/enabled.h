@@ -1,4 +1,4 @@
-// The one switch of the CPU kernels of products/ and rows/.
+// The one switch of the CPU kernels of products/ and rows/, and of attention/.
 #pragma once
 
 #include <cstdlib>

@@ -43,8 +43,8 @@ struct Rows {
         lanes_log2 = n_bytes <= 8 * copy_bytes ? 3 : n_bytes <= 16 * copy_bytes ? 4 : 5;
     }
 
-    // Rows begin 16 bytes further than a multiple of 128 apart, so that a warp's reads are free of conflicts.
-    static int padded(int bytes) { return (bytes + 111) / 128 * 128 + 16; }
+    // Rows begin 16 bytes further than a multiple of 32 apart, so that a warp's reads are free of conflicts.
+    static int padded(int bytes) { return (bytes + 15) / 32 * 32 + 16; }
 };
 
 // A task with all that is the same for its blocks of threads. Those compute a chunk, a KV head of a batch (a unit) and
