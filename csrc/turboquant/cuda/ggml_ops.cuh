@@ -1,5 +1,5 @@
-// ggml's operations on turbo types on a CUDA device; patches hook them into ggml-cuda. A kernel that attends to blocks
-// as they are would join here.
+// ggml's operations on turbo types on a CUDA device; patches hook them into ggml-cuda. Attention is in
+// kernels/attention/cuda.
 #pragma once
 
 #include "ggml.h"

@@ -310,7 +310,7 @@ template <int bits> struct Planes {
 };
 
 // visit(Format()).
-template <typename Visit> __host__ __device__ __forceinline__ auto with_format(Format format, Visit visit) {
+template <typename Visit> __device__ __forceinline__ auto with_format(Format format, Visit visit) {
     switch (format) {
         case Format::f16: return visit(F16());
         case Format::bf16: return visit(BF16());
@@ -319,6 +319,18 @@ template <typename Visit> __host__ __device__ __forceinline__ auto with_format(F
         case Format::turbo4: return visit(Turbo4());
         case Format::turbo3: return visit(Planes<3>());
         default: return visit(Planes<2>());
+    }
+}
+
+inline int bytes_of_64(Format format) {
+    switch (format) {
+        case Format::f16: return F16::kBytes;
+        case Format::bf16: return BF16::kBytes;
+        case Format::q8_0: return Q8_0::kBytes;
+        case Format::q4_0: return Q4_0::kBytes;
+        case Format::turbo4: return Turbo4::kBytes;
+        case Format::turbo3: return Planes<3>::kBytes;
+        default: return Planes<2>::kBytes;
     }
 }
 

@@ -35,7 +35,7 @@ struct Rows {
 
     Rows() = default;
     Rows(const Cells & cells, int head_size)
-        : n_bytes(head_size / 64 * with_format(cells.format, [](auto f) { return decltype(f)::kBytes; })),
+        : n_bytes(head_size / 64 * bytes_of_64(cells.format)),
           pitch(padded(n_bytes)) {
         const auto offsets = (uint64_t) (uintptr_t) cells.data | (uint64_t) cells.cell_stride |
                              (uint64_t) cells.head_stride | (uint64_t) cells.batch_stride | (uint64_t) n_bytes;
