@@ -1,5 +1,5 @@
-// Compares the kernels of experts.cu with sums in double precision over the same quantised values: routers of all
-// kinds, even and uneven, and ids that name no expert. Built and run by test_kernels.py.
+// Compares the kernels of expert_products.cu with sums in double precision over the same quantised values: routers of
+// all kinds, even and uneven, and ids that name no expert. Built and run by test_kernels.py.
 #include "device.cuh"
 #include "kernels/products/cuda/experts.cuh"
 #include "product_rows.cuh"

@@ -19,10 +19,10 @@ PROGRAMS = {
     "select_check": [CHOICE / "select.cu"],
     "choice_check": [CHOICE / "candidates.cu", CHOICE / "draw.cu"]
     + [CSRC / "sampling" / f"{name}.cpp" for name in ("candidates", "distribution", "logits")],
-    "experts_check": [KERNELS / "products" / "cuda" / "experts.cu"],
+    "experts_check": [KERNELS / "products" / "cuda" / "expert_products.cu"],
     "float_products_check": [KERNELS / "products" / "cuda" / "float_products.cu"],
     "products_check": [
-        KERNELS / "products" / "cuda" / f"{name}.cu" for name in ("experts", "few_products", "tiled_products")
+        KERNELS / "products" / "cuda" / f"{name}.cu" for name in ("expert_products", "few_products", "tiled_products")
     ],
     "joined_products_check": [
         KERNELS / "products" / "cuda" / "few_products.cu",

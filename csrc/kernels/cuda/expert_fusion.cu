@@ -1,7 +1,7 @@
 #include "kernels/cuda/expert_fusion.cuh"
 
-#include "kernels/cuda/fusion.cuh"
 #include "kernels/cuda/tensors.cuh"
+#include "kernels/products/cuda/activations.cuh"
 #include "kernels/products/cuda/experts.cuh"
 #include "kernels/products/cuda/weight_format.cuh"
 #include "kernels/rows/cuda/row_ops.cuh"
@@ -211,7 +211,7 @@ int pmtp_fuse_experts(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     return (sum != 0 ? sum : down) - i;
 }
 
-bool pmtp_cuda_multiply_experts(const ggml_tensor * product, cudaStream_t stream) {
+bool pmtp_multiply_experts(const ggml_tensor * product, cudaStream_t stream) {
     ExpertProduct p;
     if (!is_expert_product(product, 0, product->ne[0], p)) {
         return false;

@@ -128,3 +128,7 @@ int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream) {
         default: return 0;
     }
 }
+
+bool pmtp_cuda_multiply_experts(const ggml_tensor * product, cudaStream_t stream) {
+    return pmtp_multiply_experts(product, stream);
+}

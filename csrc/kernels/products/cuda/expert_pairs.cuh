@@ -1,4 +1,4 @@
-// Which expert a block of threads multiplies, and for which pairs of a token and an expert; part of experts.cu.
+// Which expert a block of threads multiplies, and for which pairs of a token and an expert; part of expert_products.cu.
 #pragma once
 
 #include "kernels/products/cuda/experts.cuh"
