@@ -11,9 +11,7 @@
 
 namespace {
 
-bool is_floats(const ggml_tensor * t) {
-    return t->type == GGML_TYPE_F32 && ggml_is_contiguous(t) && is_aligned(t);
-}
+bool is_floats(const ggml_tensor * t) { return t->type == GGML_TYPE_F32 && ggml_is_contiguous(t) && is_aligned(t); }
 
 PmtpSharedRows rows_of(const ggml_tensor * x) {
     return pmtp_shared_rows_or_tiles(pmtp_rows_of_experts(x),
@@ -91,8 +89,7 @@ int gated_product(const ggml_cgraph * graph, int i, ExpertProduct & p) {
         if (((gate == first && up == second) || (gate == second && up == first)) && is_geglu(glu, gate, up) &&
             gate->src[1] == up->src[1] && gate->src[2] == up->src[2] && gate->src[0]->type == up->src[0]->type &&
             ggml_are_same_shape(gate->src[0], up->src[0]) && ggml_are_same_stride(gate->src[0], up->src[0]) &&
-            is_weight(gate->src[0]) && is_aligned(gate->src[0]) &&
-            is_expert_product(up, 0, glu->ne[0], p)) {
+            is_weight(gate->src[0]) && is_aligned(gate->src[0]) && is_expert_product(up, 0, glu->ne[0], p)) {
             p.gate = gate->src[0]->data;
             p.out = (float *) glu->data;
             return pmtp_cuda_has_expert_product(p) ? i + 2 : 0;

@@ -132,3 +132,13 @@ int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream) {
 bool pmtp_cuda_multiply_experts(const ggml_tensor * product, cudaStream_t stream) {
     return pmtp_multiply_experts(product, stream);
 }
+
+bool pmtp_cuda_multiply(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out,
+                        cudaStream_t stream) {
+    WeightProduct p;
+    if (!pmtp_is_product(weights, nullptr, x, out, p)) {
+        return pmtp_multiply_floats(weights, x, out, stream);
+    }
+    pmtp_launch_product(p, x, nullptr, stream);
+    return true;
+}

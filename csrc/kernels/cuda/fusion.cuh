@@ -1,11 +1,10 @@
 // Which operations of a graph become one kernel; hooked into ggml-cuda by csrc/llama/patches/*-cuda-fusion.patch.
 #pragma once
 
+#include "kernels/cuda/head_fusion.cuh"  // hooks of one operation
 #include "kernels/products/cuda/activations.cuh"
 
 #include <cuda_runtime.h>
-
-struct ggml_backend_graph_optimize_params;
 
 // Launches node i of the graph together with what follows it, if there is a kernel for that; returns how many nodes
 // after i are done too, 0 if nothing was launched. Only while a PmtpSharedActivations of the graph lives.
@@ -18,14 +17,6 @@ bool pmtp_cuda_multiply(const ggml_tensor * weights, const ggml_tensor * x, cons
 
 // A MUL_MAT_ID: whether it was launched.
 bool pmtp_cuda_multiply_experts(const ggml_tensor * product, cudaStream_t stream);
-
-// One operation: whether it was launched. A norm of heads, or rows of heads that are written to a cache, with the bits
-// that the fused kernels give them.
-bool pmtp_cuda_norm_heads(const ggml_tensor * norm, cudaStream_t stream);
-bool pmtp_cuda_write_heads(const ggml_tensor * set_rows, cudaStream_t stream);
-
-// Keeps the memory of what fused kernels read until their last node.
-void pmtp_cuda_keep_sources(const ggml_cgraph * graph, ggml_backend_graph_optimize_params * params);
 
 #ifdef __CUDACC__
 // What a product's block does before it waits for the kernels in front of it: asks for its rows of weights, which do

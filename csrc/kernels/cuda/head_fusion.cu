@@ -1,6 +1,5 @@
 #include "kernels/cuda/head_fusion.cuh"
 
-#include "kernels/cuda/fusion.cuh"
 #include "kernels/cuda/head_chains.cuh"
 #include "kernels/cuda/product_fusion.cuh"
 

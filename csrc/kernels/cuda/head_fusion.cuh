@@ -4,6 +4,8 @@
 #include <cuda_runtime.h>
 
 struct ggml_cgraph;
+struct ggml_tensor;
+struct ggml_backend_graph_optimize_params;
 
 // As pmtp_cuda_fuse, which calls them.
 // Products of one x with the weights of queries, keys and values, and all that is done with those until keys and values
@@ -13,3 +15,11 @@ int pmtp_fuse_projections(const ggml_cgraph * graph, int i, cudaStream_t stream)
 int pmtp_fuse_heads(const ggml_cgraph * graph, int i, cudaStream_t stream);
 // The rotation of what the attention gives back, quantised for its product.
 int pmtp_fuse_rotation(const ggml_cgraph * graph, int i, cudaStream_t stream);
+
+// One operation: whether it was launched. A norm of heads, or rows of heads that are written to a cache, with the bits
+// that the fused kernels give them.
+bool pmtp_cuda_norm_heads(const ggml_tensor * norm, cudaStream_t stream);
+bool pmtp_cuda_write_heads(const ggml_tensor * set_rows, cudaStream_t stream);
+
+// Keeps the memory of what fused kernels read until their last node.
+void pmtp_cuda_keep_sources(const ggml_cgraph * graph, ggml_backend_graph_optimize_params * params);

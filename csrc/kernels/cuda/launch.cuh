@@ -14,7 +14,8 @@ template <typename... Params, typename... Args> void launch_early(void (*kernel)
     constexpr size_t kAlwaysAllowed = 48 << 10;
     cudaFuncAttributes attributes = {};
     cudaFuncGetAttributes(&attributes, kernel);
-    if (shared_bytes + attributes.sharedSizeBytes > kAlwaysAllowed) {  // all that there is: another thread may launch the kernel with more or less
+    if (shared_bytes + attributes.sharedSizeBytes >
+        kAlwaysAllowed) {  // all that there is: another thread may launch the kernel with more or less
         int device = 0, limit = 0;
         cudaGetDevice(&device);
         cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);

@@ -1,7 +1,5 @@
 #include "kernels/cuda/product_fusion.cuh"
 
-#include "kernels/cuda/fusion.cuh"
-#include "kernels/cuda/router_fusion.cuh"
 #include "kernels/cuda/tensors.cuh"
 #include "kernels/products/cuda/weight_format.cuh"
 #include "kernels/rows/cuda/row_ops.cuh"
@@ -55,16 +53,6 @@ void pmtp_launch_product(WeightProduct & p, const ggml_tensor * x, const ggml_te
     p.x = pmtp_takes_floats(p.format) ? nullptr : quantised(x, stream);
     p.quantised = result != nullptr ? (PmtpQ8Block *) pmtp_rows_of(result).data : nullptr;
     pmtp_cuda_launch_product(p, stream);
-}
-
-bool pmtp_cuda_multiply(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out,
-                        cudaStream_t stream) {
-    WeightProduct p;
-    if (!pmtp_is_product(weights, nullptr, x, out, p)) {
-        return pmtp_multiply_floats(weights, x, out, stream);
-    }
-    pmtp_launch_product(p, x, nullptr, stream);
-    return true;
 }
 
 int pmtp_fuse_gated(const ggml_cgraph * graph, int i, cudaStream_t stream) {

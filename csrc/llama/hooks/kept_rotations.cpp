@@ -1,7 +1,6 @@
 #include "llama/hooks/kept_rotations.h"
 
 #include "llama/hooks/cache_types.h"
-#include "turboquant/turboquant.h"
 
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
@@ -18,7 +17,7 @@ KeptRotations::KeptRotations() = default;
 KeptRotations::~KeptRotations() = default;
 
 void KeptRotations::keep(const ggml_tensor * cache_k, int64_t n_k, const ggml_tensor * cache_v, int64_t n_v,
-                         const std::unordered_map<int64_t, std::vector<float>> & rotations) {
+                         const std::unordered_map<int64_t, std::vector<float>> & rotations, int sign_word) {
     const auto make = [&](const ggml_tensor * cache, int64_t n, const char * name) -> ggml_tensor * {
         if (n == 0 || cache == nullptr || cache->buffer == nullptr || ggml_backend_buffer_is_host(cache->buffer)) {
             return nullptr;
@@ -33,7 +32,7 @@ void KeptRotations::keep(const ggml_tensor * cache_k, int64_t n_k, const ggml_te
         }
         const bool has_signs = pmtp_is_turbo(cache->type);
         ggml_set_name(tensor, name);
-        tensor->op_params[TURBO_PARAM] = has_signs;
+        tensor->op_params[sign_word] = has_signs;
         ggml_backend_tensor_set(tensor, rotations.at(has_signs ? -n : n).data(), 0, ggml_nbytes(tensor));
         memory_.push_back(std::move(memory));
         return tensor;

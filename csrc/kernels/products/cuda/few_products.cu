@@ -37,7 +37,8 @@ ExpertProduct as_expert(const WeightProduct & p) {
 
 bool pmtp_cuda_has_product(const WeightProduct & p) {
     if (is_loose(p) && !pmtp_takes_floats(p.format)) {
-        return pmtp_cuda_has_expert_product(as_expert(p));
+        // An expert's product has neither a factor nor others beside it.
+        return p.factor == nullptr && p.others[0].weights == nullptr && pmtp_cuda_has_expert_product(as_expert(p));
     }
     const int stage = with_format(p.format, [](auto format) { return decltype(format)::kStage; });
     return p.n_in > 0 && p.n_in % stage == 0 &&
