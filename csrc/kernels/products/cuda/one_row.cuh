@@ -1,4 +1,5 @@
-// A stage of products of a single row, without tensor cores, which would do eight times the work: part of expert_products.cu.
+// A stage of products of a single row, without tensor cores, which would do eight times the work: part of
+// expert_products.cu.
 #pragma once
 
 #include "kernels/products/cuda/stages.cuh"
