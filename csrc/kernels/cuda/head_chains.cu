@@ -164,7 +164,7 @@ bool pmtp_cell_rows(const ggml_tensor * set_rows, CellRows & cells) {
 
 bool pmtp_is_closed(const ggml_cgraph * graph, int i, int n, std::initializer_list<const ggml_tensor *> outputs) {
     constexpr int kMost = 31;
-    if (n > kMost) {
+    if (n > kMost || n > graph->n_nodes - i) {
         return false;
     }
     std::vector<ggml_op> ops;

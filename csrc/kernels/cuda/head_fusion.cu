@@ -12,6 +12,23 @@ bool can_write(const HeadChain & chain, const ggml_tensor * result) {
     return apart_or_same(result, chain.x) && (chain.rope == nullptr || are_apart(result, chain.rope->src[1]));
 }
 
+// Whether the products spare what the chains read behind them: in the graph's order a later product may take the memory
+// of what only earlier chains use.
+bool spares_inputs(const Projections & p) {
+    for (const ggml_tensor * product : p.product) {
+        for (const HeadChain & chain : p.chain) {
+            const ggml_tensor * positions = chain.rope != nullptr ? chain.rope->src[1] : nullptr;
+            const ggml_tensor * matrix = chain.rotation != nullptr ? chain.rotation->src[0] : nullptr;
+            for (const ggml_tensor * input : { positions, matrix }) {
+                if (product != nullptr && input != nullptr && !are_apart(product, input)) {
+                    return false;
+                }
+            }
+        }
+    }
+    return true;
+}
+
 // Memory of what is read and written together: a product's rows are read when all products are done.
 bool is_safe(const Projections & p) {
     const ggml_tensor * queries = p.chain[0].last;
@@ -29,7 +46,7 @@ bool is_safe(const Projections & p) {
             return false;
         }
     }
-    return can_write(p.chain[0], queries);
+    return can_write(p.chain[0], queries) && spares_inputs(p);
 }
 
 // All in one launch, if the weights have one format.

@@ -33,8 +33,9 @@ bool pmtp_is_product(const ggml_tensor * weights, const ggml_tensor * gate, cons
             return false;
         }
     }
+    // Blocks read floats of x while others write; the result of a GLU may lie where x did.
     if (!is_rows(x) || !is_rows(out) || x->ne[1] > kPmtpMostRows ||
-        (!pmtp_takes_floats(format) && !pmtp_is_multiplied(x))) {
+        (pmtp_takes_floats(format) ? !are_apart(out, x) : !pmtp_is_multiplied(x))) {
         return false;
     }
     p = {};

@@ -148,7 +148,11 @@ bool pmtp_cuda_arg_max(const float * x, int32_t * index, int64_t n, int64_t n_ro
     config.stream = stream;
     config.attrs = &cluster;
     config.numAttrs = 1;
-    return cudaLaunchKernelEx(&config, arg_max<true>, (const float4 *) x, index, n4) == cudaSuccess;
+    if (cudaLaunchKernelEx(&config, arg_max<true>, (const float4 *) x, index, n4) != cudaSuccess) {
+        (void) cudaGetLastError();  // another kernel takes its place
+        return false;
+    }
+    return true;
 }
 
 bool pmtp_cuda_top_k(const float * x, int32_t * index, int64_t n, int64_t n_rows, int64_t k, cudaStream_t stream) {
