@@ -67,6 +67,17 @@ class Queue {
         }
     }
 
+    // Before another copy to that place: those of a launch have no order.
+    void launch_copies_to(cudaStream_t stream, const void * to, size_t size) {
+        const auto begin = (uintptr_t) to;
+        for (int i = 0; i < n_; i++) {
+            const auto other = (uintptr_t) copies_.all[i].to;
+            if (begin < other + copies_.all[i].size && other < begin + size) {
+                launch(stream);  // and n_ is 0
+            }
+        }
+    }
+
     bool add(cudaStream_t stream, void * to, const void * from, size_t size) {
         const size_t padded = (size + 15) / 16 * 16;
         if (n_ == kMostCopies || n_bytes_ + padded > kMostBytes) {
@@ -149,7 +160,9 @@ Queue * queue_of(cudaStream_t stream, bool make) {
 }  // namespace
 
 bool pmtp_cuda_queue_copy(cudaStream_t stream, void * to, const void * from, size_t size) {
-    return size > 0 && size <= kMostOfOne && queue_of(stream, true)->add(stream, to, from, size);
+    Queue * queue = queue_of(stream, true);
+    queue->launch_copies_to(stream, to, size);
+    return size > 0 && size <= kMostOfOne && queue->add(stream, to, from, size);
 }
 
 void pmtp_cuda_launch_copies(cudaStream_t stream) {

@@ -8,7 +8,7 @@
 #include <cstddef>
 
 // Takes `size` bytes from the host's memory, which may change afterwards, for `to` on the stream's device, which is the
-// current one. False if they are too many: nothing was queued then.
+// current one. False if they are too many: nothing was queued then, and what was for the same place is launched.
 bool pmtp_cuda_queue_copy(cudaStream_t stream, void * to, const void * from, size_t size);
 
 // Launches what is queued. To be called before anything else is put on the stream or waited for.
