@@ -36,6 +36,22 @@ void check_copies(cudaStream_t stream, int n, size_t most, std::mt19937 & random
     expect(to.host() == right, "other bytes");
 }
 
+// A launch spreads its copies side by side, so of two to one place the first could come last.
+void check_order(cudaStream_t stream, std::mt19937 & random) {
+    constexpr size_t kSize = 60 << 10;
+    std::vector<uint8_t> right(kSize, 0x5a), from(kSize);
+    const DeviceArray<uint8_t> to(right.size());
+    for (int i = 0; i < 40; i++) {
+        const size_t at = random() % kSize, size = 1 + random() % (kSize - at);
+        std::fill(from.begin(), from.end(), (uint8_t) i);
+        std::copy_n(from.begin(), size, right.begin() + (ptrdiff_t) at);
+        expect(pmtp_cuda_queue_copy(stream, to.get() + at, from.data(), size), "refused");
+    }
+    pmtp_cuda_launch_copies(stream);
+    check(cudaStreamSynchronize(stream));
+    expect(to.host() == right, "copies to one place in another order");
+}
+
 }  // namespace
 
 int main(int argc, char **) {
@@ -46,6 +62,7 @@ int main(int argc, char **) {
         check_copies(stream, 20, 64, random);
         check_copies(stream, 200, 300, random);
         check_copies(stream, 12, 64 << 10, random);
+        check_order(stream, random);
     }
     char none[1] = {};
     expect(!pmtp_cuda_queue_copy(stream, none, none, 0), "nothing was queued");
