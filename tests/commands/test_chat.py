@@ -282,4 +282,4 @@ def test_a_message_that_does_not_fit_is_told_and_forgotten(chat: Chat, tmp_path:
         assert "the context holds 256" in terminal.text.replace("\n", "")
         assert saved(terminal, tmp_path)["messages"] == []
         terminal.ask("short")
-        assert len(saved(terminal, tmp_path)["messages"]) == 2
+        assert len(saved(terminal, tmp_path)["messages"]) == 2, terminal.text

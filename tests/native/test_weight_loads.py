@@ -42,7 +42,7 @@ def resident():
         elif name == "Anonymous:":
             anonymous += int(values[0]) << 10
     return anonymous, mapped
-options = {"n_ctx": 512, "n_threads": 2, "drafter": "none"}
+options = {"n_ctx": 512, "n_threads": 2, "n_gpu_layers": 0, "drafter": "none"}
 Model(sys.argv[2], **options).close()
 before, _ = resident()
 model = Model(sys.argv[1], **options)
@@ -76,7 +76,7 @@ def test_memory_is_what_info_says(tmp_path: Path, demo, weights: str):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     anonymous, mapped, mapped_later, target_bytes, embedding_bytes = json.loads(done.stdout)
-    estimate = Model.estimate(target)
+    estimate = Model.estimate(target, n_gpu_layers=0)
     assert (estimate.target_bytes, estimate.embedding_bytes) == (target_bytes, embedding_bytes)
     assert target_bytes > 60 * MIB and embedding_bytes > 8 * MIB
     copied, kept = (target_bytes, 0) if weights == "q4_0" else (0, target_bytes)

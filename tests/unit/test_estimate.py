@@ -17,7 +17,7 @@ from support.tiny_pairs import SHAPES, write_tiny_pair
 )
 def test_cache_and_weights_are_exact(demo, n_ctx: int, max_num_seqs: int, types):
     names = ("cache_type_k", "cache_type_v", "cache_type_k_swa", "cache_type_v_swa")
-    options = {"n_ctx": n_ctx, "max_num_seqs": max_num_seqs} | dict(zip(names, types, strict=True))
+    options = {"n_ctx": n_ctx, "max_num_seqs": max_num_seqs, "n_gpu_layers": 0} | dict(zip(names, types, strict=True))
     estimate = Model.estimate(demo.target, mtp_head=demo.head, **options)
     with Model(demo.target, mtp_head=demo.head, n_threads=1, **options) as model:
         info = model.info
@@ -43,8 +43,8 @@ def test_weights_are_exact(tmp_path: Path, kind: str, weights: str):
     """The output matrix was left out where it is a copy of the embedding: repacked, or on a device."""
     shape = replace(SHAPES[kind], n_embd=256, n_vocab=512)
     target = write_target(tmp_path / "target.gguf", shape, weights=weights)
-    estimate = Model.estimate(target)
-    with Model(target, n_threads=1) as model:
+    estimate = Model.estimate(target, n_gpu_layers=0)
+    with Model(target, n_threads=1, n_gpu_layers=0) as model:
         info = model.info
     assert (estimate.target_bytes, estimate.embedding_bytes) == (info.target_bytes, info.embedding_bytes)
     assert 0.3 < estimate.compute_bytes / info.compute_bytes < 3
