@@ -19,32 +19,13 @@ from pyllama_mtp.gguf.gemma4 import SHAPES, Gemma4Shape
 from pyllama_mtp.gguf.mixtures import MIXTURES, fitting, mixed_types
 from pyllama_mtp.gguf.random_weights import WEIGHTS, write_assistant, write_target
 from support.cmake import PROJECT
+from support.drafted_texts import SHAPE
 
 HERE = Path(__file__).resolve().parent
 # Names of the source distribution: what the check of the quantiser is compiled from.
 PARTS = tuple(f"thirdparty/llama.cpp/{part}" for part in ("src/", "include/", "ggml/include/", "ggml/src/ggml"))
 Q3_K_S, Q5_K_S, Q6_K = 11, 16, 18  # llama.cpp's numbers for files
-DENSE = Gemma4Shape(
-    n_layer=8,
-    full_every=4,
-    n_embd=256,
-    n_head=4,
-    n_head_kv=1,
-    n_head_kv_full=1,
-    n_ff=512,
-    n_ple=256,
-    n_shared=3,
-    window=64,
-    head_size=64,
-    head_size_full=128,
-    n_vocab=512,
-    context_length=1024,
-    n_centroids=16,
-    centroid_top_k=4,
-    assistant_n_embd=64,
-    assistant_n_ff=32,
-    assistant_n_head=2,
-)
+DENSE = dataclasses.replace(SHAPE, n_layer=8, full_every=4, n_shared=3)
 # Rows of ffn_down are no whole number of blocks of 256 values, as those of 26B-A4B.
 EXPERTS = dataclasses.replace(
     DENSE, n_ff=288, n_ple=0, n_shared=0, v_is_k=True, n_centroids=0, n_expert=8, n_expert_used=2, n_ff_expert=96
