@@ -208,7 +208,7 @@ int pmtp_fuse_experts(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     return (sum != 0 ? sum : down) - i;
 }
 
-bool pmtp_multiply_experts(const ggml_tensor * product, cudaStream_t stream) {
+bool pmtp_cuda_multiply_experts(const ggml_tensor * product, cudaStream_t stream) {
     ExpertProduct p;
     if (!is_expert_product(product, 0, product->ne[0], p)) {
         return false;

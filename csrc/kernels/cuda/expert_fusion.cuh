@@ -11,4 +11,4 @@ struct ggml_tensor;
 int pmtp_fuse_experts(const ggml_cgraph * graph, int i, cudaStream_t stream);
 
 // A MUL_MAT_ID: whether it was launched.
-bool pmtp_multiply_experts(const ggml_tensor * product, cudaStream_t stream);
+bool pmtp_cuda_multiply_experts(const ggml_tensor * product, cudaStream_t stream);

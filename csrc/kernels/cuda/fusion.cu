@@ -1,6 +1,5 @@
 #include "kernels/cuda/fusion.cuh"
 
-#include "kernels/cuda/expert_fusion.cuh"
 #include "kernels/cuda/head_fusion.cuh"
 #include "kernels/cuda/product_fusion.cuh"
 #include "kernels/cuda/router_fusion.cuh"
@@ -127,10 +126,6 @@ int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream) {
         case GGML_OP_UNARY: return ggml_get_unary_op(node) == GGML_UNARY_OP_GELU ? fuse_gelu_gate(graph, i, stream) : 0;
         default: return 0;
     }
-}
-
-bool pmtp_cuda_multiply_experts(const ggml_tensor * product, cudaStream_t stream) {
-    return pmtp_multiply_experts(product, stream);
 }
 
 bool pmtp_cuda_multiply(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out,

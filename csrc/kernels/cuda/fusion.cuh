@@ -1,7 +1,8 @@
 // Which operations of a graph become one kernel; hooked into ggml-cuda by csrc/llama/patches/*-cuda-fusion.patch.
 #pragma once
 
-#include "kernels/cuda/head_fusion.cuh"  // hooks of one operation
+#include "kernels/cuda/expert_fusion.cuh"  // hooks of one operation
+#include "kernels/cuda/head_fusion.cuh"    // the same
 #include "kernels/products/cuda/activations.cuh"
 
 #include <cuda_runtime.h>
@@ -14,9 +15,6 @@ int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream);
 // of experts have no sources.
 bool pmtp_cuda_multiply(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out,
                         cudaStream_t stream);
-
-// A MUL_MAT_ID: whether it was launched.
-bool pmtp_cuda_multiply_experts(const ggml_tensor * product, cudaStream_t stream);
 
 #ifdef __CUDACC__
 // What a product's block does before it waits for the kernels in front of it: asks for its rows of weights, which do

@@ -21,17 +21,17 @@ int pmtp_fuse_scaled_norm(const ggml_cgraph * graph, int i, cudaStream_t stream)
     const ggml_tensor * scale = graph->nodes[i + 1];
     const ggml_tensor * y = graph->nodes[i + 2];
     const ggml_tensor * x = norm->src[0];
-    const ggml_tensor * weight = y->src[0] == scale ? y->src[1] : y->src[0];
+    const ggml_tensor * weight = other_source(y, scale);
     const int64_t n = x->ne[0];
-    if (ggml_get_op_params_f32(scale, 1) != 0.0f || !is_rows(x) || !is_rows(y) || !is_rows(weight) ||
-        !is_weight(weight) || ggml_nelements(weight) != n || n % 32 != 0 || n > kMaxNormChain || !apart_or_same(y, x)) {
+    if (ggml_get_op_params_f32(scale, 1) != 0.0f || !is_rows(x) || !is_rows(y) || !is_row_weight(weight, n) ||
+        n % 32 != 0 || n > kMaxNormChain || !apart_or_same(y, x)) {
         return 0;
     }
     NormChain chain = {};
     chain.x = (const float *) x->data;
     chain.weight = (const float *) weight->data;
     chain.y = (float *) y->data;
-    chain.eps = ggml_get_op_params_f32(norm, 0);
+    chain.eps = epsilon(norm);
     chain.n = (int) n;
     chain.by = ggml_get_op_params_f32(scale, 0);
     pmtp_cuda_norm_chain(chain, (int) x->ne[1], stream);
