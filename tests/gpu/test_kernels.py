@@ -13,6 +13,9 @@ CHOICE = KERNELS / "choice" / "cuda"
 TURBOQUANT = CSRC / "turboquant"
 EXACT = ["-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-Xcompiler=-ffp-contract=off"]
 ATTENTION = KERNELS / "attention" / "cuda"
+PRODUCTS = [
+    KERNELS / "products" / "cuda" / f"{name}.cu" for name in ("expert_products", "few_products", "tiled_products")
+]
 PROGRAMS = {
     "attention_check": [ATTENTION / f"{name}.cu" for name in ("attend_64", "attend_128", "attend_256", "attend_512")]
     + [ATTENTION / "merge.cu", TURBOQUANT / "reference.c"],
@@ -21,14 +24,8 @@ PROGRAMS = {
     + [CSRC / "sampling" / f"{name}.cpp" for name in ("candidates", "distribution", "logits")],
     "experts_check": [KERNELS / "products" / "cuda" / "expert_products.cu"],
     "float_products_check": [KERNELS / "products" / "cuda" / "float_products.cu"],
-    "products_check": [
-        KERNELS / "products" / "cuda" / f"{name}.cu" for name in ("expert_products", "few_products", "tiled_products")
-    ],
-    "joined_products_check": [
-        KERNELS / "products" / "cuda" / "few_products.cu",
-        KERNELS / "products" / "cuda" / "tiled_products.cu",
-        KERNELS / "rows" / "cuda" / "row_ops.cu",
-    ],
+    "products_check": PRODUCTS,
+    "joined_products_check": [*PRODUCTS, KERNELS / "rows" / "cuda" / "row_ops.cu"],
     "input_copies_check": [KERNELS / "cuda" / "input_copies.cu"],
     "heads_check": [KERNELS / "rows" / "cuda" / "heads.cu", TURBOQUANT / "reference.c", *EXACT],
     "row_ops_check": [KERNELS / "rows" / "cuda" / "row_ops.cu"],
