@@ -1,5 +1,6 @@
-// How cells are cut into chunks, in pages of 64. Where one begins depends on its number alone: chunks are short at
-// first, so that short contexts occupy many multiprocessors, and longer later, which bounds the partial results.
+// How cells are cut into chunks, in pages of 64. Where one begins depends on its number alone: chunks of one page
+// first, which give the same wherever the pages of a sequence lie, and longer ones later, which bounds the partial
+// results.
 #pragma once
 
 namespace pmtp::attention::cuda {
@@ -14,7 +15,7 @@ constexpr int kTiers = 3;
 constexpr int kMaxChunkPages = 8;
 
 __host__ __device__ constexpr Tier tier(int i) {
-    return i == 0 ? Tier{ 0, 0, 1 } : i == 1 ? Tier{ 16, 16, 2 } : Tier{ 264, 512, kMaxChunkPages };
+    return i == 0 ? Tier{ 0, 0, 1 } : i == 1 ? Tier{ 128, 128, 4 } : Tier{ 224, 512, kMaxChunkPages };
 }
 
 // The first page of a chunk.

@@ -1,4 +1,5 @@
-// Merges the chunks of each column in their order.
+// Merges the chunks of each column, which may come in any order: a sequence's pages lie anywhere in the cache, and its
+// result must not depend on where. So sums of chunks are taken in fixed point.
 #include "kernels/attention/cuda/attend.cuh"
 
 #include <type_traits>
@@ -12,16 +13,22 @@ constexpr int kSlice = 64, kOwn = 8;
 // Lanes that have a chunk, and chunks that are read at once: each sum is taken over every kStep-th chunk.
 constexpr int kLanes = kSlice / kOwn, kStep = kMergeThreads / kLanes;
 
+// Of a weight, at least 1 for the chunk with the largest logit and at most its cells; of a weighted value, a part of a
+// mean of halves. Sums stay below 2^58.
+constexpr float kWeightOne = (float) (1ll << 32), kValueOne = (float) (1ll << 40);
+
 struct Sums {
-    float x[kOwn] = {};
+    long long x[kOwn] = {};
+    float invalid = 0.0f;  // NaN if a value was infinite or NaN
 
     __device__ __forceinline__ void add(float weight, const uint4 & halves) {
         const uint32_t pairs[4] = { halves.x, halves.y, halves.z, halves.w };
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float2 two = __half22float2(as_halves(pairs[i]));
-            x[2 * i] += weight * two.x;
-            x[2 * i + 1] += weight * two.y;
+            x[2 * i] += __float2ll_rn(weight * two.x * kValueOne);
+            x[2 * i + 1] += __float2ll_rn(weight * two.y * kValueOne);
+            invalid = fmaf(two.x, 0.0f, fmaf(two.y, 0.0f, invalid));
         }
     }
 };
@@ -30,7 +37,9 @@ struct Sums {
 __global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_constant__ Plan plan, void * work_memory) {
     extern __shared__ float weights[];  // [n_chunks]
     __shared__ BlockReducerMemory<float> reducer_memory;
-    __shared__ float parts[kMergeWarps][kSlice];
+    __shared__ BlockReducerMemory<long long> sum_memory;
+    __shared__ long long parts[kMergeWarps][kSlice];
+    __shared__ float invalid[kMergeWarps];
     const Task & task = plan.task;
     const Work work(work_memory, plan);
     const int column = (int) blockIdx.y, unit = (int) blockIdx.z, thread = (int) threadIdx.x;
@@ -39,6 +48,7 @@ __global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_const
     const int head = (unit - batch * task.n_kv_heads) * plan.group + column - row * plan.group;
     const int own = thread / kLanes, at = (int) blockIdx.x * kSlice + thread % kLanes * kOwn;
     BlockReducer<float> reduce(reducer_memory);
+    BlockReducer<long long> reduce_fixed(sum_memory);
     const auto values_of = [&](int c) {
         return *(const uint4 *) (work.values + plan.state(unit, c, column) * task.head_size + at);
     };
@@ -57,29 +67,33 @@ __global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_const
         max = fmaxf(max, state_of(c).max);
     }
     max = reduce(max, Max());
-    float sum = 0.0f;
+    long long fixed_sum = 0;
     for (int c = thread; c < plan.n_chunks; c += kMergeThreads) {
         const State state = c < kMergeThreads ? first_state : state_of(c);
         const float weight = state.sum > 0.0f ? state.sum * exp2f((state.max - max) * kLog2E) : 0.0f;
         weights[c] = weight;
-        sum += weight;
+        fixed_sum += __float2ll_rn(weight * kWeightOne);
     }
-    sum = reduce(sum, Sum());  // a barrier too
-    if (sink != -INFINITY) {
-        sum += exp2f((sink - max) * kLog2E);
-    }
+    fixed_sum = reduce_fixed(fixed_sum, Sum());  // a barrier too
+    const float sum =
+        __ll2float_rn(fixed_sum) * (1.0f / kWeightOne) + (sink != -INFINITY ? exp2f((sink - max) * kLog2E) : 0.0f);
+    const float inverse_sum = sum > 0.0f ? 1.0f / sum : 0.0f;
     Sums sums;
     if (own < plan.n_chunks && weights[own] != 0.0f) {
-        sums.add(weights[own], first);
+        sums.add(weights[own] * inverse_sum, first);
     }
 #pragma unroll 4
     for (int c = own + kStep; c < plan.n_chunks; c += kStep) {
-        const float weight = weights[c];
+        const float weight = weights[c] * inverse_sum;
         sums.add(weight, weight != 0.0f ? values_of(c) : uint4{});
+    }
+    const float any_invalid = reduce_lanes<kWarp>(sums.invalid, Sum());
+    if (thread % kWarp == 0) {
+        invalid[thread / kWarp] = any_invalid;
     }
 #pragma unroll
     for (int i = 0; i < kOwn; i++) {
-        float x = sums.x[i];
+        long long x = sums.x[i];
 #pragma unroll
         for (int offset = kLanes; offset < kWarp; offset *= 2) {
             x += __shfl_xor_sync(0xffffffffu, x, offset);
@@ -90,13 +104,15 @@ __global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_const
     }
     __syncthreads();
     if (thread < kSlice) {
-        float total = 0.0f;
+        long long total = 0;
+        float poison = 0.0f;
 #pragma unroll
         for (int i = 0; i < kMergeWarps; i++) {
             total += parts[i][thread];
+            poison += invalid[i];
         }
         task.result[(((size_t) batch * task.n_rows + row) * task.n_heads + head) * task.head_size +
-                    blockIdx.x * kSlice + thread] = sum > 0.0f ? total / sum : 0.0f;
+                    blockIdx.x * kSlice + thread] = __ll2float_rn(total) * (1.0f / kValueOne) + poison;
     }
 }
 
