@@ -4,6 +4,7 @@
 #include "cache_cells.cuh"
 #include "device.cuh"
 #include "kernels/attention/cuda/attention.cuh"
+#include "kernels/rows/cuda/row_ops.cuh"
 
 #include <algorithm>
 #include <atomic>
@@ -143,20 +144,37 @@ class Device {
         task.scale = 0.5f / std::sqrt((float) c.head_size);
         task.softcap = c.softcap;
         task.mask_is_old = n_rows % 2 == 1;
-        const DeviceArray<float> out((size_t) c.n_batches * n_rows * n_heads * c.head_size);
+        return attend(task);
+    }
+
+  private:
+    // And whether its quantised rows, with one batch, are what quantising them would make.
+    static std::vector<float> attend(cuda::Task & task) {
+        const int n = task.n_heads * task.head_size;
+        const DeviceArray<float> out((size_t) task.n_batches * task.n_rows * n);
         const DeviceArray<char> work(std::max<size_t>(1, cuda::work_size(task)));
+        const std::vector<PmtpQ8Block> nothing(pmtp_all_blocks(n, task.n_rows));
+        const DeviceArray<PmtpQ8Block> quantised(nothing), expected(nothing);
         task.result = out.get();
+        task.quantised = task.n_batches == 1 ? quantised.get() : nullptr;
         if (cuda::work_size(task) == 0) {
             printf("no kernel\n");
             failures++;
             return out.host();
         }
         cuda::attend(task, work.get(), cudaStreamPerThread);
+        if (task.n_batches == 1) {
+            pmtp_cuda_quantise_rows(out.get(), expected.get(), n, task.n_rows, cudaStreamPerThread);
+        }
         check(cudaStreamSynchronize(cudaStreamPerThread));
+        const std::vector<PmtpQ8Block> found = quantised.host(), right = expected.host();
+        if (std::memcmp(found.data(), right.data(), found.size() * sizeof(PmtpQ8Block)) != 0) {
+            printf("other quantised rows\n");
+            failures++;
+        }
         return out.host();
     }
 
-  private:
     const Case & case_;
     DeviceArray<float> q_, sinks_;
     DeviceArray<uint16_t> mask_;

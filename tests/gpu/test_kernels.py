@@ -18,7 +18,7 @@ PRODUCTS = [
 ]
 PROGRAMS = {
     "attention_check": [ATTENTION / f"{name}.cu" for name in ("attend_64", "attend_128", "attend_256", "attend_512")]
-    + [ATTENTION / "merge.cu", TURBOQUANT / "reference.c"],
+    + [ATTENTION / "merge.cu", KERNELS / "rows" / "cuda" / "row_ops.cu", TURBOQUANT / "reference.c"],
     "select_check": [CHOICE / "select.cu"],
     "choice_check": [CHOICE / "candidates.cu", CHOICE / "draw.cu"]
     + [CSRC / "sampling" / f"{name}.cpp" for name in ("candidates", "distribution", "logits")],

@@ -49,7 +49,6 @@ template <int head_size, int tiles> class Chunk {
     }
 
     __device__ void run(void * work_memory) {
-        let_next_begin();
         if (!task_.mask_is_old) {
             wait_for_previous();
         }
@@ -61,6 +60,7 @@ template <int head_size, int tiles> class Chunk {
         if (pages != 0) {
             attend(pages);
         }
+        let_next_begin();
         store_states(work.states);
         if (pages != 0) {
             __syncthreads();

@@ -9,6 +9,8 @@
 // rows, nor on cells that it does not see, nor on how many follow.
 #pragma once
 
+#include "kernels/rows/cuda/quantise.cuh"
+
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -41,6 +43,8 @@ struct Task {
     int head_size, n_cells, n_rows, n_heads, n_kv_heads, n_batches, kv_batches, mask_batches;
     float scale, softcap;  // logits: scale * q.k, then softcap * tanh(. / softcap) unless it is 0
     bool mask_is_old;      // no kernel that may still run writes it
+    // Of the result's rows, all heads of one together, as pmtp_place() says; or null. With one batch.
+    PmtpQ8Block * quantised;
 };
 
 // Bytes of work memory, 16-byte aligned; 0: there is no kernel for the sizes, or the device, which must be one of the

@@ -1,6 +1,7 @@
 #include "kernels/attention/cuda/hook.cuh"
 
 #include "kernels/attention/cuda/attention.cuh"
+#include "kernels/cuda/product_fusion.cuh"
 #include "kernels/enabled.h"
 
 #include "ggml.h"
@@ -114,6 +115,10 @@ size_t pmtp_cuda_attention_work_size(const ggml_tensor * op) {
 void pmtp_cuda_attention(const ggml_tensor * op, void * work, cudaStream_t stream) {
     Task task;
     if (task_of(op, task)) {
+        const ggml_tensor * rows = pmtp_rows_of_attention(op);
+        if (rows != nullptr && ggml_is_matrix(rows) && rows->ne[0] == op->ne[0] * op->ne[1] && task.n_batches == 1) {
+            task.quantised = (PmtpQ8Block *) pmtp_rows_of(rows).data;
+        }
         attend(task, work, stream);
     }
 }

@@ -11,6 +11,8 @@ namespace pmtp::attention::cuda {
 
 // Columns of a tile of tensor-core instructions, and most such tiles of a block of threads.
 constexpr int kTileColumns = 8, kMaxTiles = 4;
+// Most blocks of threads of a task that get one tile each, which all multiprocessors hold at once.
+constexpr int kFewBlocks = 64;
 
 // What a head size sets.
 template <int head_size> struct Geometry {
@@ -94,11 +96,14 @@ struct Plan {
         group = task.n_heads / task.n_kv_heads;
         columns = task.n_rows * group;
         const int all_tiles = (columns + kTileColumns - 1) / kTileColumns;
-        tiles = std::min(all_tiles <= 2 ? all_tiles : kMaxTiles, most_tiles);
-        block_columns = tiles * kTileColumns;
-        n_column_blocks = (columns + block_columns - 1) / block_columns;
         n_chunks = chunk_count((task.n_cells + kPage - 1) / kPage);
         n_units = task.n_kv_heads * task.n_batches;
+        // Behind few cells each tile has blocks of its own: to wait for several costs more than to read cells again.
+        tiles = n_chunks * n_units * all_tiles <= kFewBlocks
+                    ? 1
+                    : std::min(all_tiles <= 2 ? all_tiles : kMaxTiles, most_tiles);
+        block_columns = tiles * kTileColumns;
+        n_column_blocks = (columns + block_columns - 1) / block_columns;
         column_stride = n_column_blocks * block_columns;
         group_inverse = (65536u + group - 1) / group;
         batches_of_a_kv_batch = task.n_batches / task.kv_batches;

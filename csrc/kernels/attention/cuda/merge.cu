@@ -56,8 +56,8 @@ __global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_const
         return c < plan.n_chunks ? work.states[plan.state(unit, c, column)] : State{ -INFINITY, 0.0f };
     };
 
-    let_next_begin();
     wait_for_previous();
+    let_next_begin();
     const float sink = task.sinks != nullptr ? task.sinks[head] : -INFINITY;
     // Of the first chunks the values come while their weights do; of one that saw nothing they may be anything.
     const uint4 first = own < plan.n_chunks ? values_of(own) : uint4{};
@@ -111,8 +111,12 @@ __global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_const
             total += parts[i][thread];
             poison += invalid[i];
         }
-        task.result[(((size_t) batch * task.n_rows + row) * task.n_heads + head) * task.head_size +
-                    blockIdx.x * kSlice + thread] = __ll2float_rn(total) * (1.0f / kValueOne) + poison;
+        const int n = task.n_heads * task.head_size, in_row = head * task.head_size + blockIdx.x * kSlice + thread;
+        const float out[1] = { __ll2float_rn(total) * (1.0f / kValueOne) + poison };
+        task.result[((size_t) batch * task.n_rows + row) * n + in_row] = out[0];
+        if (task.quantised != nullptr) {
+            pmtp_quantise(out, pmtp_place(task.quantised, n, task.n_rows, row, in_row / 32));
+        }
     }
 }
 

@@ -20,6 +20,9 @@ PmtpSharedActivations::PmtpSharedActivations(const ggml_cgraph * graph) : graph(
             node->src[1]->type == GGML_TYPE_F32 && node->ne[1] <= kPmtpMostRows) {
             const ggml_tensor * x = node->src[1];
             multiplied.insert(x);
+            if (x->op == GGML_OP_RESHAPE && x->src[0]->op == GGML_OP_FLASH_ATTN_EXT) {
+                rows_of_attention[x->src[0]] = x;
+            }
             n_bytes = std::max(n_bytes, (size_t) pmtp_all_blocks(x->ne[0], ggml_nrows(x)) * sizeof(PmtpQ8Block));
         }
         if (node->op == GGML_OP_MUL_MAT_ID && ggml_is_quantized(node->src[0]->type) &&
@@ -42,6 +45,14 @@ const ggml_tensor * pmtp_rows_of_experts(const ggml_tensor * x) {
 
 bool pmtp_is_multiplied(const ggml_tensor * x) {
     return active != nullptr && active->data != nullptr && active->multiplied.count(x) > 0;
+}
+
+const ggml_tensor * pmtp_rows_of_attention(const ggml_tensor * op) {
+    if (active == nullptr || active->data == nullptr) {
+        return nullptr;
+    }
+    const auto found = active->rows_of_attention.find(op);
+    return found != active->rows_of_attention.end() ? found->second : nullptr;
 }
 
 PmtpSharedRows pmtp_shared_rows(const ggml_tensor * x, size_t n_bytes) {

@@ -7,6 +7,7 @@
 
 #include "kernels/rows/cuda/quantise.cuh"
 
+#include <unordered_map>
 #include <unordered_set>
 
 struct ggml_cgraph;
@@ -33,9 +34,11 @@ class PmtpSharedActivations {
     friend PmtpSharedRows pmtp_shared_rows_or_tiles(const ggml_tensor * x, size_t n_bytes);
     friend bool pmtp_shares_activations(const ggml_cgraph * graph);
     friend bool pmtp_is_multiplied(const ggml_tensor * x);
+    friend const ggml_tensor * pmtp_rows_of_attention(const ggml_tensor * op);
 
     const ggml_cgraph * graph;
     std::unordered_set<const ggml_tensor *> multiplied;
+    std::unordered_map<const ggml_tensor *, const ggml_tensor *> rows_of_attention;
     size_t n_bytes = 0;
     char * data = nullptr;
     const ggml_tensor * kept[2] = {};
@@ -52,6 +55,9 @@ bool pmtp_is_multiplied(const ggml_tensor * x);
 // What holds the rows x of a MUL_MAT_ID, which lie one after another whatever their number: the operation that computes
 // them where that would put them so, so that it can quantise them.
 const ggml_tensor * pmtp_rows_of_experts(const ggml_tensor * x);
+
+// What a product takes of an attention: its rows, all heads of one together; or null.
+const ggml_tensor * pmtp_rows_of_attention(const ggml_tensor * op);
 
 // Where x, quantised to n_bytes, is or belongs; null if no product asks for it. The caller writes it if it is not
 // there. pmtp_shared_rows(): few rows, as ggml-cuda has them; null if x has more.

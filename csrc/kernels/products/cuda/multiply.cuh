@@ -12,6 +12,8 @@ namespace {
 constexpr int kMaxWarps = 16;
 // A block with a gate or factor has 32 results of a row, the values that are quantised together.
 constexpr int kGateTiles = 4;
+// Numbers of tiles of activations for those that are fewer than one.
+constexpr int kUpTo8 = 0, kUpTo4 = -1;
 
 // What a block multiplies: its matrix, and its place among the blocks of that.
 struct BlockMatrix {
@@ -36,28 +38,33 @@ struct BlockMatrix {
     }
 };
 
-// A block multiplies n_tiles tiles of weight rows, and of the gate's, whose stages its warps take in turn. n_row_tiles:
-// of activations, or 0 where they are few. A result's sums are taken in the same order whatever that is.
-template <typename Format, int n_tiles, int n_matrices, int n_row_tiles>
-__global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p) {
+// A block multiplies n_tiles tiles of weight rows, and of the gate's, whose stages its warps take in turn: n_splits
+// warps a stage, which share its tiles. n_row_tiles: of activations, or kUpTo4 or kUpTo8 where they are so few. A
+// result's sums are taken in the same order whatever that and n_splits are. n_buffers: of a warp.
+template <typename Format, int n_tiles, int n_matrices, int n_row_tiles, int n_splits>
+__global__ __launch_bounds__((n_splits == 1 ? 1 : 2) * kMaxWarps * 32) void multiply(const WeightProduct p,
+                                                                                     int n_buffers) {
     constexpr int kWeightWords = Layout<Format>::kWords;
     constexpr int kColumnWords = Layout<Format>::kColumnWords;
     constexpr int kColumnStride = Layout<Format>::kColumnStride;
-    constexpr int kRows = n_matrices * n_tiles * kTile;
+    constexpr int kTiles = n_matrices * n_tiles / n_splits;  // of a warp
+    constexpr int kRows = kTiles * kTile;
     constexpr bool kTiled = n_row_tiles > 0;
     constexpr int kBlockRows = kTiled ? n_row_tiles * kPmtpTileRows : kBatch;
-    constexpr int kBufferWords = kRows * kWeightWords + (kTiled ? 0 : kBatch * kColumnStride);
     constexpr int kOut = n_tiles * kTile;
-    static_assert(kRows * kBlockRows <= kBufferWords, "a warp's sums take the place of a buffer");
+    constexpr bool kPairs = !kTiled && Format::kQuantised && kTiles % 2 == 0;
+    using Columns = BatchColumns<n_row_tiles == kUpTo4>;
+    static_assert(kBlockRows <= kWeightWords, "a warp's sums take the place of a buffer");
     extern __shared__ uint4 shared[];
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
-    const int n_warps = blockDim.x / 32;
+    const int first_stage = warp / n_splits;
+    const int first_tile = warp % n_splits * kTiles;  // of both matrices'
+    const int step = blockDim.x / 32 / n_splits;
     const int n_stages = p.n_in / Format::kStage;
-    // With two buffers of its own a warp loads a stage while it multiplies another.
-    const int n_buffers = n_stages > n_warps ? 2 : 1;
+    const int buffer_words = kRows * kWeightWords + (kTiled ? 0 : p.n_rows * kColumnStride);
     const auto buffer = [&](int of_warp, int i) {
-        return (uint32_t *) shared + (of_warp * n_buffers + i) * kBufferWords;
+        return (uint32_t *) shared + (of_warp * n_buffers + i) * buffer_words;
     };
     const BlockMatrix own(p, kOut);
     const int first_row = own.block * kOut;
@@ -66,9 +73,10 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p
     const auto load_weights = [&](int stage, uint32_t * to) {
         constexpr int kChunks = Layout<Format>::kChunks;
         for (int i = lane; stage < n_stages && i < kRows * kChunks; i += 32) {
-            const int row = i / kChunks;
+            const int in_warp = i / kChunks;
+            const int row = first_tile * kTile + in_warp;
             const auto * matrix = (const char *) (n_matrices == 1 || row < kOut ? own.weights : p.gate);
-            uint32_t * chunk = to + row * kWeightWords + i % kChunks * 4;
+            uint32_t * chunk = to + in_warp * kWeightWords + i % kChunks * 4;
             if constexpr (Layout<Format>::kAligned) {
                 copy_16(chunk, matrix + begin_of(row % kOut, stage) + i % kChunks * 16);
             } else {
@@ -91,54 +99,77 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p
         }
     };
 
-    let_next_begin();
     for (int i = 0; i < n_buffers; i++) {
-        load_weights(warp + i * n_warps, buffer(warp, i));
+        load_weights(first_stage + i * step, buffer(warp, i));
     }
     wait_for_previous();
-    for (int i = 0; i < 2; i++) {
-        if (i < n_buffers) {
-            load_columns(warp + i * n_warps, buffer(warp, i));
+    let_next_begin();
+    // With two buffers a warp loads a stage while it multiplies another; more hold all of its stages.
+    const bool holds_all = n_buffers * step >= n_stages;
+    for (int i = 0; i < n_buffers; i++) {
+        load_columns(first_stage + i * step, buffer(warp, i));
+        if (!holds_all) {
+            end_group();
         }
+    }
+    if (holds_all) {
+        end_group();
         end_group();
     }
-    float sum[n_matrices * n_tiles][kTiled ? 4 * n_row_tiles : 2] = {};
-    for (int stage = warp, i = 0; stage < n_stages; stage += n_warps, i ^= 1) {
+    float sum[kTiles][kTiled ? 4 * n_row_tiles : kPairs ? Columns::kOwn : 2] = {};
+    for (int stage = first_stage, i = 0; stage < n_stages; stage += step, i = i + 1 < n_buffers ? i + 1 : 0) {
         uint32_t * at = buffer(warp, i);
         wait_for_group<1>();
         __syncwarp();
         const auto weights_of = [&](int tile) {
-            return LaneWeights<Format>(at + tile * kTile * kWeightWords,
-                                       (uint32_t) begin_of(tile % n_tiles * kTile, stage), (uint32_t) row_bytes);
+            const int in_matrix = (first_tile + tile) % n_tiles;
+            return LaneWeights<Format>(at + tile * kTile * kWeightWords, (uint32_t) begin_of(in_matrix * kTile, stage),
+                                       (uint32_t) row_bytes);
         };
         if constexpr (kTiled) {
             const size_t row_tile_words = (size_t) pmtp_row_blocks(p.n_in) * kPmtpTileWords;
-            add_tiled_stage<Format, n_matrices * n_tiles, n_row_tiles>(
-                sum, weights_of,
-                (const uint32_t *) p.x + blockIdx.y * n_row_tiles * row_tile_words +
-                    (size_t) stage * (Format::kStage / 32) * kPmtpTileWords,
-                row_tile_words);
+            add_tiled_stage<Format, kTiles, n_row_tiles>(sum, weights_of,
+                                                         (const uint32_t *) p.x +
+                                                             blockIdx.y * n_row_tiles * row_tile_words +
+                                                             (size_t) stage * (Format::kStage / 32) * kPmtpTileWords,
+                                                         row_tile_words);
+        } else if constexpr (kPairs) {
+            const int g = lane / 4;
+#pragma unroll
+            for (int tile = 0; tile < kTiles; tile += 2) {
+                formats::Stage weights[2];
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const int in_matrix = (first_tile + tile + i) % n_tiles * kTile + g;
+                    weights[i] = Layout<Format>::stage(at + ((tile + i) * kTile + g) * kWeightWords,
+                                                       (uint32_t) begin_of(in_matrix, stage));
+                }
+                add_pair_stage<Format, n_row_tiles == kUpTo4>((float (&)[2][Columns::kOwn]) sum[tile], weights,
+                                                              at + kRows * kWeightWords, p.n_rows);
+            }
         } else if constexpr (Format::kQuantised) {
 #pragma unroll
-            for (int tile = 0; tile < n_matrices * n_tiles; tile++) {
-                add_stage<Format>(sum[tile], weights_of(tile), at + kRows * kWeightWords);
+            for (int tile = 0; tile < kTiles; tile++) {
+                add_stage<Format>(sum[tile], weights_of(tile), at + kRows * kWeightWords, p.n_rows);
             }
         } else {
-            add_float_stage<Format>(sum, at, at + kRows * kWeightWords);
+            add_float_stage<Format>(sum, at, at + kRows * kWeightWords, p.n_rows);
         }
-        __syncwarp();
-        load_weights(stage + 2 * n_warps, at);
-        load_columns(stage + 2 * n_warps, at);
-        end_group();
+        if (!holds_all) {
+            __syncwarp();
+            load_weights(stage + 2 * step, at);
+            load_columns(stage + 2 * step, at);
+            end_group();
+        }
     }
     wait_for_group<0>();
     __syncwarp();
-    // A warp's sums take the place of its first buffer: [matrix][batch row][weight row].
-    for (int tile = 0; tile < n_matrices * n_tiles; tile++) {
-        for (int i = 0; i < (kTiled ? 4 * n_row_tiles : 2); i++) {
-            const int batch_row = lane / 4 + i / 2 * 8;
-            const int row = batch_row * kOut + tile % n_tiles * kTile + 2 * (lane % 4) + i % 2;
-            ((float *) buffer(warp, 0))[tile / n_tiles * kBlockRows * kOut + row] = sum[tile][i];
+    // A warp's sums take the place of its first buffer: [tile][batch row][weight row].
+    for (int tile = 0; tile < kTiles; tile++) {
+        for (int i = 0; i < (int) (sizeof(sum[0]) / sizeof(float)); i++) {
+            const int batch_row = kPairs ? Columns::own_row(i) : lane / 4 + i / 2 * 8;
+            const int row = kPairs ? lane / 4 : 2 * (lane % 4) + i % 2;
+            ((float *) buffer(warp, 0))[(tile * kBlockRows + batch_row) * kTile + row] = sum[tile][i];
         }
     }
     __syncthreads();
@@ -146,9 +177,12 @@ __global__ __launch_bounds__(kMaxWarps * 32) void multiply(const WeightProduct p
     // With a gate or factor the loop is left by whole warps, which quantise together.
     for (int at = threadIdx.x; at < n_rows * kOut; at += blockDim.x) {
         float total[n_matrices] = {};
-        for (int w = 0; w < n_warps; w++) {
-            for (int m = 0; m < n_matrices; m++) {
-                total[m] += ((const float *) buffer(w, 0))[m * kBlockRows * kOut + at];
+        for (int m = 0; m < n_matrices; m++) {
+            const int tile = m * n_tiles + at % kOut / kTile;
+            const auto * sums = (const float *) buffer(tile / kTiles, 0) +
+                                (tile % kTiles * kBlockRows + at / kOut) * kTile + at % kTile;
+            for (int i = 0; i < step; i++) {
+                total[m] += sums[i * n_splits * n_buffers * buffer_words];
             }
         }
         float out = total[0];
@@ -189,11 +223,11 @@ bool fits_all(const WeightProduct & p, int rows) {
 
 struct Geometry {
     int n_tiles;
-    int n_warps;
-    size_t shared_bytes;  // for few rows
+    int n_warps;  // that take stages in turn, times n_splits in all
 };
 
-// A block has as many warps as there are stages and memory for, as few with much to do each wait too long.
+// A block has as many warps as there are stages and memory for, as few with much to do each wait too long. It depends
+// on no number of rows, since sums are taken in its order.
 template <typename Format> Geometry geometry_of(const WeightProduct & p) {
     const int n_matrices = p.gate != nullptr ? 2 : 1;
     const int n_out = all_results(p);
@@ -210,9 +244,8 @@ template <typename Format> Geometry geometry_of(const WeightProduct & p) {
     const size_t limit = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
     for (int n_rounds = (n_stages + kMaxWarps - 1) / kMaxWarps;; n_rounds++) {
         const int n_warps = (n_stages + n_rounds - 1) / n_rounds;
-        const size_t bytes = n_warps * (n_rounds > 1 ? 2 : 1) * buffer;
-        if (bytes <= limit || n_warps == 1) {
-            return { n_tiles, n_warps, bytes };
+        if (n_warps * (n_rounds > 1 ? 2 : 1) * buffer <= limit || n_warps == 1) {
+            return { n_tiles, n_warps };
         }
     }
 }

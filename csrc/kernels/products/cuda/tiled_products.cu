@@ -9,13 +9,13 @@ template <typename Format, int n_row_tiles> void launch(const WeightProduct & p,
     const int n_buffers = p.n_in / Format::kStage > g.n_warps ? 2 : 1;
     const size_t bytes =
         (size_t) g.n_warps * n_buffers * n_matrices * g.n_tiles * kTile * Layout<Format>::kWords * sizeof(uint32_t);
-    const auto kernel = p.gate != nullptr ? multiply<Format, kGateTiles, 2, n_row_tiles>
-                        : g.n_tiles == 4  ? multiply<Format, 4, 1, n_row_tiles>
-                        : g.n_tiles == 2  ? multiply<Format, 2, 1, n_row_tiles>
-                                          : multiply<Format, 1, 1, n_row_tiles>;
+    const auto kernel = p.gate != nullptr ? multiply<Format, kGateTiles, 2, n_row_tiles, 1>
+                        : g.n_tiles == 4  ? multiply<Format, 4, 1, n_row_tiles, 1>
+                        : g.n_tiles == 2  ? multiply<Format, 2, 1, n_row_tiles, 1>
+                                          : multiply<Format, 1, 1, n_row_tiles, 1>;
     const int block_rows = n_row_tiles * kPmtpTileRows;
     const dim3 grid(all_results(p) / (g.n_tiles * kTile), (p.n_rows + block_rows - 1) / block_rows);
-    launch_early(kernel, grid, g.n_warps * 32, stream, bytes, p);
+    launch_early(kernel, grid, g.n_warps * 32, stream, bytes, p, n_buffers);
 }
 
 }  // namespace

@@ -117,7 +117,6 @@ template <int n> __global__ void __launch_bounds__(kWarps * kWarp) finish_heads(
     __shared__ pmtp::turboquant::Partial partial[kWarps];
     const int lane = threadIdx.x % kWarp;
 
-    let_next_begin();
     int task = blockIdx.x * kWarps + threadIdx.x / kWarp;
     int kind = 0;
     while (kind < op.n_kinds && task >= op.n_rows * op.kinds[kind].n_heads * slices_of(op.kinds[kind], n)) {
@@ -126,6 +125,7 @@ template <int n> __global__ void __launch_bounds__(kWarps * kWarp) finish_heads(
     }
     if (kind == op.n_kinds) {
         wait_for_previous();
+        let_next_begin();
         return;
     }
     const Heads & heads = op.kinds[kind];
@@ -148,6 +148,7 @@ template <int n> __global__ void __launch_bounds__(kWarps * kWarp) finish_heads(
         }
     }
     wait_for_previous();
+    let_next_begin();
 
     const float * x = heads.x + ((size_t) row * heads.n_heads + head) * n;
     float v[kRegisters], sign[kRegisters];
@@ -245,8 +246,8 @@ template <int n_registers> __global__ void __launch_bounds__(kWarps * kWarp)
     const int row = task / (n / kSize);
     const int begin = task % (n / kSize) * kSize;
     const size_t at = (size_t) row * n + begin + threadIdx.x % kWarp;
-    let_next_begin();
     wait_for_previous();
+    let_next_begin();
     if (row >= n_rows) {
         return;
     }

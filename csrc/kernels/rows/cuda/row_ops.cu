@@ -31,7 +31,6 @@ template <int n_vectors> __global__ void norm_chain(const NormChain c) {
     };
     const auto row_of = [&](const float * p) { return p + row * c.n; };
 
-    let_next_begin();
     float4 weight[n_vectors];
     float4 next_weight[n_vectors];
     for (int i = 0; i < n_vectors; i++) {
@@ -40,6 +39,7 @@ template <int n_vectors> __global__ void norm_chain(const NormChain c) {
     }
     const float factor = c.factor != nullptr ? *c.factor : 1.0f;
     wait_for_previous();
+    let_next_begin();
 
     float4 v[n_vectors];
     float4 add[n_vectors];
@@ -81,8 +81,8 @@ template <int n_vectors> __global__ void norm_chain(const NormChain c) {
 
 __global__ void gelu_gate(const GeluGate op) {
     const int i = blockIdx.x * kThreads + threadIdx.x;
-    let_next_begin();
     wait_for_previous();
+    let_next_begin();
     if (i >= op.n) {  // whole warps
         return;
     }
@@ -97,8 +97,8 @@ __global__ void gelu_gate(const GeluGate op) {
 
 __global__ void quantise_rows(const float * x, PmtpQ8Block * quantised, int n, bool in_tiles) {
     const int i = blockIdx.x * kThreads + threadIdx.x;
-    let_next_begin();
     wait_for_previous();
+    let_next_begin();
     if (i < n) {  // whole warps
         const float values[1] = { x[blockIdx.y * (size_t) n + i] };
         pmtp_quantise(values, pmtp_place(quantised, n, in_tiles ? gridDim.y : 1, blockIdx.y, i / 32));
