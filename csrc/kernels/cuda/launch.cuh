@@ -42,7 +42,8 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
-// From here on the next kernel may begin.
+// From here on the next kernel may begin. Called behind wait_for_previous(): of several kernels that wait at once the
+// blocks would fill the multiprocessors unevenly, and each link of a chain would take longer.
 __device__ __forceinline__ void let_next_begin() {
 #if __CUDA_ARCH__ >= 900
     cudaTriggerProgrammaticLaunchCompletion();

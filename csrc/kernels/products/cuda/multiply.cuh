@@ -2,8 +2,8 @@
 #pragma once
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/products/cuda/pair_stages.cuh"
 #include "kernels/products/cuda/products.cuh"
-#include "kernels/products/cuda/stages.cuh"
 #include "kernels/rows/cuda/gelu.cuh"
 
 namespace {
