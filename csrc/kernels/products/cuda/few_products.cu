@@ -25,40 +25,74 @@ size_t least_bytes(int n_blocks) {
            attribute(cudaDevAttrReservedSharedMemoryPerBlock);
 }
 
-template <typename Format, int n_tiles, int n_matrices, int n_splits>
-void launch(const WeightProduct & p, int n_warps, cudaStream_t stream) {
-    constexpr int kRows = n_matrices * n_tiles / n_splits * kTile;
-    const int n_rounds = (p.n_in / Format::kStage + n_warps - 1) / n_warps;
-    const size_t buffers = (size_t) n_warps * n_splits *
-                           (kRows * Layout<Format>::kWords + p.n_rows * Layout<Format>::kColumnStride) *
-                           sizeof(uint32_t);
-    const int n_buffers = n_rounds <= 2 || n_rounds * buffers <= kRoomyBytes ? n_rounds : 2;
-    if constexpr (n_splits > 1) {  // each warp has the rows of x
-        if (n_buffers * buffers > (size_t) attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
-            launch<Format, n_tiles, n_matrices, 1>(p, n_warps, stream);
+// How a product is launched with so many tiles a block and warps a stage.
+template <typename Format, int n_tiles, int n_matrices, int n_splits> class Launch {
+    static constexpr int kTiles = n_matrices * n_tiles / n_splits;  // of a warp
+    static constexpr bool kPairs = Format::kQuantised && kTiles % 2 == 0;
+
+  public:
+    // n_warps: that take stages in turn, times n_splits in all. Each has the rows of x.
+    Launch(const WeightProduct & p, int n_warps) : p_(p), n_warps_(n_warps * n_splits) {
+        const int n_rounds = (p.n_in / Format::kStage + n_warps - 1) / n_warps;
+        const size_t words = kTiles * kTile * Layout<Format>::kWords + p.n_rows * Layout<Format>::kColumnStride;
+        const size_t buffers = n_warps_ * words * sizeof(uint32_t);
+        n_buffers_ = n_rounds <= 2 || n_rounds * buffers <= kRoomyBytes ? n_rounds : 2;
+        bytes_ = n_buffers_ * buffers;
+    }
+
+    bool fits() const { return bytes_ <= (size_t) attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+
+    void run(cudaStream_t stream) const {
+        if constexpr (kPairs) {
+            if (p_.n_rows <= kBatch / 2) {
+                run(multiply<Format, n_tiles, n_matrices, kUpTo4, n_splits>, stream);
+                return;
+            }
+        }
+        run(multiply<Format, n_tiles, n_matrices, kUpTo8, n_splits>, stream);
+    }
+
+  private:
+    void run(void (*kernel)(WeightProduct, int), cudaStream_t stream) const {
+        const int n_blocks = all_results(p_) / (n_tiles * kTile);
+        launch_early(kernel, n_blocks, n_warps_ * 32, stream, std::max(bytes_, least_bytes(n_blocks)), p_, n_buffers_);
+    }
+
+    const WeightProduct & p_;
+    const int n_warps_;
+    int n_buffers_;
+    size_t bytes_;
+};
+
+// With the first of the launches that fits; the last does.
+template <typename First, typename... Others>
+void launch_first(const WeightProduct & p, int n_warps, cudaStream_t stream) {
+    const First first(p, n_warps);
+    if constexpr (sizeof...(Others) > 0) {
+        if (!first.fits()) {
+            launch_first<Others...>(p, n_warps, stream);
             return;
         }
     }
-    const int n_blocks = all_results(p) / (n_tiles * kTile);
-    const auto kernel = p.n_rows <= kBatch / 2 ? multiply<Format, n_tiles, n_matrices, kUpTo4, n_splits>
-                                               : multiply<Format, n_tiles, n_matrices, kUpTo8, n_splits>;
-    launch_early(kernel, n_blocks, n_warps * n_splits * 32, stream,
-                 std::max(n_buffers * buffers, least_bytes(n_blocks)), p, n_buffers);
+    first.run(stream);
 }
 
-// Several warps a stage wait for less each, where a block has few.
+// Several warps a stage wait for less each, where a block has few; and pairs of tiles share instructions.
 template <typename Format> void launch_few(const WeightProduct & p, cudaStream_t stream) {
     const Geometry g = geometry_of<Format>(p);
     if (p.gate != nullptr) {
-        launch<Format, kGateTiles, 2, kSuper<Format> ? 1 : 2>(p, g.n_warps, stream);
+        constexpr int kSplits = kSuper<Format> ? 1 : 2;
+        launch_first<Launch<Format, kGateTiles, 2, kSplits>, Launch<Format, kGateTiles, 2, 1>>(p, g.n_warps, stream);
     } else if (p.factor != nullptr) {
-        launch<Format, kGateTiles, 1, 2>(p, g.n_warps, stream);
+        launch_first<Launch<Format, kGateTiles, 1, 2>, Launch<Format, kGateTiles, 1, 1>>(p, g.n_warps, stream);
     } else if (g.n_tiles == 4) {
-        launch<Format, 4, 1, 1>(p, g.n_warps, stream);
-    } else if (Format::kQuantised ? fits_all(p, 2 * kTile) : g.n_tiles == 2) {
-        launch<Format, 2, 1, 1>(p, g.n_warps, stream);
+        launch_first<Launch<Format, 4, 1, 1>>(p, g.n_warps, stream);
+    } else if (g.n_tiles == 2) {
+        launch_first<Launch<Format, 2, 1, 1>>(p, g.n_warps, stream);
+    } else if (Format::kQuantised && fits_all(p, 2 * kTile)) {
+        launch_first<Launch<Format, 2, 1, 1>, Launch<Format, 1, 1, 1>>(p, g.n_warps, stream);
     } else {
-        launch<Format, 1, 1, 1>(p, g.n_warps, stream);
+        launch_first<Launch<Format, 1, 1, 1>>(p, g.n_warps, stream);
     }
 }
 
