@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/products/cuda/formats.cuh"
+#include "kernels/rows/cuda/quantise.cuh"
 
 namespace {
 
