@@ -114,7 +114,7 @@ struct Type {
 static const Type types[] = {
     { "q4_0", q4_0_8x8, Coding::zero_point, 32, 8, 144, Number::half, 0, 8, q4_0 },
     { "q4_K", q4_K_8x8, Coding::super, 256, 8, 1152, Number::half, 0, 16, q4_K },
-    { "q8_0", q8_0, Coding::plain, 32, 1, 34, Number::half, 0, 1, q8_0_value },
+    { "q8_0", q8_0, Coding::wide_zero_point, 32, 1, 34, Number::half, 0, 1, q8_0_value },
     { "q6_K", q6_K, Coding::super, 256, 1, 210, Number::half, 208, 1, q6_K_value },
     { "q5_0", q5_0, Coding::plain, 32, 1, 22, Number::half, 0, 1, q5_0_value },
     { "q5_1", q5_1, Coding::plain, 32, 1, 24, Number::half, 0, 2, q5_1_value },
@@ -122,7 +122,7 @@ static const Type types[] = {
     { "q5_K", q5_K, Coding::super, 256, 1, 176, Number::half, 0, 2, q5_K_value },
     { "q3_K", q3_K, Coding::super, 256, 1, 110, Number::half, 108, 1, q3_K_value },
     { "iq4_nl", iq4_nl, Coding::plain, 32, 1, 18, Number::half, 0, 1, iq4_nl_value },
-    { "iq4_nl_8x8", iq4_nl_8x8, Coding::zero_point, 32, 8, 144, Number::half, 0, 8, iq4_nl_8x8_value },
+    { "iq4_nl_8x8", iq4_nl_8x8, Coding::wide_zero_point, 32, 8, 144, Number::half, 0, 8, iq4_nl_8x8_value },
     { "iq4_xs", iq4_xs, Coding::super, 256, 1, 136, Number::half, 0, 1, iq4_xs_value },
     { "f32", f32, Coding::floats, 32, 1, 128, Number::single, 0, 32, f32_value },
     { "f16", f16, Coding::floats, 32, 1, 64, Number::half, 0, 32, f16_value },

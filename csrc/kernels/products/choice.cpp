@@ -19,7 +19,7 @@ constexpr Choice kNone = { nullptr, Coding::floats, 1 };
 Choice choose_8x8(const ggml_tensor * weights) {
     switch (weights->type) {
         case GGML_TYPE_Q4_0: return { q4_0_8x8, Coding::zero_point, 16 };
-        case GGML_TYPE_IQ4_NL: return { iq4_nl_8x8, Coding::zero_point, 16 };
+        case GGML_TYPE_IQ4_NL: return { iq4_nl_8x8, Coding::wide_zero_point, 16 };
         case GGML_TYPE_Q4_K: return { q4_K_8x8, Coding::super, 8 };
         default: return kNone;
     }
@@ -28,7 +28,7 @@ Choice choose_8x8(const ggml_tensor * weights) {
 Choice choose_plain(const ggml_tensor * weights) {
     const bool whole_records = weights->ne[0] % 32 == 0;
     switch (weights->type) {
-        case GGML_TYPE_Q8_0: return { q8_0, Coding::plain, 4 };
+        case GGML_TYPE_Q8_0: return { q8_0, Coding::wide_zero_point, 16 };
         case GGML_TYPE_Q5_1: return { q5_1, Coding::plain, 4 };
         case GGML_TYPE_Q5_0: return { q5_0, Coding::plain, 4 };
         case GGML_TYPE_Q4_1: return { q4_1, Coding::plain, 4 };

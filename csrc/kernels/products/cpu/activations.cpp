@@ -21,7 +21,8 @@ struct Size {
 
 constexpr Size size_of(Coding coding) {
     switch (coding) {
-        case Coding::zero_point: return { 32, 32, sizeof(float), sizeof(int32_t), 0 };
+        case Coding::zero_point:
+        case Coding::wide_zero_point: return { 32, 32, sizeof(float), sizeof(int32_t), 0 };
         case Coding::plain: return { cpu::kBytes, cpu::kBytes, cpu::kBytes / 32 * sizeof(float), 0, 0 };
         case Coding::super: return { 256, 256, sizeof(float), 16 * sizeof(int16_t), 8 * sizeof(int16_t) };
         default: return { 32, 32 * sizeof(float), 0, 0, 0 };
@@ -171,13 +172,13 @@ void encode_super(const float * x, char * values, float * scale, int16_t * sums1
     *scale = s.value;
 }
 
-void encode_zero_point(const float * x, char * values, float * scale, int32_t * correction) {
+void encode_zero_point(const float * x, int zero_point, char * values, float * scale, int32_t * correction) {
     const Scale s = scale_of(x, 32);
     const __m256i bytes = round32(x, s.inverse);
     const Sums sums = sums_of(bytes);
     _mm256_storeu_si256((__m256i *) values, bytes);
     *scale = cpu::rounded_to_half(s.value);
-    *correction = -8 * (sums.halves[0] + sums.halves[1]);
+    *correction = -zero_point * (sums.halves[0] + sums.halves[1]);
 }
 
 }  // namespace
@@ -194,7 +195,8 @@ void Activations::encode_row(const float * x, int64_t row, int64_t begin, int64_
         float * scales = (float *) (scales_ + at * size.scales);
         char * sums = sums_ + at * size.sums;
         switch (coding_) {
-            case Coding::zero_point: encode_zero_point(from, values, scales, (int32_t *) sums); break;
+            case Coding::zero_point: encode_zero_point(from, 8, values, scales, (int32_t *) sums); break;
+            case Coding::wide_zero_point: encode_zero_point(from, 128, values, scales, (int32_t *) sums); break;
             case Coding::plain: encode_plain(from, (int) (n_in_ - r * size.n_values), values, scales); break;
             case Coding::super:
                 encode_super(from, values, scales, (int16_t *) sums, (int16_t *) (sums32_ + at * size.sums32));

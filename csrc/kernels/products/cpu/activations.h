@@ -12,10 +12,11 @@ constexpr int kTileRows = 9;
 
 // What the values are, and how many of a row are together in a record.
 enum class Coding {
-    zero_point,  // bytes, 32 in a record, with a scale as in ggml's q8_0 (rounded to f16) and a correction
-    plain,       // the same without corrections, a vector's bytes in a record, made for dots with signed weights
-    super,       // bytes, 256 in a record, with a scale as in ggml's q8_K and sums
-    floats,      // floats, 32 in a record
+    zero_point,       // bytes, 32 in a record, with a scale as in ggml's q8_0 (rounded to f16) and a correction
+    wide_zero_point,  // the same, for a zero point of 128
+    plain,            // without corrections, a vector's bytes in a record, made for dots with signed weights
+    super,            // bytes, 256 in a record, with a scale as in ggml's q8_K and sums
+    floats,           // floats, 32 in a record
 };
 
 // A tile: record r of row n is at index r * n_rows + n of every array.
@@ -23,7 +24,7 @@ struct Tile {
     int n_rows;
     const void * values;          // int8_t, but uint8_t or float where the coding says so
     const float * scales;         // one for 32 values, `super`: for 256
-    const int32_t * corrections;  // `zero_point`: -8 times the sum of 32 values, for a zero point of 8
+    const int32_t * corrections;  // `zero_point`: minus the zero point (8 or 128) times the sum of 32 values
     const int16_t * sums16;       // `super`: 16 sums of 16 values
     const int16_t * sums32;       // `super`: 8 sums of 32 values
     float * result;               // column c of row n is at n * stride + c
