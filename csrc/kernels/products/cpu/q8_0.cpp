@@ -74,6 +74,9 @@ constexpr int kRowsInTurn = kTileRows;
 constexpr int kRowsInTurn = 1;  // for want of registers
 #endif
 
+// Records of a row that are on their way from memory.
+constexpr int kAhead = 32;
+
 // C: kLanes weight rows, or one, then all lanes do the same work.
 template <int C> struct Strip {
     static constexpr int kColumns = C;
@@ -100,7 +103,7 @@ template <int C> struct Strip {
             d.scales = broadcast(half_to_float(blocks[r].d));
             return d;
         }
-        fetch_next(r);
+        fetch_ahead_of(r);
         uint16_t scales[kLanes];
         for (int c = 0; c < kLanes; c++) {
             scales[c] = blocks[c * n_records + r].d;
@@ -114,12 +117,12 @@ template <int C> struct Strip {
         return d;
     }
 
-    // A share of the next strip, for the second-level cache: memory is read from end to end, and the first cache has no
-    // room for both.
-    PMTP_INLINE void fetch_next(int64_t r) const {
-        const char * share = (const char *) (blocks + C * (n_records + r));
-        for (size_t line = 0; line < C * sizeof(Block); line += 64) {
-            _mm_prefetch(share + line, _MM_HINT_T1);
+    // What follows in each row, then in the next strip's, is fetched into the second-level cache: the first one takes
+    // too few lines at a time to keep memory busy.
+    PMTP_INLINE void fetch_ahead_of(int64_t r) const {
+        const int64_t ahead = r + kAhead + (r + kAhead < n_records ? 0 : (C - 1) * n_records);
+        for (int c = 0; c < C; c++) {
+            _mm_prefetch((const char *) (blocks + c * n_records + ahead), _MM_HINT_T1);
         }
     }
 
