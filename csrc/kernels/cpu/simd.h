@@ -131,10 +131,18 @@ PMTP_INLINE unsigned lanes_that_differ(Float a, Float b) {
 // Weight rows in a vector whose 64-bit lanes hold 8 values of a row each.
 constexpr int kLaneRows = kBytes / 8;
 
-// Fetches a block `ahead` bytes past p: the hardware's own prefetching stops at the end of each page.
-template <int Size, int Ahead> inline void fetch_ahead(const void * p) {
+// Fetches a block `ahead` bytes past p: the hardware's own prefetching stops at the end of each page. (Inlined before
+// GCC takes a function that only prefetches for one without effects and drops its calls.)
+template <int Size, int Ahead> PMTP_INLINE void fetch_ahead(const void * p) {
     for (int line = 0; line < Size; line += 64) {
         _mm_prefetch((const char *) p + Ahead + line, _MM_HINT_T0);
+    }
+}
+
+// Into the second-level cache: what is read much later.
+template <int Size> PMTP_INLINE void fetch_later(const void * p) {
+    for (int line = 0; line < Size; line += 64) {
+        _mm_prefetch((const char *) p + line, _MM_HINT_T1);
     }
 }
 
@@ -208,6 +216,23 @@ inline Float pair_scales(const uint16_t * halves) {
 // In both lanes of a pair: their sum.
 inline Int add_neighbours(Int a) { return _mm512_add_epi32(a, _mm512_shuffle_epi32(a, (_MM_PERM_ENUM) 0xb1)); }
 
+// Within groups of four lanes: the two halves exchanged; the lanes of each half exchanged; the lower, and the upper
+// halves of a and b, lane by lane; the same by halves.
+inline Int swap_pairs(Int a) { return _mm512_shuffle_epi32(a, (_MM_PERM_ENUM) 0x4e); }
+inline Int swap_lanes(Int a) { return _mm512_shuffle_epi32(a, (_MM_PERM_ENUM) 0xb1); }
+inline Int low_lanes(Int a, Int b) { return _mm512_unpacklo_epi32(a, b); }
+inline Int high_lanes(Int a, Int b) { return _mm512_unpackhi_epi32(a, b); }
+inline Int low_pairs(Int a, Int b) { return _mm512_unpacklo_epi64(a, b); }
+inline Int high_pairs(Int a, Int b) { return _mm512_unpackhi_epi64(a, b); }
+// The lanes of a group of a, then of b, as 16-bit numbers, which they must fit.
+inline Int pack16(Int a, Int b) { return _mm512_packs_epi32(a, b); }
+inline Float in_all_groups(__m128 a) { return _mm512_broadcast_f32x4(a); }
+// The sum of all groups.
+inline __m128 add_groups(Float a) {
+    const __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+}
+
 // kLaneRows results, each in the first of its row's two lanes.
 inline void store_even_lanes(float * result, Float a) {
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
@@ -274,6 +299,16 @@ inline Float pair_scales(const uint16_t * halves) {
 }
 
 inline Int add_neighbours(Int a) { return _mm256_add_epi32(a, _mm256_shuffle_epi32(a, 0xb1)); }
+
+inline Int swap_pairs(Int a) { return _mm256_shuffle_epi32(a, 0x4e); }
+inline Int swap_lanes(Int a) { return _mm256_shuffle_epi32(a, 0xb1); }
+inline Int low_lanes(Int a, Int b) { return _mm256_unpacklo_epi32(a, b); }
+inline Int high_lanes(Int a, Int b) { return _mm256_unpackhi_epi32(a, b); }
+inline Int low_pairs(Int a, Int b) { return _mm256_unpacklo_epi64(a, b); }
+inline Int high_pairs(Int a, Int b) { return _mm256_unpackhi_epi64(a, b); }
+inline Int pack16(Int a, Int b) { return _mm256_packs_epi32(a, b); }
+inline Float in_all_groups(__m128 a) { return _mm256_broadcast_ps(&a); }
+inline __m128 add_groups(Float a) { return _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); }
 
 inline void store_even_lanes(float * result, Float a) {
     const __m256 even = _mm256_permutevar8x32_ps(a, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));

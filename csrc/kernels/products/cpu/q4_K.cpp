@@ -56,7 +56,8 @@ PMTP_INLINE Int add_two(Int sum, const Two & two, const int8_t * x) {
 #endif
 }
 
-template <int V> struct StripQ4_K {
+// kFetch: not for a lone activation row, which the hardware's own prefetching serves best.
+template <int V, bool kFetch> struct StripQ4_K {
     static constexpr int kColumns = V * kLaneRows;
     static constexpr int kVectors = V;
     static int64_t bytes(int64_t n_in) { return kColumns * n_in / 256 * (int64_t) sizeof(BlockQ4_Kx8) / kGroup; }
@@ -121,7 +122,9 @@ template <int V> struct StripQ4_K {
           column(column) {}
 
     PMTP_INLINE Packed read(int64_t r) const {
-        fetch_ahead<sizeof(BlockQ4_Kx8), 2 * sizeof(BlockQ4_Kx8)>(&blocks[r]);
+        if constexpr (kFetch) {
+            fetch_later<sizeof(BlockQ4_Kx8)>(&blocks[r + 8]);
+        }
         return { blocks[r], part };
     }
 
@@ -175,7 +178,7 @@ template <int V> struct StripQ4_K {
 // As many parts as there are registers for.
 struct Strips {
     template <int N> struct Of {
-        using Wide = StripQ4_K<N <= 2 ? kParts : 1>;
+        using Wide = StripQ4_K<N <= 2 ? kParts : 1, N != 1>;
         using Narrow = Wide;
     };
 };

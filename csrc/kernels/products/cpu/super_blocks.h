@@ -1,5 +1,6 @@
 // Types of blocks of 256 values whose 16 sub-blocks of 16 have whole numbers for scales, in ggml's layout: a vector
-// holds successive values of one weight row, whose lanes are added once, at the end. A type has
+// holds successive values of one weight row. The products of a block and an activation row are whole numbers, which are
+// added up in each group of four lanes (16 bytes); floats begin there. A type has
 //
 //   Block             with an f16 scale `d`; if kHasMins with `dmin`
 //   kHasMins          value = d * scale * q - dmin * min, otherwise d * scale * (q - zero point)
@@ -15,24 +16,46 @@ namespace pmtp::products {
 
 constexpr int kVectorsOfBlock = 256 / kBytes;
 
-// Scales of sub-blocks, and the scales of each lane of vectors a and b, in its lower and upper half.
+// Of each group of four lanes, in two vectors that were packed into one of 16-bit numbers: the scales of the sub-blocks
+// of vectors a and b. Without VNNI a and b are the same.
 #if PMTP_SIMD == 64
 PMTP_INLINE Int lane_scales(__m256i scales, int a, int b) {
-    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 0x10001, 0x10001, 0x10001, 0x10001, 0x20002, 0x20002, 0x20002,
-                                            0x20002, 0x30003, 0x30003, 0x30003, 0x30003);
-    return _mm512_permutexvar_epi16(_mm512_add_epi32(lanes, _mm512_set1_epi32(4 * b << 16 | 4 * a)),
-                                    _mm512_castsi256_si512(scales));
+    const __m512i groups = _mm512_setr_epi64(0, 0, 0x0001000100010001, 0x0001000100010001, 0x0002000200020002,
+                                             0x0002000200020002, 0x0003000300030003, 0x0003000300030003);
+    const __m512i first =
+        _mm512_mask_blend_epi64(0xaa, _mm512_set1_epi16((short) (4 * a)), _mm512_set1_epi16((short) (4 * b)));
+    return _mm512_permutexvar_epi16(_mm512_add_epi16(groups, first), _mm512_castsi256_si512(scales));
 }
 PMTP_INLINE Int lane_products(__m256i a, __m256i b) { return _mm512_zextsi256_si512(_mm256_madd_epi16(a, b)); }
 #else
 PMTP_INLINE Int lane_scales(__m256i scales, int a, int b) {
     int16_t s[16];
     _mm256_storeu_si256((__m256i *) s, scales);
-    const auto pair = [&](int i) { return _mm_set1_epi32((uint16_t) s[2 * a + i] | (uint32_t) s[2 * b + i] << 16); };
-    return _mm256_set_m128i(pair(1), pair(0));
+    return _mm256_unpacklo_epi64(_mm256_set_m128i(_mm_set1_epi16(s[2 * a + 1]), _mm_set1_epi16(s[2 * a])),
+                                 _mm256_set_m128i(_mm_set1_epi16(s[2 * b + 1]), _mm_set1_epi16(s[2 * b])));
 }
 PMTP_INLINE Int lane_products(__m256i a, __m256i b) { return _mm256_madd_epi16(a, b); }
 #endif
+
+// C f16 numbers: one in every lane, or four in each group of four lanes.
+template <int C> PMTP_INLINE Float fours_of_halves(uint64_t halves) {
+    if constexpr (C == 1) {
+        return broadcast(half_to_float((uint16_t) halves));
+    } else {
+        return in_all_groups(_mm_cvtph_ps(_mm_cvtsi64_si128((long long) halves)));
+    }
+}
+
+// In each group of four lanes: the sum of a's four, in all of them; of four vectors, lane c the sum of a[c]'s.
+PMTP_INLINE Int add_fours(const Int (&a)[1]) {
+    const Int pairs = add32(a[0], swap_pairs(a[0]));
+    return add32(pairs, swap_lanes(pairs));
+}
+PMTP_INLINE Int add_fours(const Int (&a)[4]) {
+    const Int low = add32(low_lanes(a[0], a[1]), high_lanes(a[0], a[1]));
+    const Int high = add32(low_lanes(a[2], a[3]), high_lanes(a[2], a[3]));
+    return add32(low_pairs(low, high), high_pairs(low, high));
+}
 
 // The 32 bytes of p, where a vector is longer twice, shifted right by a bits, the second time by b bits (left if less
 // than 0). Bits of a byte cross into its neighbour.
@@ -59,23 +82,24 @@ template <int kAdded> PMTP_INLINE Int add_where_set(Int values, const uint8_t * 
 }
 #endif
 
-// One weight row: more at a time gain nothing, as the activations come from the first-level cache fast enough.
-template <class Type> struct StripOfSuperBlocks {
+// C: four weight rows, whose sums share a vector and for which an activation row is read once; or one, where no four
+// are left.
+template <class Type, int C> struct StripOfSuperBlocks {
     using Block = typename Type::Block;
 
-    static constexpr int kColumns = 1;
+    static constexpr int kColumns = C;
     static constexpr int kVectors = 1;
-    static int64_t bytes(int64_t n_in) { return n_in / 256 * (int64_t) sizeof(Block); }
+    static int64_t bytes(int64_t n_in) { return C * n_in / 256 * (int64_t) sizeof(Block); }
 
     struct Decoded {
-        Int w[kVectorsOfBlock];
+        Int w[C][kVectorsOfBlock];
 #ifdef PMTP_SIMD_VNNI
-        Int scales[kVectorsOfBlock / 2];  // of two vectors each, the second's in the upper halves
+        Int scales[C][kVectorsOfBlock / 2];  // of two vectors each
 #else
-        Int scales[kVectorsOfBlock];  // in both halves
+        Int scales[C][kVectorsOfBlock];
 #endif
-        __m256i offsets;
-        Float d;
+        __m256i offsets[C];
+        Float d;  // of the lanes of add_fours()
         Float dmin;
     };
 
@@ -85,24 +109,34 @@ template <class Type> struct StripOfSuperBlocks {
           column(column) {}
 
     PMTP_INLINE Decoded read(int64_t r) const {
-        const Block & block = blocks[r];
-        fetch_ahead<sizeof(block), 2048>(&block);
-        const __m256i scales = Type::scales(block);
+        // Of the strip behind the next one, in the order in which it lies.
+        fetch_later<C * sizeof(Block)>(blocks + 2 * C * n_records + C * r);
         Decoded d;
-        for (int v = 0; v < kVectorsOfBlock; v++) {
-            d.w[v] = Type::decode(block, v);
+        uint64_t halves = 0, min_halves = 0;
+        PMTP_UNROLL
+        for (int c = 0; c < C; c++) {
+            const Block & block = blocks[c * n_records + r];
+            const __m256i scales = Type::scales(block);
+            PMTP_UNROLL
+            for (int v = 0; v < kVectorsOfBlock; v++) {
+                d.w[c][v] = Type::decode(block, v);
 #ifdef PMTP_SIMD_VNNI
-            if (v % 2 == 0) {
-                d.scales[v / 2] = lane_scales(scales, v, v + 1);
-            }
+                if (v % 2 == 0) {
+                    d.scales[c][v / 2] = lane_scales(scales, v, v + 1);
+                }
 #else
-            d.scales[v] = lane_scales(scales, v, v);
+                d.scales[c][v] = lane_scales(scales, v, v);
 #endif
+            }
+            d.offsets[c] = Type::offsets(block, scales);
+            halves |= (uint64_t) block.d << 16 * c;
+            if constexpr (Type::kHasMins) {
+                min_halves |= (uint64_t) block.dmin << 16 * c;
+            }
         }
-        d.offsets = Type::offsets(block, scales);
-        d.d = broadcast(half_to_float(block.d));
+        d.d = fours_of_halves<C>(halves);
         if constexpr (Type::kHasMins) {
-            d.dmin = broadcast(half_to_float(block.dmin));
+            d.dmin = fours_of_halves<C>(min_halves);
         }
         return d;
     }
@@ -111,31 +145,40 @@ template <class Type> struct StripOfSuperBlocks {
         PMTP_UNROLL
         for (int n = 0; n < N; n++) {
             const char * x = (const char *) tile.values + (r * N + n) * 256;
-            const Int offset = lane_products(d.offsets, load_as<__m256i>(tile.sums16 + (r * N + n) * 16));
-            Int dots = Type::kHasMins ? zero() : offset;
+            const __m256i x_sums = load_as<__m256i>(tile.sums16 + (r * N + n) * 16);
+            Int dots[C], offsets[C];
+            PMTP_UNROLL
+            for (int c = 0; c < C; c++) {
+                offsets[c] = lane_products(d.offsets[c], x_sums);
+                dots[c] = Type::kHasMins ? zero() : offsets[c];
 #ifdef PMTP_SIMD_VNNI  // a lane's 4 products fit 16 bits
-            PMTP_UNROLL
-            for (int v = 0; v < kVectorsOfBlock; v += 2) {
-                const Int a = dot(zero(), d.w[v], load(x + v * kBytes));
-                const Int b = dot(zero(), d.w[v + 1], load(x + (v + 1) * kBytes));
-                dots = dot16(dots, low_halves(a, b), d.scales[v / 2]);
-            }
+                PMTP_UNROLL
+                for (int v = 0; v < kVectorsOfBlock; v += 2) {
+                    const Int a = dot(zero(), d.w[c][v], load(x + v * kBytes));
+                    const Int b = dot(zero(), d.w[c][v + 1], load(x + (v + 1) * kBytes));
+                    dots[c] = dot16(dots[c], pack16(a, b), d.scales[c][v / 2]);
+                }
 #else
-            PMTP_UNROLL
-            for (int v = 0; v < kVectorsOfBlock; v++) {
-                dots = dot16(dots, pairs16(d.w[v], load(x + v * kBytes)), d.scales[v]);
-            }
+                PMTP_UNROLL
+                for (int v = 0; v < kVectorsOfBlock; v++) {
+                    dots[c] = dot16(dots[c], pairs16(d.w[c][v], load(x + v * kBytes)), d.scales[c][v]);
+                }
 #endif
-            Float value = to_float(dots) * d.d;
+            }
+            Float value = to_float(add_fours(dots)) * d.d;
             if constexpr (Type::kHasMins) {
-                value = fma(to_float(offset), d.dmin, value);
+                value = fma(to_float(add_fours(offsets)), d.dmin, value);
             }
             sums[0][n] = fma(value, broadcast(tile.scales[r * N + n]), sums[0][n]);
         }
     }
 
     template <int N> PMTP_INLINE void finish(const Float (&sums)[1][N], const Tile & tile) const {
-        store_totals(sums, tile, column);
+        PMTP_UNROLL
+        for (int n = 0; n < N; n++) {
+            const __m128 totals = add_groups(sums[0][n]);
+            std::memcpy(tile.row(n) + column, &totals, C * sizeof(float));
+        }
     }
 
     const int64_t n_records;
@@ -143,10 +186,11 @@ template <class Type> struct StripOfSuperBlocks {
     const int64_t column;
 };
 
+// Without AVX-512 there are registers for four weight rows beside few activation rows only.
 template <class Type> struct StripsOfSuperBlocks {
     template <int N> struct Of {
-        using Wide = StripOfSuperBlocks<Type>;
-        using Narrow = Wide;
+        using Wide = StripOfSuperBlocks<Type, kBytes == 64 || N <= 4 ? 4 : 1>;
+        using Narrow = StripOfSuperBlocks<Type, 1>;
     };
 };
 
