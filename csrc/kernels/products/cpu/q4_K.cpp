@@ -56,7 +56,8 @@ PMTP_INLINE Int add_two(Int sum, const Two & two, const int8_t * x) {
 #endif
 }
 
-// kFetch: not for a lone activation row, which the hardware's own prefetching serves best.
+// kFetch: not for a lone activation row, which the hardware's own prefetching serves best, nor for several tiles, of
+// which each would fetch the same again.
 template <int V, bool kFetch> struct StripQ4_K {
     static constexpr int kColumns = V * kLaneRows;
     static constexpr int kVectors = V;
@@ -178,7 +179,7 @@ template <int V, bool kFetch> struct StripQ4_K {
 // As many parts as there are registers for.
 struct Strips {
     template <int N> struct Of {
-        using Wide = StripQ4_K<N <= 2 ? kParts : 1, N != 1>;
+        using Wide = StripQ4_K<N <= 2 ? kParts : 1, (N > 1 && N < kTileRows)>;
         using Narrow = Wide;
     };
 };
