@@ -163,10 +163,9 @@ void check_case(const Case & c, std::mt19937 & random) {
 
 void check_products(const WeightBlocks & blocks, int n_tokens, bool small) {
     std::mt19937 random(n_tokens);
-    const bool whole_stages = blocks.n_bytes % 8 != 0 || blocks.halves.size() < 8;  // of 256 values
     for (int router = 0; router < (int) Router::count; router++) {
         for (int n_in : small ? std::vector<int>{ 256, 320 } : std::vector<int>{ 256, 320, 704, 2816 }) {
-            if (n_in % 256 != 0 && whole_stages) {
+            if (n_in % 256 != 0 && !blocks.is_loose) {
                 continue;
             }
             for (int n_out : small ? std::vector<int>{ 32 } : std::vector<int>{ 32, n_in == 2816 ? 704 : 1408 }) {

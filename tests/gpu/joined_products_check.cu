@@ -128,9 +128,7 @@ int main(int argc, char ** argv) {
     for (const WeightBlocks & blocks : all_weight_blocks()) {
         for (const int n_in : small ? std::vector<int>{ 512 } : std::vector<int>{ 256, 1536, 5376 }) {
             for (const int n_rows : small ? std::vector<int>{ 2, 9 } : std::vector<int>{ 1, 4, 8, 9, 33, 64 }) {
-                if (n_rows <= 8 || !pmtp_takes_floats(blocks.format)) {
-                    Products(blocks, n_in, n_rows, random).check();
-                }
+                Products(blocks, n_in, n_rows, random).check();
             }
         }
     }

@@ -100,7 +100,7 @@ void check_products(const WeightBlocks & blocks, int n_rows, bool small) {
             }
         }
     }
-    if (blocks.halves.size() == 8) {  // rows of any number of blocks of 64 values
+    if (blocks.is_loose) {  // rows of any number of blocks of 64 values
         check_product(blocks, small ? 320 : 2112, small ? 32 : 352, n_rows, false, random);
     }
 }
@@ -115,10 +115,7 @@ int main(int argc, char ** argv) {
         for (int n_rows : small ? std::vector<int>{ 3, 20 }
                           : blocks.format == WeightFormat::q4_0
                               ? std::vector<int>{ 1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64 }
-                              : std::vector<int>{ 1, 4, 8, 16, 37 }) {
-            if (pmtp_is_tiled(n_rows) && pmtp_takes_floats(blocks.format)) {
-                continue;
-            }
+                              : std::vector<int>{ 1, 4, 8, 16, 37, 64 }) {
             threads.emplace_back([&blocks, n_rows, small] { check_products(blocks, n_rows, small); });
             if (small) {  // for tools that follow every access
                 threads.back().join();

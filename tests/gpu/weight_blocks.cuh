@@ -21,6 +21,7 @@ struct WeightBlocks {
     std::vector<int> halves;  // where its numbers in f16 are,
     float spread;             // and what they multiply, about
     WeightValue (*value)(const uint8_t * stage, int i);
+    bool is_loose = false;  // whether rows are any number of 64 values long
 };
 
 namespace weight_blocks {
@@ -39,12 +40,24 @@ inline WeightValue q4_0(const uint8_t * stage, int i) {
     return { d * nibble(block + 2, i % 32), d * 8 };
 }
 
+inline WeightValue q4_1(const uint8_t * stage, int i) {
+    const uint8_t * block = stage + i / 32 * 20;
+    return { half_at(block) * nibble(block + 4, i % 32), -half_at(block + 2) };
+}
+
+inline int five_bits(const uint8_t * fifths, const uint8_t * quants, int i) {
+    return nibble(quants, i) + 16 * (fifths[i / 8] >> i % 8 & 1);
+}
+
 inline WeightValue q5_0(const uint8_t * stage, int i) {
     const uint8_t * block = stage + i / 32 * 22;
-    const int j = i % 32;
-    const int fifth = block[2 + j / 8] >> j % 8 & 1;
     const double d = half_at(block);
-    return { d * (nibble(block + 6, j) + 16 * fifth), d * 16 };
+    return { d * five_bits(block + 2, block + 6, i % 32), d * 16 };
+}
+
+inline WeightValue q5_1(const uint8_t * stage, int i) {
+    const uint8_t * block = stage + i / 32 * 24;
+    return { half_at(block) * five_bits(block + 4, block + 8, i % 32), -half_at(block + 2) };
 }
 
 inline WeightValue q8_0(const uint8_t * stage, int i) {
@@ -110,15 +123,25 @@ inline std::vector<int> every(int n) {
     return out;
 }
 
+// And the numbers behind those.
+inline std::vector<int> twice(std::vector<int> halves) {
+    for (size_t i = 0, n = halves.size(); i < n; i++) {
+        halves.push_back(halves[i] + 2);
+    }
+    return halves;
+}
+
 }  // namespace weight_blocks
 
 inline const std::vector<WeightBlocks> & all_weight_blocks() {
     using namespace weight_blocks;
     static const std::vector<WeightBlocks> all = {
-        { WeightFormat::q4_0, "q4_0", 144, every(18), 5, q4_0 },
-        { WeightFormat::q5_0, "q5_0", 176, every(22), 9, q5_0 },
-        { WeightFormat::q8_0, "q8_0", 272, every(34), 74, q8_0 },
-        { WeightFormat::iq4_nl, "iq4_nl", 144, every(18), 68, iq4_nl },
+        { WeightFormat::q4_0, "q4_0", 144, every(18), 5, q4_0, true },
+        { WeightFormat::q4_1, "q4_1", 160, twice(every(20)), 9, q4_1, true },
+        { WeightFormat::q5_0, "q5_0", 176, every(22), 9, q5_0, true },
+        { WeightFormat::q5_1, "q5_1", 192, twice(every(24)), 18, q5_1, true },
+        { WeightFormat::q8_0, "q8_0", 272, every(34), 74, q8_0, true },
+        { WeightFormat::iq4_nl, "iq4_nl", 144, every(18), 68, iq4_nl, true },
         { WeightFormat::iq4_xs, "iq4_xs", 136, { 0 }, 18 * 68, iq4_xs },
         { WeightFormat::q4_K, "q4_K", 144, { 0, 2 }, 36 * 9, q4_K },
         { WeightFormat::q5_K, "q5_K", 176, { 0, 2 }, 36 * 18, q5_K },

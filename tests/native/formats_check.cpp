@@ -20,7 +20,11 @@ template <typename Format> float value(const Stage & stage, int group, int sub, 
         }
         return out;
     } else {
-        return Format::scale(stage, group) * ((float) quant - Format::kBias);
+        float out = Format::scale(stage, group) * ((float) quant - Format::kBias);
+        if constexpr (Format::kHasLeast) {
+            out += Format::least(stage, group);
+        }
+        return out;
     }
 }
 
@@ -61,7 +65,9 @@ int main(int argc, char ** argv) {
     const std::string name = argc == 3 ? argv[1] : "";
     const size_t offset = argc == 3 ? (size_t) atoi(argv[2]) : 0;
     name == "q4_0"     ? decode<Q4_0>(offset)
+    : name == "q4_1"   ? decode<Q4_1>(offset)
     : name == "q5_0"   ? decode<Q5_0>(offset)
+    : name == "q5_1"   ? decode<Q5_1>(offset)
     : name == "q8_0"   ? decode<Q8_0>(offset)
     : name == "iq4_nl" ? decode<IQ4_NL>(offset)
     : name == "iq4_xs" ? decode<IQ4_XS>(offset)

@@ -14,7 +14,9 @@ CSRC = HERE.parent.parent / "csrc"
 # Bytes of 256 values, and where a block's f16 numbers are: from, every.
 FORMATS = {
     "q4_0": (144, range(0, 144, 18)),
+    "q4_1": (160, [*range(0, 160, 20), *range(2, 160, 20)]),
     "q5_0": (176, range(0, 176, 22)),
+    "q5_1": (192, [*range(0, 192, 24), *range(2, 192, 24)]),
     "q8_0": (272, range(0, 272, 34)),
     "iq4_nl": (144, range(0, 144, 18)),
     "iq4_xs": (136, [0]),

@@ -127,7 +127,7 @@ bool pmtp_cuda_has_product(const WeightProduct & p) {
     const int stage = with_format(p.format, [](auto format) { return decltype(format)::kStage; });
     return p.n_in > 0 && p.n_in % stage == 0 &&
            fits_all(p, p.gate != nullptr || p.factor != nullptr ? kGateTiles * kTile : kTile) &&
-           p.n_rows <= (pmtp_takes_floats(p.format) ? kBatch : kPmtpMostRows) &&
+           p.n_rows <= kPmtpMostRows &&
            attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
 }
 

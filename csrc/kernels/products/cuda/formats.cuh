@@ -9,7 +9,8 @@
 //     quants(stage, group, t)   of the 32 values of a group, 0 to 7: values 4 t ... 4 t + 3, and those 16 further on
 //     kSuper                    whether a stage has one scale in floating point, and integers for the groups:
 // without:
-//     scale(stage, group), kBias    value = scale * (quant - kBias)
+//     scale(stage, group), kBias    value = scale * (quant - kBias) + least
+//     kHasLeast, least(stage, group)    if not, 0
 // with:
 //     kGroup                    values that share an integer, 32 or 16; `sub` counts them
 //     scale(stage), sub_scale(stage, sub)    value = scale * sub_scale * quant - least * sub_least
@@ -105,9 +106,21 @@ struct Quantised {
     static constexpr bool kLoose = false;
 };
 
-struct Q4_0 : Quantised {
-    static constexpr int kBytes = 8 * 18;
+// Blocks of 32 values with a scale in front; values around 0.
+struct Simple : Quantised {
     static constexpr bool kSuper = false;
+    static constexpr bool kHasLeast = false;
+};
+
+// The least value behind it.
+struct WithLeast : Quantised {
+    static constexpr bool kSuper = false;
+    static constexpr float kBias = 0.0f;
+    static constexpr bool kHasLeast = true;
+};
+
+struct Q4_0 : Simple {
+    static constexpr int kBytes = 8 * 18;
     static constexpr float kBias = 8.0f;
     static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
         return nibbles(s.word(18 * group + 2, t));
@@ -115,23 +128,44 @@ struct Q4_0 : Quantised {
     static PMTP_EVERYWHERE float scale(const Stage & s, int group) { return s.half(18 * group); }
 };
 
-struct Q5_0 : Quantised {
-    static constexpr int kBytes = 8 * 22;
-    static constexpr bool kSuper = false;
-    static constexpr float kBias = 16.0f;
-    // Bits 0 to 3 as bit 4 of each byte.
-    static PMTP_EVERYWHERE uint32_t fifth_bits(uint32_t bits) { return ((bits & 15) * 0x00204081 & 0x01010101) << 4; }
+struct Q4_1 : WithLeast {
+    static constexpr int kBytes = 8 * 20;
     static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
-        const uint32_t fifth = s.word(22 * group + 2);
-        const Quants low = nibbles(s.word(22 * group + 6, t));
-        return { low.first | fifth_bits(fifth >> 4 * t), low.second | fifth_bits(fifth >> (16 + 4 * t)) };
+        return nibbles(s.word(20 * group + 4, t));
+    }
+    static PMTP_EVERYWHERE float scale(const Stage & s, int group) { return s.half(20 * group); }
+    static PMTP_EVERYWHERE float least(const Stage & s, int group) { return s.half(20 * group + 2); }
+};
+
+// Bits 0 to 3 as bit 4 of each byte.
+PMTP_EVERYWHERE uint32_t fifth_bits(uint32_t bits) { return ((bits & 15) * 0x00204081 & 0x01010101) << 4; }
+
+// Nibbles and their fifth bits, 32 in a word.
+PMTP_EVERYWHERE Quants five_bits(uint32_t w, uint32_t fifth, int t) {
+    const Quants low = nibbles(w);
+    return { low.first | fifth_bits(fifth >> 4 * t), low.second | fifth_bits(fifth >> (16 + 4 * t)) };
+}
+
+struct Q5_0 : Simple {
+    static constexpr int kBytes = 8 * 22;
+    static constexpr float kBias = 16.0f;
+    static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
+        return five_bits(s.word(22 * group + 6, t), s.word(22 * group + 2), t);
     }
     static PMTP_EVERYWHERE float scale(const Stage & s, int group) { return s.half(22 * group); }
 };
 
-struct Q8_0 : Quantised {
+struct Q5_1 : WithLeast {
+    static constexpr int kBytes = 8 * 24;
+    static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
+        return five_bits(s.word(24 * group + 8, t), s.word(24 * group + 4), t);
+    }
+    static PMTP_EVERYWHERE float scale(const Stage & s, int group) { return s.half(24 * group); }
+    static PMTP_EVERYWHERE float least(const Stage & s, int group) { return s.half(24 * group + 2); }
+};
+
+struct Q8_0 : Simple {
     static constexpr int kBytes = 8 * 34;
-    static constexpr bool kSuper = false;
     static constexpr float kBias = 0.0f;
     static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
         return { s.word(34 * group + 2, t), s.word(34 * group + 18, t) };
@@ -153,9 +187,8 @@ PMTP_EVERYWHERE Quants levels_of(uint32_t w) {
     return { pick_bytes(of_half[0], of_half[1], 0x6420), pick_bytes(of_half[0], of_half[1], 0x7531) };
 }
 
-struct IQ4_NL : Quantised {
+struct IQ4_NL : Simple {
     static constexpr int kBytes = 8 * 18;
-    static constexpr bool kSuper = false;
     static constexpr float kBias = 0.0f;
     static PMTP_EVERYWHERE Quants quants(const Stage & s, int group, int t) {
         return levels_of(s.word(18 * group + 2, t));
@@ -242,6 +275,7 @@ struct Floats {
     static constexpr int kStage = 128;
     static constexpr int kBytes = 256;
     static constexpr bool kQuantised = false;
+    static constexpr bool kSuper = false;
     static constexpr bool kLoose = false;
 };
 

@@ -126,7 +126,11 @@ __global__ __launch_bounds__((n_splits == 1 ? 1 : 2) * kMaxWarps * 32) void mult
             return LaneWeights<Format>(at + tile * kTile * kWeightWords, (uint32_t) begin_of(in_matrix * kTile, stage),
                                        (uint32_t) row_bytes);
         };
-        if constexpr (kTiled) {
+        if constexpr (kTiled && !Format::kQuantised) {
+            const int first = blockIdx.y * kBlockRows;
+            add_tiled_float_stage<Format, n_matrices * n_tiles, kBlockRows / kBatch>(
+                sum, at, p.floats + (size_t) first * p.n_in + stage * Format::kStage, p.n_rows - first, p.n_in);
+        } else if constexpr (kTiled) {
             const size_t row_tile_words = (size_t) pmtp_row_blocks(p.n_in) * kPmtpTileWords;
             add_tiled_stage<Format, kTiles, n_row_tiles>(sum, weights_of,
                                                          (const uint32_t *) p.x +
@@ -254,7 +258,9 @@ template <typename Format> Geometry geometry_of(const WeightProduct & p) {
 template <typename Visit> auto with_format(WeightFormat format, Visit visit) {
     switch (format) {
         case WeightFormat::q4_0: return visit(formats::Q4_0());
+        case WeightFormat::q4_1: return visit(formats::Q4_1());
         case WeightFormat::q5_0: return visit(formats::Q5_0());
+        case WeightFormat::q5_1: return visit(formats::Q5_1());
         case WeightFormat::q8_0: return visit(formats::Q8_0());
         case WeightFormat::iq4_nl: return visit(formats::IQ4_NL());
         case WeightFormat::iq4_xs: return visit(formats::IQ4_XS());

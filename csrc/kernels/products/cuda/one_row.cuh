@@ -53,7 +53,7 @@ template <typename Format, int n_sets> struct OneRow {
     __device__ __forceinline__ void add_result(int set, const formats::Stage & own, int group, int c, int second,
                                                const float2 & scale_and_sum, SuperSum<Format> & super) {
         if constexpr (!Format::kSuper) {
-            add_group<Format>(sum[set], Format::scale(own, group), c + second, scale_and_sum);
+            add_group<Format>(sum[set], own, group, c + second, scale_and_sum);
         } else if constexpr (Format::kGroup == 16) {
             super.add(own, group, c, second, scale_and_sum);
         } else {

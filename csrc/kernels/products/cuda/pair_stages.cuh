@@ -81,7 +81,7 @@ __device__ __forceinline__ void add_pair_stage(float (&sum)[2][BatchColumns<few>
                 if constexpr (Format::kSuper) {
                     super[tile][i].add(weights[tile], group, c[tile][i], second[tile][i], scale_and_sum);
                 } else {
-                    add_group<Format>(sum[tile][i], Format::scale(weights[tile], group), c[tile][i], scale_and_sum);
+                    add_group<Format>(sum[tile][i], weights[tile], group, c[tile][i], scale_and_sum);
                 }
             }
         }

@@ -5,14 +5,14 @@
 
 #include "kernels/rows/cuda/quantise.cuh"
 
-enum class WeightFormat { q4_0, q5_0, q8_0, iq4_nl, iq4_xs, q4_K, q5_K, q6_K, f16, bf16 };
+enum class WeightFormat { q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, iq4_xs, q4_K, q5_K, q6_K, f16, bf16 };
 
 // Whether activations are multiplied as they are. With other weights they are quantised.
 constexpr bool pmtp_takes_floats(WeightFormat format) {
     return format == WeightFormat::f16 || format == WeightFormat::bf16;
 }
 
-// Most rows, of quantised weights: from there on ggml-cuda's kernels are faster.
+// Most rows: from there on ggml-cuda's kernels are faster.
 constexpr int kPmtpMostRows = 64;
 
 // Another matrix of n_in columns that the same activations are multiplied with.

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kernels/products/cuda/formats.cuh"
-#include "kernels/rows/cuda/quantise.cuh"
 
 namespace {
 
@@ -137,11 +136,15 @@ __device__ __forceinline__ uint32_t round_to_tf32(float x) {
 // Of one result: what a group adds to its sum, where a stage has no scale of its own. Each operation is spelt out, here
 // and below, so that every kernel rounds alike.
 template <typename Format>
-__device__ __forceinline__ void add_group(float & sum, float scale, int c, const float2 & scale_and_sum) {
+__device__ __forceinline__ void add_group(float & sum, const formats::Stage & stage, int group, int c,
+                                          const float2 & scale_and_sum) {
     const float product = Format::kBias == 0.0f
                               ? __fmul_rn((float) c, scale_and_sum.x)
                               : __fmaf_rn((float) c, scale_and_sum.x, __fmul_rn(-Format::kBias, scale_and_sum.y));
-    sum = __fmaf_rn(scale, product, sum);
+    sum = __fmaf_rn(Format::scale(stage, group), product, sum);
+    if constexpr (Format::kHasLeast) {
+        sum = __fmaf_rn(Format::least(stage, group), scale_and_sum.y, sum);
+    }
 }
 
 // Where it has one: what the groups add up to.
@@ -207,7 +210,7 @@ template <typename Format> __device__ __forceinline__ void add_stage(float (&sum
         if constexpr (!Format::kSuper) {
             multiply_32(c, x[1 + t], x[5 + t], quants.first, quants.second);
             for (int i = 0; i < 2; i++) {
-                add_group<Format>(sum[i], Format::scale(w.scales[i], group), c[i], scale_and_sum);
+                add_group<Format>(sum[i], w.scales[i], group, c[i], scale_and_sum);
             }
         } else {
             if constexpr (Format::kGroup == 16) {
@@ -226,6 +229,15 @@ template <typename Format> __device__ __forceinline__ void add_stage(float (&sum
             super[i].add_to(sum[i], w.scales[i]);
         }
     }
+}
+
+// Of what kernels in front write: the compiler leaves it behind wait_for_previous().
+__device__ __forceinline__ float4 load_late(const float * x) {
+    float4 out;
+    asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(out.x), "=f"(out.y), "=f"(out.z), "=f"(out.w)
+                 : "l"(x));
+    return out;
 }
 
 // 32 values of 16 rows, as a lane takes them: of row lane / 4 and of the one 8 further on.
@@ -270,7 +282,7 @@ __device__ __forceinline__ void add_tiled_stage(float (&sum)[n_tiles][4 * n_row_
                     int c[4];
                     multiply_32(c, rows[r].values, quants.first, quants.second);
                     for (int i = 0; i < 4; i++) {
-                        add_group<Format>(sum[tile][4 * r + i], Format::scale(w.scales[i % 2], group), c[i],
+                        add_group<Format>(sum[tile][4 * r + i], w.scales[i % 2], group, c[i],
                                           rows[r].scale_and_sum[i / 2]);
                     }
                 }
@@ -307,20 +319,18 @@ __device__ __forceinline__ void add_tiled_stage(float (&sum)[n_tiles][4 * n_row_
     }
 }
 
-// Adds a stage of all tiles whose weights are floats: each activation is split into two numbers of 10 bits of mantissa,
-// as one would drop half of its bits.
-// A lane takes four of each 16 values.
-template <typename Format, int n_tiles>
-__device__ __forceinline__ void add_float_stage(float (&sum)[n_tiles][2], const uint32_t * tiles,
-                                                const uint32_t * columns, int n_rows) {
+// Adds a stage of n_tiles tiles from first_tile on, whose weights are floats, and of the set-th eight rows: each
+// activation is split into two numbers of 10 bits of mantissa, as one would drop half of its bits.
+// A lane takes four of each 16 values, of which four_of(i) has its i-th.
+template <typename Format, int n_tiles, int n_all, int n_sums, typename FourOf>
+__device__ __forceinline__ void add_floats(float (&sum)[n_all][n_sums], int first_tile, int set, const uint32_t * tiles,
+                                           const FourOf & four_of) {
     const int t = threadIdx.x % 4;
-    const int row = threadIdx.x % 32 / 4;
-    const auto * x = (const float4 *) (columns + min(row, n_rows - 1) * Layout<Format>::kColumnStride) + t;
-    const auto * w = (const uint2 *) (tiles + row * Layout<Format>::kWords) + t;
+    const auto * w = (const uint2 *) (tiles + (first_tile * kTile + threadIdx.x % 32 / 4) * Layout<Format>::kWords) + t;
     float c[n_tiles][4] = {};
 #pragma unroll
     for (int i = 0; i < Format::kStage / 16; i++) {
-        const float4 four = x[4 * i];
+        const float4 four = four_of(i);
         const float values[4] = { four.x, four.y, four.z, four.w };
         uint32_t split[2][4];
 #pragma unroll
@@ -338,7 +348,41 @@ __device__ __forceinline__ void add_float_stage(float (&sum)[n_tiles][2], const 
     }
     for (int tile = 0; tile < n_tiles; tile++) {
         for (int i = 0; i < 2; i++) {
-            sum[tile][i] += c[tile][i] + c[tile][2 + i];
+            sum[first_tile + tile][2 * set + i] += c[tile][i] + c[tile][2 + i];
+        }
+    }
+}
+
+// The same of all tiles and eight rows in shared memory.
+template <typename Format, int n_tiles>
+__device__ __forceinline__ void add_float_stage(float (&sum)[n_tiles][2], const uint32_t * tiles,
+                                                const uint32_t * columns, int n_rows) {
+    const int lane = threadIdx.x % 32;
+    const auto * x = (const float4 *) (columns + min(lane / 4, n_rows - 1) * Layout<Format>::kColumnStride) + lane % 4;
+    add_floats<Format, n_tiles>(sum, 0, 0, tiles, [&](int i) { return x[4 * i]; });
+}
+
+// The same of up to n_sets times eight of n_rows rows, which have the stage at x and lie n_in floats apart.
+template <typename Format, int n_tiles, int n_sets>
+__device__ __forceinline__ void add_tiled_float_stage(float (&sum)[n_tiles][2 * n_sets], const uint32_t * tiles,
+                                                      const float * x, int n_rows, int n_in) {
+    // Tiles whose sums, beside all others, registers have room for.
+    constexpr int kRoom = n_tiles * n_sets > 16 ? 2 : 4;
+    constexpr int kTogether = n_tiles < kRoom ? n_tiles : kRoom;
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int set = 0; set < n_sets; set++) {
+        const float * row = x + (size_t) min(kBatch * set + lane / 4, n_rows - 1) * n_in + lane % 4 * 4;
+#pragma unroll
+        for (int tile = 0; tile < n_tiles; tile += kTogether) {
+            float4 values[Format::kStage / 16];
+#pragma unroll
+            for (int i = 0; i < Format::kStage / 16; i++) {
+                values[i] = load_late(row + 16 * i);
+            }
+            // What is read early would not fit into registers.
+            __syncwarp();
+            add_floats<Format, kTogether>(sum, tile, set, tiles, [&](int i) { return values[i]; });
         }
     }
 }

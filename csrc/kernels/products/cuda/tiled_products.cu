@@ -23,14 +23,10 @@ template <typename Format, int n_row_tiles> void launch(const WeightProduct & p,
 void pmtp_cuda_launch_tiled_product(const WeightProduct & p, cudaStream_t stream) {
     with_format(p.format, [&](auto format) {
         using Format = decltype(format);
-        if constexpr (Format::kQuantised) {
-            // With scales of their own the sums of two tiles of rows would not fit into registers.
-            constexpr int kMostRowTiles = Format::kSuper ? 1 : 2;
-            // Blocks with little to do are faster if there are more of them.
-            const bool little =
-                p.gate == nullptr && p.n_in / Format::kStage <= kMaxWarps / 2 && all_results(p) < 1 << 14;
-            p.n_rows <= kPmtpTileRows || little ? launch<Format, 1>(p, stream)
-                                                : launch<Format, kMostRowTiles>(p, stream);
-        }
+        // With scales of their own the sums of two tiles of rows would not fit into registers.
+        constexpr int kMostRowTiles = Format::kSuper ? 1 : 2;
+        // Blocks with little to do are faster if there are more of them.
+        const bool little = p.gate == nullptr && p.n_in / Format::kStage <= kMaxWarps / 2 && all_results(p) < 1 << 14;
+        p.n_rows <= kPmtpTileRows || little ? launch<Format, 1>(p, stream) : launch<Format, kMostRowTiles>(p, stream);
     });
 }
