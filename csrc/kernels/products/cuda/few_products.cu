@@ -127,8 +127,7 @@ bool pmtp_cuda_has_product(const WeightProduct & p) {
     const int stage = with_format(p.format, [](auto format) { return decltype(format)::kStage; });
     return p.n_in > 0 && p.n_in % stage == 0 &&
            fits_all(p, p.gate != nullptr || p.factor != nullptr ? kGateTiles * kTile : kTile) &&
-           p.n_rows <= kPmtpMostRows &&
-           attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
+           p.n_rows <= kPmtpMostRows && attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
 }
 
 void pmtp_cuda_launch_product(const WeightProduct & p, cudaStream_t stream) {

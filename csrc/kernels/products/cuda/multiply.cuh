@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/products/cuda/float_stages.cuh"
 #include "kernels/products/cuda/pair_stages.cuh"
 #include "kernels/products/cuda/products.cuh"
 #include "kernels/rows/cuda/gelu.cuh"
