@@ -291,7 +291,7 @@ typedef struct pmtp_stats {
     double queue_seconds;  /* from the start until it ran */
     double prompt_seconds; /* of the steps with its prompt, the first token's included */
     double decode_seconds; /* of the steps with its rounds = draft + verify + sample + rest, of all sequences in them */
-    double draft_seconds;
+    double draft_seconds;  /* these three of the host, whose wait for a GPU is verify_seconds */
     double verify_seconds;
     double sample_seconds;
 } pmtp_stats;

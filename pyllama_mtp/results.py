@@ -80,6 +80,8 @@ class Stats:
     queue_seconds: from the start until it ran. prompt_seconds: prefill and the first token. decode_seconds: all rounds
     = draft + verify + sample + a rest. These are the times of the steps that the completion took part in, as a whole:
     beside others its steps take longer, and the seconds of all completions together are more than those of the clock.
+    On a GPU they are what the host spends: it waits for drafts and verification together, which is verify_seconds, and
+    what the GPU does while tokens are handed out is not counted.
     tokens_per_second: tokens after the first one over decode_seconds; None before the first round.
     acceptance: the acceptance rule in use, never "auto"; greedy text has no other than "coupled". sampling: the options
     in use, those that the request left out too. The same request with this seed and this rule gives the same text.

@@ -3,11 +3,22 @@
 
 #include "sampling/draft.h"
 
+#include "ggml-backend.h"
+#include "ggml.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 namespace pmtp {
+
+// Where a backend has drafted tokens: in a tensor (i32), one after another from `first` on, until the next draft
+// begins.
+struct DraftPlace {
+    ggml_backend_t backend = nullptr;
+    const ggml_tensor * tokens = nullptr;  // nullptr: nowhere but on the host
+    int first = 0;
+};
 
 // What a sequence wants drafted.
 struct DraftTurn {
@@ -23,17 +34,22 @@ struct DraftTurn {
     const std::vector<int32_t> * prompt;
     const std::vector<int32_t> * generated;  // `token` is the last of them
     std::vector<Draft> * drafts;             // to be replaced by k continuations or fewer
+    DraftPlace place = {};                   // of all k, if the drafter says so
 };
 
 class Drafter {
   public:
     virtual ~Drafter() = default;
 
-    // Whether draft() reads the target's states.
+    // Whether begin() reads the target's states.
     virtual bool reads_states() const = 0;
 
-    // Drafts for all turns. Returns false if it was aborted. Throws Error.
-    virtual bool draft(std::vector<DraftTurn> & turns) = 0;
+    // Begins to draft for all turns, and says how many drafts each gets; what they are is known after finish(). Returns
+    // false if it was aborted. Throws Error.
+    virtual bool begin(std::vector<DraftTurn> & turns) = 0;
+
+    // The drafts of the same turns, when the target's backends have been waited for. Throws std::bad_alloc.
+    virtual void finish(std::vector<DraftTurn> & turns) = 0;
 
     // Bytes of scratch memory.
     virtual size_t compute_bytes() const = 0;

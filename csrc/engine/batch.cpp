@@ -9,6 +9,7 @@ Batch::Batch(int capacity) : n_slots_(capacity, 1), slots_(capacity) {
     slot_.reserve(capacity);
     output_.reserve(capacity);
     outputs_.reserve(capacity);
+    draft_rows_.reserve(capacity);
 }
 
 void Batch::clear() {
@@ -17,6 +18,7 @@ void Batch::clear() {
     slot_.clear();
     output_.clear();
     outputs_.clear();
+    draft_rows_.clear();
 }
 
 void Batch::add(int32_t token, int position, int slot, bool output) {
@@ -28,6 +30,8 @@ void Batch::add(int32_t token, int position, int slot, bool output) {
     slot_.push_back(slot);
     output_.push_back(output);
 }
+
+void Batch::take_tokens(const DraftPlace & place, int n) { draft_rows_.push_back({ place, size() - n, n }); }
 
 llama_batch Batch::view() const {
     llama_batch batch = {};

@@ -2,31 +2,15 @@
 
 #include "base/calls.h"
 #include "base/error.h"
+#include "engine/timer.h"
 #include "llama/hooks/reserve.h"
 
 #include <algorithm>
-#include <chrono>
 #include <exception>
 #include <new>
 #include <utility>
 
 namespace pmtp {
-
-namespace {
-
-// Adds the time until its destruction to a counter of seconds.
-class Timer {
-  public:
-    explicit Timer(double & seconds) : seconds_(seconds), begin_(Clock::now()) {}
-    ~Timer() { seconds_ += std::chrono::duration<double>(Clock::now() - begin_).count(); }
-
-  private:
-    using Clock = std::chrono::steady_clock;
-    double & seconds_;
-    Clock::time_point begin_;
-};
-
-}  // namespace
 
 Engine::Engine(llama_model * model, const EngineParams & params)
     : params_(params),
@@ -37,6 +21,8 @@ Engine::Engine(llama_model * model, const EngineParams & params)
       batch_((int) params.context.n_batch) {
     set_drafter(nullptr, RoundCosts());
 }
+
+Engine::~Engine() { target_.wait(); }
 
 void Engine::set_drafter(std::unique_ptr<Drafter> drafter, const RoundCosts & first_costs) {
     drafter_ = std::move(drafter);
@@ -71,19 +57,20 @@ void Engine::step(std::vector<Burst> & bursts) {
     const std::lock_guard lock(mutex_);
     sweep(&bursts);
     admit(bursts);
-    Plan plan = scheduler_->plan();
+    const size_t n_before = bursts.size();
+    bursts.reserve(n_before + params_.max_num_seqs);  // from here on none is lost for want of memory
+    std::optional<Ahead> ahead = std::exchange(ahead_, std::nullopt);
+    Plan plan = ahead ? std::move(ahead->plan) : scheduler_->plan();
     if (plan.turns.empty()) {
         return;
     }
-    const size_t n_before = bursts.size();
-    bursts.reserve(n_before + plan.turns.size());  // from here on none is lost for want of memory
-    seconds_ = {};
+    seconds_ = ahead ? ahead->seconds : StepSeconds();
     {
         const Timer timer(seconds_.all);
         stepping_ = &plan.turns;
         const uint64_t reserve_used = pmtp_reserve_used();
         try {
-            compute(plan, bursts);
+            compute(plan, ahead ? &*ahead : nullptr, bursts);
             if (pmtp_reserve_used() != reserve_used) {
                 throw std::bad_alloc();
             }
@@ -104,42 +91,29 @@ void Engine::step(std::vector<Burst> & bursts) {
         s.record(plan.turns[i], bursts[n_before + i], seconds_);
         s.publish();
     }
+    go_ahead();
 }
 
-// The draft/verify loop: one round of every sequence that decodes, and parts of the prompts of others.
-void Engine::compute(Plan & plan, std::vector<Burst> & bursts) {
+// The draft/verify loop: one round of every sequence that decodes, and parts of the prompts of others. ahead: what was
+// begun with the step before, or nullptr.
+void Engine::compute(Plan & plan, const Ahead * ahead, std::vector<Burst> & bursts) {
     const size_t first = bursts.size();
-    bool computed = draft(plan);
-    if (computed) {
-        constrain(plan);
-        computed = verify(plan);
+    for (const Turn & turn : plan.turns) {
+        turn.sequence->clear_reports();
     }
-    if (!computed) {  // all of them were cancelled
+    if (ahead != nullptr && ahead->fault != nullptr) {
+        std::rethrow_exception(ahead->fault);
+    }
+    if (ahead != nullptr ? ahead->given_up : !begin(plan)) {  // all of them were cancelled
+        target_.wait();
         for (const Turn & turn : plan.turns) {
             turn.sequence->end(Finish::cancelled);
         }
         return;
     }
+    finish(ahead != nullptr);
     accept(plan, bursts);
     scheduler_->learn(plan, &bursts[first], seconds_);
-}
-
-bool Engine::draft(Plan & plan) {
-    drafting_.clear();
-    for (const Turn & turn : plan.turns) {
-        if (turn.n_prompt == 0) {
-            drafting_.push_back(turn.sequence->draft_turn(turn.k));
-            drafting_.back().drafts->clear();
-            if (turn.k == 0) {
-                drafting_.pop_back();
-            }
-        }
-    }
-    if (drafting_.empty()) {
-        return true;
-    }
-    const Timer timer(seconds_.draft);
-    return drafter_->draft(drafting_);
 }
 
 // A grammar that fails ends its own sequence, whose rows are evaluated in vain.
@@ -158,15 +132,6 @@ void Engine::constrain(Plan & plan) {
             s.fail(Status::out_of_memory, "out of memory");
         }
     }
-}
-
-bool Engine::verify(Plan & plan) {
-    const Timer timer(seconds_.verify);
-    batch_.clear();
-    for (Turn & turn : plan.turns) {
-        turn.sequence->put(batch_, turn);
-    }
-    return target_.evaluate(batch_, wanted(plan));
 }
 
 // A fault of one sequence ends that one alone.
@@ -200,6 +165,7 @@ void Engine::accept(Plan & plan, std::vector<Burst> & bursts) {
 // An exception from within llama.cpp may have left cells without a slot, and slots without a cell: only all of them
 // together can be cleared.
 void Engine::fail(const Plan & plan, Status status, const char * message) {
+    target_.wait();  // for what was queued
     for (const Turn & turn : plan.turns) {
         turn.sequence->fail(status, message);
     }
@@ -221,6 +187,7 @@ void Engine::admit(std::vector<Burst> & bursts) {
     try {
         scheduler_->admit(kv_, prefixes_, drafter_ != nullptr ? &history_ : nullptr);
     } catch (const std::bad_alloc &) {
+        drop_ahead();
         for (const SharedSequence & s : scheduler_->running()) {
             s->fail(Status::out_of_memory, "out of memory");
             s->publish();
@@ -273,6 +240,10 @@ void Engine::sweep(std::vector<Burst> * bursts) {
             bursts->back().finish = Finish::cancelled;
         }
     };
+    if (ahead_ && std::any_of(ahead_->plan.turns.begin(), ahead_->plan.turns.end(),
+                              [&](const Turn & turn) { return leaves(*turn.sequence); })) {
+        drop_ahead();
+    }
     std::vector<SharedSequence> & running = scheduler_->running();
     const size_t n_waiting = scheduler_->n_waiting();
     if (bursts != nullptr) {
@@ -321,6 +292,7 @@ void Engine::sweep_unless_stepping() noexcept {
 
 void Engine::truncate(Sequence & sequence, int n) {
     const std::lock_guard lock(mutex_);
+    drop_ahead();
     sequence.truncate(n);
     sequence.leave();
     if (sequence.slot() >= 0 && !kv_.truncate(sequence.slot(), sequence.n_cached())) {
@@ -342,6 +314,7 @@ void Engine::logits(const int32_t * tokens, int n_tokens, int n_batch, float * o
         throw Error(Status::context_overflow, format("%d tokens, the context holds %d", n_tokens, params_.n_ctx));
     }
     const std::lock_guard lock(mutex_);
+    drop_ahead();
     sweep(nullptr);
     const int needed = pages_of(n_tokens);
     const Scheduler::Pages of_others = scheduler_->pages();
@@ -385,6 +358,7 @@ Usage Engine::usage() {
 
 void Engine::save_state(const std::string & path) {
     const std::lock_guard lock(mutex_);
+    drop_ahead();
     sweep(nullptr);
     require_cells();
     write_state_file(path, kv_.fingerprint(), prefixes_.saved());
@@ -392,6 +366,7 @@ void Engine::save_state(const std::string & path) {
 
 int Engine::load_state(const std::string & path) {
     const std::lock_guard lock(mutex_);
+    drop_ahead();
     sweep(nullptr);
     require_cells();
     return prefixes_.restore(read_state_file(path, kv_.fingerprint(), n_cells(), n_vocab_),

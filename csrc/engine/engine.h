@@ -7,9 +7,12 @@
 #include "engine/prefix_cache.h"
 #include "engine/scheduler.h"
 #include "engine/target.h"
+#include "engine/timer.h"
 
+#include <exception>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +40,7 @@ class Engine {
     Engine(llama_model * model, const EngineParams & params);
     Engine(const Engine &) = delete;
     Engine & operator=(const Engine &) = delete;
+    ~Engine();
 
     // Before the first sequence. first_costs: what is believed of its rounds.
     void set_drafter(std::unique_ptr<Drafter> drafter, const RoundCosts & first_costs);
@@ -77,16 +81,25 @@ class Engine {
     bool given_up() const;
     void require_cells() const;
     void sweep(std::vector<Burst> * bursts);
-    void compute(Plan & plan, std::vector<Burst> & bursts);
+    struct Ahead;
+    void compute(Plan & plan, const Ahead * ahead, std::vector<Burst> & bursts);
     void give_back_slot(Sequence & sequence);
-    bool draft(Plan & plan);
     void constrain(Plan & plan);
-    bool verify(Plan & plan);
     void accept(Plan & plan, std::vector<Burst> & bursts);
     void admit(std::vector<Burst> & bursts);
     void fail(const Plan & plan, Status status, const char * message);
     void lose_cache();
     Wanted wanted(const Plan & plan) const;
+
+    // rounds.cpp
+    bool begin(Plan & plan);
+    bool draft(Plan & plan);
+    bool must_see_drafts(const Plan & plan) const;
+    void see_drafts();
+    bool verify(Plan & plan);
+    void finish(bool was_ahead);
+    void go_ahead();
+    void drop_ahead();
 
     const EngineParams params_;
     const int n_vocab_;
@@ -99,7 +112,16 @@ class Engine {
     bool in_doubt_ = false;  // whether every cell belongs to a slot; found out when nothing runs
     Batch batch_;
     StepSeconds seconds_;
-    std::vector<DraftTurn> drafting_;
+    struct Ahead {
+        Plan plan;
+        StepSeconds seconds;  // that the host has spent on it
+        bool given_up;
+        std::exception_ptr fault;  // nullptr: none
+    };
+    std::optional<Ahead> ahead_;                    // the next step, if it has begun
+    Timer::Clock::time_point begun_;                // when the last step did
+    bool must_wait_ = false;                        // for drafts, as the last ones did
+    std::vector<DraftTurn> drafting_;               // whose drafts have begun, and were not seen yet
     std::mutex mutex_;                              // of a step, and of all that changes the cache
     const std::vector<Turn> * stepping_ = nullptr;  // the turns that are being computed
     const std::function<bool()> * stop_ = nullptr;  // of logits()

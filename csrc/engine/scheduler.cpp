@@ -56,7 +56,7 @@ Scheduler::Pages Scheduler::pages() const {
 Plan Scheduler::plan() {
     Plan plan;
     for (const SharedSequence & s : running_) {
-        if (!s->in_prompt()) {
+        if (!s->in_prompt() && s->finish() == Finish::none) {
             plan.turns.push_back({ s.get() });
         }
     }
@@ -77,6 +77,17 @@ Plan Scheduler::plan() {
         }
     }
     return plan;
+}
+
+bool Scheduler::has_rounds_only() {
+    int n_left = max_running_;
+    for (const SharedSequence & s : running_) {
+        n_left -= s->finish() == Finish::none;
+        if (s->in_prompt()) {
+            return false;
+        }
+    }
+    return n_left == 0 || n_waiting() == 0;
 }
 
 void Scheduler::plan_drafts(Plan & plan) {
@@ -115,7 +126,7 @@ void Scheduler::learn(const Plan & plan, const Burst * bursts, const StepSeconds
     if (plan.n_decoding == 1) {
         const bool tells = alone && !plan.turns[0].sequence->was_cut();
         plan.turns[0].sequence->draft_length().observe(bursts[0].n_drafted, bursts[0].n_accepted,
-                                                       tells ? seconds.draft + seconds.verify : 0);
+                                                       tells ? seconds.round : 0);
     } else {
         for (int i = 0; i < plan.n_decoding; i++) {
             if (!plan.turns[i].sequence->lets_clock_decide()) {
@@ -123,8 +134,8 @@ void Scheduler::learn(const Plan & plan, const Burst * bursts, const StepSeconds
             }
         }
     }
-    if (alone) {
-        planner_.observe(plan.n_rows, plan.longest, seconds.draft + seconds.verify + seconds.sample);
+    if (alone && seconds.round > 0) {
+        planner_.observe(plan.n_rows, plan.longest, seconds.round + seconds.sample);
     }
 }
 

@@ -39,6 +39,9 @@ class Scheduler {
     // first; of a prompt at least one token is evaluated in a step.
     Plan plan();
 
+    // Whether a plan has rounds alone: no sequence is in its prompt, and none of those that wait could run.
+    bool has_rounds_only();
+
     // What a step took, and what came of it: a burst for each turn.
     void learn(const Plan & plan, const Burst * bursts, const StepSeconds & seconds);
 

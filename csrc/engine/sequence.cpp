@@ -94,9 +94,12 @@ bool Sequence::needs_no_masks() const {
     return !on_device_ && params.warp.greedy() && (int) sampler_.generated().size() >= params.min_tokens;
 }
 
-void Sequence::put(Batch & batch, Turn & turn) {
+void Sequence::clear_reports() {
     sampler_.clear_logprobs();
     prompt_logprobs_.clear();
+}
+
+void Sequence::put(Batch & batch, Turn & turn) {
     turn.first_output = batch.n_outputs();
     if (turn.n_prompt > 0) {
         for (int i = 0; i < turn.n_prompt; i++) {
@@ -107,6 +110,9 @@ void Sequence::put(Batch & batch, Turn & turn) {
         batch.add(sampler_.generated().back(), n_cached_, slot_, /*output*/ true);
         for (int i = 0; i < n_verified_; i++) {
             batch.add(drafts_[i].token, n_cached_ + 1 + i, slot_, /*output*/ true);
+        }
+        if (turn.unseen.tokens != nullptr) {
+            batch.take_tokens(turn.unseen, n_verified_);
         }
     }
     turn.n_outputs = batch.n_outputs() - turn.first_output;

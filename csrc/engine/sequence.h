@@ -71,11 +71,13 @@ struct Turn {
     int n_prompt = 0;
     int k = 0;
     int first_output = 0, n_outputs = 0;  // in the batch
+    DraftPlace unseen = {};               // its drafts, where the host has not seen them
 };
 
-// Wall time of a step's parts.
+// Wall time of a step's parts, as far as the host spends it. round: of drafts and their verification, whoever computes
+// them; 0: not known.
 struct StepSeconds {
-    double draft = 0, verify = 0, sample = 0, all = 0;
+    double draft = 0, verify = 0, sample = 0, all = 0, round = 0;
 };
 
 class Sequence : public std::enable_shared_from_this<Sequence> {
@@ -113,8 +115,12 @@ class Sequence : public std::enable_shared_from_this<Sequence> {
     int most_drafts() const { return max_tokens_ - stats_.completion_tokens - 1; }  // that can be of use
     DraftLength & draft_length() { return *draft_length_; }
     const AcceptanceRates & rates() const { return rates_; }
-    bool lets_clock_decide() const { return clock_decides_; }  // how many tokens to draft
+    bool is_restricted() const { return grammar_.restricts(); }  // what it may draft
+    bool lets_clock_decide() const { return clock_decides_; }    // how many tokens to draft
     bool was_cut() const { return was_cut_; }  // its last drafts, whose time tells nothing of their number then
+
+    // What the last turn reported is of no use any more.
+    void clear_reports();
 
     // A turn, in this order. Drafting needs the state of the last accepted row.
     DraftTurn draft_turn(int k);

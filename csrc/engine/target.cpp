@@ -3,12 +3,22 @@
 #include "base/calls.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "llama/hooks/placed_tokens.h"
 #include "llama/internal.h"
 #include "sampling/draw_ops.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace pmtp {
+
+namespace {
+
+ggml_backend_dev_t device_of(const ggml_tensor & tensor) {
+    return ggml_backend_buft_get_device(ggml_backend_buffer_get_type(tensor.buffer));
+}
+
+}  // namespace
 
 Target::Target(llama_model * model, const llama_context_params & params, std::function<bool()> given_up)
     : given_up_(std::move(given_up)),
@@ -24,19 +34,37 @@ Target::Target(llama_model * model, const llama_context_params & params, std::fu
     }
     llama_attach_threadpool(context_.get(), threads_.pool(), threads_.pool());
     batch_rows_.reserve(llama_n_batch(context_.get()));
+    find_tables();
+}
+
+void Target::find_tables() {
+    const llama_model & model = context_->get_model();
+    for (const ggml_tensor * table : { model.tok_embd, model.per_layer_tok_embd }) {
+        if (table != nullptr) {
+            tables_.push_back(table);
+        }
+    }
+    const auto is_elsewhere = [&](const ggml_tensor * table) { return device_of(*table) != device_of(*tables_[0]); };
+    if (!tables_.empty() && std::none_of(tables_.begin(), tables_.end(), is_elsewhere) &&
+        runs_custom_ops(device_of(*tables_[0]))) {
+        tables_device_ = device_of(*tables_[0]);
+    }
+}
+
+bool Target::looks_up_on(ggml_backend_t backend) const {
+    return tables_device_ != nullptr && ggml_backend_get_device(backend) == tables_device_;
 }
 
 void Target::give_states() { llama_set_embeddings_nextn(context_.get(), true, /*masked: output rows only*/ true); }
 
-bool Target::evaluate(const Batch & batch, const Wanted & wanted) {
+bool Target::queue(const Batch & batch, const Wanted & wanted) {
     batch_rows_.clear();
     for (int i = 0; i < batch.n_outputs(); i++) {
         batch_rows_.push_back(batch.row_of_output(i));
     }
     const int n_threads = threads_.active();
     llama_set_n_threads(context_.get(), n_threads, n_threads);
-    const int status = rows_.decode(context_.get(), batch.view(), wanted);
-    llama_synchronize(context_.get());  // the next batch overwrites inputs that this one may not have read yet
+    const int status = decode(batch, wanted);
     if (status == 2) {
         return false;
     }
@@ -48,6 +76,30 @@ bool Target::evaluate(const Batch & batch, const Wanted & wanted) {
                     format("llama_decode failed with status %d", status));
     }
     return true;
+}
+
+bool Target::evaluate(const Batch & batch, const Wanted & wanted) {
+    struct Guard {
+        Target & target;
+        ~Guard() { target.wait(); }
+    } guard{ *this };
+    return queue(batch, wanted);
+}
+
+int Target::decode(const Batch & batch, const Wanted & wanted) {
+    if (batch.draft_rows().empty()) {
+        return rows_.decode(context_.get(), batch.view(), wanted);
+    }
+    std::vector<DeviceTokens> tokens;
+    for (const Batch::DraftRows & rows : batch.draft_rows()) {
+        tokens.push_back({ rows.place.backend, rows.place.tokens, rows.place.first, rows.row, rows.n });
+    }
+    const PlacedTokens placed(tables_, tokens, batch.size());
+    const int status = rows_.decode(context_.get(), batch.view(), wanted);
+    if (status == 0 && !placed.complete()) {
+        throw Error(Status::internal, "drafted tokens did not reach the target's graph");
+    }
+    return status;
 }
 
 TargetRow Target::row(int output) {
@@ -71,8 +123,7 @@ const float * Target::state(int output) const {
 
 bool Target::finds_candidates() const {
     const ggml_tensor * output = context_->get_model().output;
-    return output != nullptr &&
-           runs_custom_ops(ggml_backend_buft_get_device(ggml_backend_buffer_get_type(output->buffer)));
+    return output != nullptr && runs_custom_ops(device_of(*output));
 }
 
 }  // namespace pmtp

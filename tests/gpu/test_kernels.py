@@ -26,7 +26,7 @@ PROGRAMS = {
     "float_products_check": [KERNELS / "products" / "cuda" / "float_products.cu"],
     "products_check": PRODUCTS,
     "joined_products_check": [*PRODUCTS, KERNELS / "rows" / "cuda" / "row_ops.cu"],
-    "input_copies_check": [KERNELS / "cuda" / "input_copies.cu"],
+    "small_copies_check": [KERNELS / "cuda" / "small_copies.cu"],
     "heads_check": [KERNELS / "rows" / "cuda" / "heads.cu", TURBOQUANT / "reference.c", *EXACT],
     "row_ops_check": [KERNELS / "rows" / "cuda" / "row_ops.cu"],
     "turboquant_check": [TURBOQUANT / "cuda" / f"{name}.cu" for name in ("encode", "decode", "rotate")]

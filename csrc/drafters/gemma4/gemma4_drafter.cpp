@@ -109,7 +109,8 @@ struct Gemma4Drafter::Graph {
     size_t n_tensors() const;
     void place();  // says which backend has the inputs
     void set_inputs(const std::vector<DraftTurn> & turns);
-    void read(std::vector<DraftTurn> & turns);
+    void queue_reads(std::vector<DraftTurn> & turns);
+    void take(std::vector<DraftTurn> & turns);
 
     Scratch & scratch;
     const MtpHead & head;
@@ -127,7 +128,7 @@ struct Gemma4Drafter::Graph {
     ggml_tensor * position = nullptr;  // i32 [columns], the same in every step
     ggml_tensor * state = nullptr;     // f32 [B, columns]
     ggml_tensor * choices = nullptr;   // i32 [kChoiceWords, columns * k], if the device draws
-    ggml_tensor * drafted = nullptr;   // i32 [columns * k], step after step
+    ggml_tensor * drafted = nullptr;   // i32 [k, columns]
     std::vector<ggml_tensor *> drawn;  // if the device draws
 
   private:
@@ -144,7 +145,7 @@ struct Gemma4Drafter::Graph {
     ggml_tensor * best_of(ggml_tensor * logits, ggml_tensor * ids);
     ggml_tensor * draw_here(ggml_tensor * logits, ggml_tensor * ids, int index);
     ggml_tensor * draw_on_device(ggml_tensor * logits, ggml_tensor * ids, int index, Draw draw);
-    void read_tables(std::vector<DraftTurn> & turns);
+    void take_tables(std::vector<DraftTurn> & turns);
     void fill_mask(CacheView & view, attention::PageTable & pages, const std::vector<DraftTurn> & turns);
 
     attention::PageTable full_pages_, sliding_pages_;  // of the masks
@@ -158,6 +159,7 @@ struct Gemma4Drafter::Graph {
         std::vector<int32_t> words;
     };
     std::vector<Table> tables_;
+    std::vector<int32_t> drafted_;  // read from the tensor
 };
 
 Gemma4Drafter::Scratch::Scratch(const MtpHead & head, llama_context & context, CacheView & full, CacheView & sliding,
@@ -257,7 +259,8 @@ Gemma4Drafter::Graph::Graph(Scratch & scratch, const MtpHead & head, llama_conte
         }
         ggml_tensor * n = norm(x, head.output_norm);
         last = next_tokens(n, step);
-        drafted = step == 0 ? last : ggml_concat(c, drafted, last, 0);
+        ggml_tensor * row = ggml_reshape_2d(c, last, 1, columns);
+        drafted = step == 0 ? row : ggml_concat(c, drafted, row, 0);
         if (step + 1 < k) {
             h = ggml_mul_mat(c, head.post_projection, n);
         }
@@ -476,21 +479,25 @@ void Gemma4Drafter::Graph::set_inputs(const std::vector<DraftTurn> & turns) {
     }
 }
 
-void Gemma4Drafter::Graph::read(std::vector<DraftTurn> & turns) {
-    std::vector<int32_t> tokens(ggml_nelements(drafted));
-    ggml_backend_tensor_get_async(ggml_backend_sched_get_tensor_backend(scratch.sched.get(), drafted), drafted,
-                                  tokens.data(), 0, ggml_nbytes(drafted));
+void Gemma4Drafter::Graph::queue_reads(std::vector<DraftTurn> & turns) {
+    ggml_backend_t backend = ggml_backend_sched_get_tensor_backend(scratch.sched.get(), drafted);
+    drafted_.resize(ggml_nelements(drafted));
+    ggml_backend_tensor_get_async(backend, drafted, drafted_.data(), 0, ggml_nbytes(drafted));
     for (Table & table : tables_) {
         ggml_backend_tensor_get_async(scratch.backend, table.tensor, table.words.data(), 0, ggml_nbytes(table.tensor));
     }
-    ggml_backend_sched_synchronize(scratch.sched.get());
     for (size_t i = 0; i < turns.size(); i++) {
-        turns[i].drafts->resize(turns[i].k);
+        turns[i].drafts->assign(turns[i].k, {});
+        turns[i].place = { backend, drafted, (int) i * k };
+    }
+}
+
+void Gemma4Drafter::Graph::take(std::vector<DraftTurn> & turns) {
+    for (size_t i = 0; i < turns.size(); i++) {
         for (int step = 0; step < turns[i].k; step++) {
             const size_t index = step * columns + i;
             Draft & draft = (*turns[i].drafts)[step];
-            draft.token = tokens[index];
-            draft.q.clear();
+            draft.token = drafted_[i * k + step];
             if (!draws_.empty() && draws_[index].out_of_memory) {
                 throw std::bad_alloc();
             }
@@ -499,11 +506,11 @@ void Gemma4Drafter::Graph::read(std::vector<DraftTurn> & turns) {
             }
         }
     }
-    read_tables(turns);
+    take_tables(turns);
 }
 
 // The distributions that a device drew from, see draw_token.
-void Gemma4Drafter::Graph::read_tables(std::vector<DraftTurn> & turns) {
+void Gemma4Drafter::Graph::take_tables(std::vector<DraftTurn> & turns) {
     for (const Table & table : tables_) {
         const size_t turn = table.index % columns;
         const int step = table.index / columns;
@@ -580,7 +587,7 @@ Gemma4Drafter::Graph & Gemma4Drafter::graph_for(int k, const std::vector<Draw> &
     return *graph_;
 }
 
-bool Gemma4Drafter::draft(std::vector<DraftTurn> & turns) {
+bool Gemma4Drafter::begin(std::vector<DraftTurn> & turns) {
     int k = 0;
     draws_.clear();
     for (const DraftTurn & turn : turns) {
@@ -598,9 +605,11 @@ bool Gemma4Drafter::draft(std::vector<DraftTurn> & turns) {
     if (status != GGML_STATUS_SUCCESS) {
         throw Error(Status::internal, format("the draft graph failed with status %d", (int) status));
     }
-    graph.read(turns);
+    graph.queue_reads(turns);
     return true;
 }
+
+void Gemma4Drafter::finish(std::vector<DraftTurn> & turns) { graph_->take(turns); }
 
 size_t Gemma4Drafter::compute_bytes() const {
     ggml_backend_sched_t sched = scratch_->sched.get();

@@ -17,7 +17,8 @@ class Gemma4Drafter : public Drafter {
     ~Gemma4Drafter() override;
 
     bool reads_states() const override { return true; }
-    bool draft(std::vector<DraftTurn> & turns) override;
+    bool begin(std::vector<DraftTurn> & turns) override;
+    void finish(std::vector<DraftTurn> & turns) override;
     size_t compute_bytes() const override;
 
   private:

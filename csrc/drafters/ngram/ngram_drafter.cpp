@@ -38,7 +38,7 @@ int find_continuation(const Text & text) {
 
 }  // namespace
 
-bool NgramDrafter::draft(std::vector<DraftTurn> & turns) {
+bool NgramDrafter::begin(std::vector<DraftTurn> & turns) {
     for (DraftTurn & turn : turns) {
         const Text text{ *turn.prompt, *turn.generated };
         turn.drafts->clear();

@@ -10,7 +10,8 @@ namespace pmtp {
 class NgramDrafter : public Drafter {
   public:
     bool reads_states() const override { return false; }
-    bool draft(std::vector<DraftTurn> & turns) override;
+    bool begin(std::vector<DraftTurn> & turns) override;
+    void finish(std::vector<DraftTurn> &) override {}
     size_t compute_bytes() const override { return 0; }
 };
 
