@@ -105,6 +105,16 @@ void check_products(const WeightBlocks & blocks, int n_rows, bool small) {
     }
 }
 
+// Launched as more blocks than a multiprocessor's shared memory can be shared among: what was asked for each was less
+// than nothing, and no such kernel began. Fewer multiprocessors have that with a vocabulary's rows.
+void check_many_blocks(const WeightBlocks & blocks) {
+    int device = 0, n_processors = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&n_processors, cudaDevAttrMultiProcessorCount, device));
+    std::mt19937 random(0);
+    check_product(blocks, 256, 256 * 32 * n_processors, 1, false, random);
+}
+
 }  // namespace
 
 int main(int argc, char ** argv) {
@@ -122,6 +132,9 @@ int main(int argc, char ** argv) {
                 threads.pop_back();
             }
         }
+    }
+    if (!small) {
+        threads.emplace_back([&formats] { check_many_blocks(formats.front()); });
     }
     for (std::thread & thread : threads) {
         thread.join();

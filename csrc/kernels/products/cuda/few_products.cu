@@ -21,8 +21,9 @@ template <typename Format> constexpr bool kSuper = [] {
 size_t least_bytes(int n_blocks) {
     const int n_processors = attribute(cudaDevAttrMultiProcessorCount);
     const int beside = (n_blocks + n_processors - 1) / n_processors;
-    return attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / (beside + 1) + 16 -
-           attribute(cudaDevAttrReservedSharedMemoryPerBlock);
+    const int bytes = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / (beside + 1) + 16 -
+                      attribute(cudaDevAttrReservedSharedMemoryPerBlock);
+    return (size_t) std::max(bytes, 0);  // of very many blocks a share is less than what is reserved
 }
 
 // How a product is launched with so many tiles a block and warps a stage.
