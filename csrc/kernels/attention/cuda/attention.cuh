@@ -3,7 +3,7 @@
 // Cells are taken in pages of 64, pages in chunks (chunks.cuh). A block of threads computes one chunk for one KV head
 // and one tile of columns, query rows times the heads of the group: its keys and values are copied to shared memory as
 // they are and decoded there, once for all columns. The softmax is taken online (Milakov, Gimelshein, arXiv
-// 1805.02867), and a second kernel merges the chunks in their order (FlashDecoding: Dao, Haziza, Massa, Sizov 2023).
+// 1805.02867), and a second kernel merges the chunks in fixed point (FlashDecoding: Dao, Haziza, Massa, Sizov 2023).
 //
 // A column's bits depend on its query and on the cells that it sees, keys, values and places: not on other columns and
 // rows, nor on cells that it does not see, nor on how many follow.
