@@ -36,8 +36,9 @@ def test_a_random_pair_runs_here_and_in_llama_cpp(kind: str, weights: str, tmp_p
         assert model.detokenize(model.tokenize("two words, and caf\u00e9\n")) == "two words, and caf\u00e9\n"
     peer = complete(target, head, [prompt], max_tokens=8, n_ctx=128)
     assert peer[0].drafted > 0
-    # Nearly one-hot attention amplifies what the peer rounds to f16 there, so later tokens may be others.
-    assert peer[0].token_ids[0] == stream.token_ids[0]
+    # Nearly one-hot attention amplifies what the peer rounds to f16 there, so later tokens may be others; the first may
+    # at a near tie.
+    assert logits[-1].max() - logits[-1][peer[0].token_ids[0]] < 0.05 * logits[-1].std()
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path):
