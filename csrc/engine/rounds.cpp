@@ -109,11 +109,12 @@ void Engine::finish(bool was_ahead) {
     }
 }
 
-// Begins the next step's rounds while the tokens of this one's are handed out, where a device computes and nothing has
-// to be asked of the host before: neither a grammar nor prompts that could take part. A fault is that step's.
+// Begins the next step's rounds while the tokens of this one's are handed out, where a device computes, what it has
+// done can be taken back, and nothing has to be asked of the host before: neither a grammar nor prompts that could take
+// part. A fault is that step's.
 void Engine::go_ahead() {
     const std::vector<SharedSequence> & running = scheduler_->running();
-    if (!target_.is_on_device() || must_wait_ || !scheduler_->has_rounds_only() ||
+    if (!target_.is_on_device() || !kv_.can_truncate() || must_wait_ || !scheduler_->has_rounds_only() ||
         std::any_of(running.begin(), running.end(), [](const SharedSequence & s) { return s->is_restricted(); })) {
         return;
     }
