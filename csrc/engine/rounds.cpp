@@ -124,15 +124,15 @@ void Engine::go_ahead() {
     try {
         const Timer timer(seconds_.all);
         ahead.plan = scheduler_->plan();
-        if (ahead.plan.turns.empty()) {
-            return;
-        }
-        ahead.given_up = !begin(ahead.plan);
+        ahead.given_up = !ahead.plan.turns.empty() && !begin(ahead.plan);
         if (pmtp_reserve_used() != reserve_used) {
             throw std::bad_alloc();
         }
     } catch (...) {
         ahead.fault = std::current_exception();
+    }
+    if (ahead.plan.turns.empty()) {  // also where memory ran out for it: the next step plans again
+        return;
     }
     ahead.seconds = seconds_;
     ahead_ = std::move(ahead);
