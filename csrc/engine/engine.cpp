@@ -240,10 +240,6 @@ void Engine::sweep(std::vector<Burst> * bursts) {
             bursts->back().finish = Finish::cancelled;
         }
     };
-    if (ahead_ && std::any_of(ahead_->plan.turns.begin(), ahead_->plan.turns.end(),
-                              [&](const Turn & turn) { return leaves(*turn.sequence); })) {
-        drop_ahead();
-    }
     std::vector<SharedSequence> & running = scheduler_->running();
     const size_t n_waiting = scheduler_->n_waiting();
     if (bursts != nullptr) {
@@ -253,7 +249,8 @@ void Engine::sweep(std::vector<Burst> * bursts) {
         end(*s);
     }
     for (SharedSequence & s : running) {
-        if (leaves(*s)) {
+        if (s->finish() == Finish::none && leaves(*s)) {  // asked once: another thread may cancel it meanwhile
+            drop_ahead();
             end(*s);
         }
         if (s->finish() != Finish::none) {
@@ -314,13 +311,13 @@ void Engine::logits(const int32_t * tokens, int n_tokens, int n_batch, float * o
         throw Error(Status::context_overflow, format("%d tokens, the context holds %d", n_tokens, params_.n_ctx));
     }
     const std::lock_guard lock(mutex_);
-    drop_ahead();
     sweep(nullptr);
     const int needed = pages_of(n_tokens);
     const Scheduler::Pages of_others = scheduler_->pages();
     if (!prefixes_.has_slot() || of_others.reserved + needed > kv_.n_pages()) {
         throw Error(Status::busy, "the sequences that run leave no room: try again when one has ended");
     }
+    drop_ahead();
     const int slot = prefixes_.take({}).slot;
     while (kv_.free_pages() < of_others.to_come + needed && prefixes_.evict()) {
     }
