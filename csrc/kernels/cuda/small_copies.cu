@@ -17,8 +17,9 @@ constexpr size_t kMostBytes = 512 << 10;
 constexpr size_t kMostOfOne = 64 << 10;
 // Of one to the host, which waits for the copy engine where its memory is not pinned.
 constexpr size_t kMostRead = 256 << 10;
-// Launches whose bytes may wait for the device or for the host.
-constexpr int kBuffers = 2;
+// Launches whose bytes may wait for the device or for the host: those of a round with drafts, which the host queues
+// without waiting for one of them.
+constexpr int kBuffers = 4;
 
 constexpr int kThreads = 256;
 // Blocks that share a copy.
