@@ -33,6 +33,9 @@ class DraftLength {
     // nothing, as where something else was evaluated too.
     void observe(int drafted, int accepted, double seconds);
 
+    // Whether the choice waits for the time of such a round as next() last asked for.
+    bool wants_time() const { return fixed_ == kDraftAuto && !known(trial_ >= 0 ? trial_ : history_.current); }
+
   private:
     double tokens(int k) const;     // expected of a round of k drafts
     double advantage(int k) const;  // of k over the current one: logarithm of the ratio of their tokens per second

@@ -119,11 +119,15 @@ void Engine::go_ahead() {
         return;
     }
     Ahead ahead{};
+    const bool was_timed = seconds_.round > 0;
     seconds_ = {};
     const uint64_t reserve_used = pmtp_reserve_used();
     try {
         const Timer timer(seconds_.all);
         ahead.plan = scheduler_->plan();
+        if (!was_timed && ahead.plan.n_decoding == 1 && ahead.plan.turns[0].sequence->draft_length().wants_time()) {
+            return;  // the step tells how long it took if it begins by itself
+        }
         ahead.given_up = !ahead.plan.turns.empty() && !begin(ahead.plan);
         if (pmtp_reserve_used() != reserve_used) {
             throw std::bad_alloc();

@@ -1,7 +1,8 @@
 // Simulates rounds with given acceptance and noisy times, and prints what "auto" made of them. The clock is simulated
 // and the outcomes follow from seeds, so that the figures repeat.
 //
-// Output: a line for each text, machine and source of costs (times, or a table), with their names and the means over
+// Output: a line for each text, machine and source of costs (times; asked: times of every second round, if they are
+// wanted; table: no times), with their names and the means over
 // several seeds of
 //   auto's tokens per unit of time in units of what a player who knows text and machine reaches, and the least of the
 //   seeds, that player's speed on the text's first part in units of plain decoding, auto's speed in units of the best
@@ -112,17 +113,21 @@ struct Run {
     std::vector<int> k;
 };
 
-Run run(const Text & text, const Machine & machine, bool learns, int tokens_a_text, uint64_t seed) {
+enum Source { times, asked, table };
+
+const char * const source_names[] = { "times", "asked", "table" };
+
+Run run(const Text & text, const Machine & machine, Source source, int tokens_a_text, uint64_t seed) {
     Random random{ seed };
     Clock clock{ random };
     DraftHistory history;
-    if (!learns) {
+    if (source == table) {
         const double step = (machine.cost[kAutoLimit] - machine.cost[1]) / (kAutoLimit - 1);
         history.costs = RoundCosts(machine.cost[1] - 1 - step, step);
     }
     Run out;
     while ((int) out.k.size() < kRounds) {
-        DraftLength length(kDraftAuto, history, learns);
+        DraftLength length(kDraftAuto, history, source != table);
         for (int left = tokens_a_text; left > 0 && (int) out.k.size() < kRounds;) {
             const int part = text.changes ? (int) out.k.size() / kPart : 0;
             const int k = length.next(kMaxDraft);
@@ -135,7 +140,8 @@ Run run(const Text & text, const Machine & machine, bool learns, int tokens_a_te
             }
             // Graphs are built anew when k changes.
             const double cost = machine.cost[k] + (out.k.empty() || out.k.back() != k ? 0.02 : 0.0);
-            length.observe(k, accepted, clock.seconds(cost));
+            const bool told = source != asked || (out.k.size() % 2 == 0 && length.wants_time());
+            length.observe(k, accepted, told ? clock.seconds(cost) : 0);
             out.tokens += 1 + accepted;
             out.time += cost;
             out.ideal += cost * best_speed(text, machine, part);
@@ -170,10 +176,10 @@ double latency(const Text & text, const Machine & machine, const std::vector<int
     return kPart;
 }
 
-void check(const Text & text, const Machine & machine, bool learns) {
+void check(const Text & text, const Machine & machine, Source source) {
     double sum = 0, least = 2, over_fixed = 0, changes = 0, tries = 0, to_bad = 0, to_good = 0;
     for (int seed = 1; seed <= kSeeds; seed++) {
-        const Run r = run(text, machine, learns, seed % 2 ? 300 : 100000, seed);
+        const Run r = run(text, machine, source, seed % 2 ? 300 : 100000, seed);
         sum += r.tokens / r.ideal;
         over_fixed += r.tokens / r.time / best_fixed(text, machine) / kSeeds;
         least = std::min(least, r.tokens / r.ideal);
@@ -182,8 +188,8 @@ void check(const Text & text, const Machine & machine, bool learns) {
             (part % 2 ? to_bad : to_good) += latency(text, machine, r.k, part) / 2;  // two of each
         }
     }
-    std::printf("%s %s %s %.4f %.4f %.4f %.4f %.2f %.2f %.1f %.1f\n", text.name, machine.name,
-                learns ? "times" : "table", sum / kSeeds, least, best_speed(text, machine, 0), over_fixed,
+    std::printf("%s %s %s %.4f %.4f %.4f %.4f %.2f %.2f %.1f %.1f\n", text.name, machine.name, source_names[source],
+                sum / kSeeds, least, best_speed(text, machine, 0), over_fixed,
                 1000 * changes / kSeeds / (kRounds - kSettled), 1000 * tries / kSeeds / (kRounds - kSettled),
                 to_bad / kSeeds, to_good / kSeeds);
 }
@@ -193,8 +199,9 @@ void check(const Text & text, const Machine & machine, bool learns) {
 int main() {
     for (const Text & text : texts) {
         for (const Machine & machine : machines) {
-            check(text, machine, true);
-            check(text, machine, false);
+            for (const Source source : { times, asked, table }) {
+                check(text, machine, source);
+            }
         }
     }
 }

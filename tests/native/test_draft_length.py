@@ -37,7 +37,7 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str], Outcome]:
-    """By text, machine, and "times" or "table": whether costs are learnt from times."""
+    """By text, machine, and where costs come from: "times", "asked" (few of them) or "table" (none)."""
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")
@@ -61,10 +61,18 @@ def test_a_steady_text_is_within_2_per_cent_of_the_best_fixed_k(outcomes):
 
 
 def test_where_nothing_can_be_gained_auto_is_within_2_per_cent_of_plain_decoding(outcomes):
-    found = [o for key, o in outcomes.items() if o.best == 1.0 and key[0] != "changing"]
+    found = [o for key, o in outcomes.items() if o.best == 1.0 and key[0] != "changing" and key[2] != "asked"]
     assert len(found) > 20
     assert min(o.share for o in found) > 0.985
     assert min(o.least for o in found) > 0.96
+
+
+def test_times_of_the_rounds_whose_times_are_wanted_are_enough(outcomes):
+    """A reader slower than the GPU leaves most rounds without a time: where none came, a trial never ended."""
+    found = {key: o.share for key, o in outcomes.items() if key[0] != "changing" and key[2] == "asked"}
+    assert len(found) == 48
+    assert min(found.values()) > 0.9
+    assert mean(found.values()) > 0.97
 
 
 def test_a_table_of_costs_chooses_well_where_it_is_right(outcomes):
@@ -86,7 +94,7 @@ def test_a_text_that_changes_is_followed(outcomes):
 
 def test_k_does_not_oscillate(outcomes):
     """Lone tries of a head that does not pay are counted apart. Most changes are left where two k are equally good."""
-    found = [o for key, o in outcomes.items() if key[0] != "changing"]
+    found = [o for key, o in outcomes.items() if key[0] != "changing" and key[2] != "asked"]
     assert mean(o.changes for o in found) < 4
     assert max(o.changes for o in found) < 16
     assert max(o.tries for o in found) < 12
