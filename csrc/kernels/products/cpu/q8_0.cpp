@@ -28,13 +28,8 @@ PMTP_INLINE Int load32(const int8_t * a, const int8_t * b) {
 #endif
 }
 
-// In each 128 bits, 32-bit words, and pairs of them, of a and b in turn: the lower and the upper half's.
-#if PMTP_SIMD == 64
-PMTP_INLINE Int low_words(Int a, Int b) { return _mm512_unpacklo_epi32(a, b); }
-PMTP_INLINE Int high_words(Int a, Int b) { return _mm512_unpackhi_epi32(a, b); }
-PMTP_INLINE Int low_pairs(Int a, Int b) { return _mm512_unpacklo_epi64(a, b); }
-PMTP_INLINE Int high_pairs(Int a, Int b) { return _mm512_unpackhi_epi64(a, b); }
 // In each 256 bits, the lower and the upper halves of a and b.
+#if PMTP_SIMD == 64
 PMTP_INLINE Int low_fours(Int a, Int b) {
     return _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), b);
 }
@@ -42,10 +37,6 @@ PMTP_INLINE Int high_fours(Int a, Int b) {
     return _mm512_permutex2var_epi64(a, _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15), b);
 }
 #else
-PMTP_INLINE Int low_words(Int a, Int b) { return _mm256_unpacklo_epi32(a, b); }
-PMTP_INLINE Int high_words(Int a, Int b) { return _mm256_unpackhi_epi32(a, b); }
-PMTP_INLINE Int low_pairs(Int a, Int b) { return _mm256_unpacklo_epi64(a, b); }
-PMTP_INLINE Int high_pairs(Int a, Int b) { return _mm256_unpackhi_epi64(a, b); }
 PMTP_INLINE Int low_fours(Int a, Int b) { return _mm256_permute2x128_si256(a, b, 0x20); }
 PMTP_INLINE Int high_fours(Int a, Int b) { return _mm256_permute2x128_si256(a, b, 0x31); }
 #endif
@@ -54,8 +45,8 @@ PMTP_INLINE Int high_fours(Int a, Int b) { return _mm256_permute2x128_si256(a, b
 PMTP_INLINE void transpose(Int (&w)[8]) {
     Int fours[8];  // of rows 0..3 and 4..7: columns j and j + 4
     for (int i = 0; i < 8; i += 4) {
-        const Int low[] = { low_words(w[i], w[i + 1]), low_words(w[i + 2], w[i + 3]) };
-        const Int high[] = { high_words(w[i], w[i + 1]), high_words(w[i + 2], w[i + 3]) };
+        const Int low[] = { low_lanes(w[i], w[i + 1]), low_lanes(w[i + 2], w[i + 3]) };
+        const Int high[] = { high_lanes(w[i], w[i + 1]), high_lanes(w[i + 2], w[i + 3]) };
         fours[i] = low_pairs(low[0], low[1]);
         fours[i + 1] = high_pairs(low[0], low[1]);
         fours[i + 2] = low_pairs(high[0], high[1]);
@@ -122,7 +113,7 @@ template <int C> struct Strip {
     PMTP_INLINE void fetch_ahead_of(int64_t r) const {
         const int64_t ahead = r + kAhead + (r + kAhead < n_records ? 0 : (C - 1) * n_records);
         for (int c = 0; c < C; c++) {
-            _mm_prefetch((const char *) (blocks + c * n_records + ahead), _MM_HINT_T1);
+            fetch_later<sizeof(Block)>(blocks + c * n_records + ahead);
         }
     }
 
