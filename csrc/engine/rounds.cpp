@@ -14,8 +14,9 @@ namespace pmtp {
 
 namespace {
 
-// A wait so short tells that the device had finished before, nobody knows when.
-constexpr double kNoWait = 20e-6;
+// A wait so short tells that the device had finished before, nobody knows when. To wait for nothing takes the driver
+// some 10 us, and more where the thread has to be woken.
+constexpr double kNoWait = 50e-6;
 
 double seconds_since(Timer::Clock::time_point begin) {
     return std::chrono::duration<double>(Timer::Clock::now() - begin).count();

@@ -5,11 +5,17 @@
 #include "sampling/candidates.h"
 
 #include "ggml-backend.h"
+#include "ggml.h"
 
 namespace pmtp {
 
 // Whether a device other than the CPU runs them.
 bool runs_custom_ops(ggml_backend_dev_t device);
+
+// Of an ARGMAX, whether it finds the first index where no value is a number, as it does on a CPU, and not -1: for rows
+// that are looked up with what it finds.
+inline void make_find_one(ggml_tensor * arg_max) { arg_max->op_params[0] = 1; }
+inline bool finds_one(const ggml_tensor * arg_max) { return arg_max->op_params[0] != 0; }
 
 // i32 [kCandidatesRowWords, n_rows] that begins with n_rows Candidates, from f32 [n_vocab, n_rows] and, last of the
 // sources, i32 [kChoiceWords, n_rows], a ChoiceParams for each. Between the two there may be masks, i32

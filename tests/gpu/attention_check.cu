@@ -313,6 +313,21 @@ void check_places(const Case & c, const Inputs & in, const std::vector<float> & 
     }
 }
 
+// Keys that are not numbers, all of a page's or one: a chunk whose sum was NaN counted as one that nothing is seen of.
+void check_invalid_keys(int head_size, bool all, std::mt19937 & random) {
+    const Case c = { head_size, 1, 4, 3, 333, Format::f16, Format::f16 };
+    Inputs in(c, random);
+    const size_t bytes = in.k.cell_bytes();
+    for (size_t at = kPage * bytes; at < (all ? 2 * kPage : kPage + 1) * bytes; at += sizeof(uint16_t)) {
+        const uint16_t nan = 0x7e00;
+        std::memcpy(&in.k.bytes[at], &nan, sizeof(nan));
+    }
+    const std::vector<float> found = Device(c, in).run(0, c.n_rows, c.n_cells);
+    if (!std::all_of(found.begin(), found.end(), [](float x) { return std::isnan(x); })) {
+        fail(c, "keys that are not numbers are left out", all);
+    }
+}
+
 void check_case(const Case & c, unsigned seed) {
     std::mt19937 random(seed);
     const Inputs in(c, random);
@@ -382,6 +397,11 @@ int main(int argc, char ** argv) {
     }
     for (std::thread & thread : threads) {
         thread.join();
+    }
+    std::mt19937 random(1);
+    for (const int size : { 64, 512 }) {
+        check_invalid_keys(size, false, random);
+        check_invalid_keys(size, true, random);
     }
     printf(failures == 0 ? "ok\n" : "%d failures\n", failures.load());
     return failures != 0;

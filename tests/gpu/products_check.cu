@@ -103,6 +103,10 @@ void check_products(const WeightBlocks & blocks, int n_rows, bool small) {
     if (blocks.is_loose) {  // rows of any number of blocks of 64 values
         check_product(blocks, small ? 320 : 2112, small ? 32 : 352, n_rows, false, random);
     }
+    if (blocks.is_loose || pmtp_takes_floats(blocks.format)) {  // of any number of 32 values, and of results
+        check_product(blocks, 32, small ? 24 : 256, n_rows, false, random);
+        check_product(blocks, small ? 96 : 1120, 13 * 8 + 4, n_rows, false, random);
+    }
 }
 
 // Launched as more blocks than a multiprocessor's shared memory can be shared among: what was asked for each was less
@@ -139,12 +143,14 @@ int main(int argc, char ** argv) {
     for (std::thread & thread : threads) {
         thread.join();
     }
-    const auto refused = [](int n_in, int n_out, int n_rows, const void * gate) {
+    const auto refused = [](int n_in, int n_out, int n_rows, const void * gate,
+                            WeightFormat format = WeightFormat::q4_0) {
         return !pmtp_cuda_has_product(
-            { WeightFormat::q4_0, nullptr, gate, nullptr, nullptr, nullptr, nullptr, n_in, n_out, n_rows });
+            { format, nullptr, gate, nullptr, nullptr, nullptr, nullptr, n_in, n_out, n_rows });
     };
-    if (!refused(336, 64, 1, nullptr) || !refused(320, 24, 1, nullptr) || !refused(320, 64, 1, &argc) ||
-        !refused(256, 12, 1, nullptr) || !refused(256, 24, 1, &argc) || !refused(256, 64, kPmtpMostRows + 1, nullptr)) {
+    if (!refused(336, 64, 1, nullptr) || !refused(320, 64, 1, &argc) || !refused(256, 24, 1, &argc) ||
+        !refused(256, 12, 1, nullptr, WeightFormat::q6_K) || !refused(256, 64, kPmtpMostRows + 1, nullptr) ||
+        !refused(32, 64, kPmtpMostRows + 1, nullptr)) {
         printf("a shape without a kernel was taken\n");
         failures++;
     }

@@ -68,3 +68,14 @@ inline bool is_quantised(const char * what, int n, int n_rows, const std::vector
     }
     return true;
 }
+
+// Whether rows, one after another, have the same bits.
+inline bool are_same(int n, int n_rows, const std::vector<PmtpQ8Block> & a, const std::vector<PmtpQ8Block> & b) {
+    for (int row = 0; row < n_rows; row++) {
+        const int64_t at = row * pmtp_row_blocks(n);
+        if (std::memcmp(&a[at], &b[at], n / 32 * sizeof(PmtpQ8Block)) != 0) {
+            return false;
+        }
+    }
+    return true;
+}

@@ -52,13 +52,15 @@ std::vector<int32_t> run(const std::vector<float> & x, size_t n_out,
     return out.host();
 }
 
+constexpr int kNone = -7;
+
 void check_arg_max(size_t n, size_t n_rows, int values, std::mt19937 & random) {
     const std::vector<float> x = draw(n * n_rows, values, random);
     const auto out = run(x, n_rows, [](const float * v, int32_t * i, size_t size, size_t rows) {
-        return pmtp_cuda_arg_max(v, i, (int64_t) (size / rows), (int64_t) rows, nullptr);
+        return pmtp_cuda_arg_max(v, i, (int64_t) (size / rows), (int64_t) rows, kNone, nullptr);
     });
     for (size_t row = 0; row < n_rows; row++) {
-        int32_t expected = -1;
+        int32_t expected = kNone;
         float best = -INFINITY;
         for (size_t i = 0; i < n; i++) {
             const float v = x[row * n + i];
@@ -98,7 +100,7 @@ void check_top_k(size_t n, size_t k, int values, std::mt19937 & random) {
 int main() {
     std::mt19937 random(7);
     for (int values = 0; values < 4; values++) {
-        for (size_t n : { 4096, 65536, 262144 }) {
+        for (size_t n : { 3, 2048, 4098, 4096, 65536, 262144 }) {
             check_arg_max(n, 1, values, random);
             check_arg_max(n, 5, values, random);
         }
@@ -109,8 +111,7 @@ int main() {
         }
     }
     int32_t * none = nullptr;
-    failures += pmtp_cuda_arg_max(nullptr, none, 4098, 1, nullptr);
-    failures += pmtp_cuda_arg_max(nullptr, none, 1024, 1, nullptr);
+    failures += pmtp_cuda_arg_max(nullptr, none, 0, 1, 0, nullptr);
     failures += pmtp_cuda_top_k(nullptr, none, 4097, 1, 1, nullptr);
     failures += pmtp_cuda_top_k(nullptr, none, 64, 2, 1, nullptr);
     printf(failures == 0 ? "ok\n" : "%d failures\n", failures);

@@ -14,7 +14,8 @@ TURBOQUANT = CSRC / "turboquant"
 EXACT = ["-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-Xcompiler=-ffp-contract=off"]
 ATTENTION = KERNELS / "attention" / "cuda"
 PRODUCTS = [
-    KERNELS / "products" / "cuda" / f"{name}.cu" for name in ("expert_products", "few_products", "tiled_products")
+    KERNELS / "products" / "cuda" / f"{name}.cu"
+    for name in ("expert_products", "few_products", "odd_products", "tiled_products")
 ]
 PROGRAMS = {
     "attention_check": [ATTENTION / f"{name}.cu" for name in ("attend_64", "attend_128", "attend_256", "attend_512")]

@@ -429,6 +429,7 @@ ggml_tensor * Gemma4Drafter::Graph::best_of(ggml_tensor * logits, ggml_tensor * 
     ggml_context * c = ctx.get();
     const int64_t n = logits->ne[0], n_columns = logits->ne[1];
     ggml_tensor * best = ggml_argmax(c, logits);
+    make_find_one(best);
     if (ids == nullptr) {
         return best;
     }

@@ -11,8 +11,6 @@
 
 namespace {
 
-bool is_floats(const ggml_tensor * t) { return t->type == GGML_TYPE_F32 && ggml_is_contiguous(t) && is_aligned(t); }
-
 PmtpSharedRows rows_of(const ggml_tensor * x) {
     return pmtp_shared_rows_or_tiles(pmtp_rows_of_experts(x),
                                      (size_t) ggml_nrows(x) * pmtp_row_blocks(x->ne[0]) * sizeof(PmtpQ8Block));

@@ -7,9 +7,14 @@
 
 #include <cuda_runtime.h>
 
+struct ggml_backend_graph_optimize_params;
+
 // Launches node i of the graph together with what follows it, if there is a kernel for that; returns how many nodes
 // after i are done too, 0 if nothing was launched. Only while a PmtpSharedActivations of the graph lives.
 int pmtp_cuda_fuse(const ggml_cgraph * graph, int i, cudaStream_t stream);
+
+// Before the graph gets its memory: keeps that of what fused kernels read until their last node.
+void pmtp_cuda_keep_sources(const ggml_cgraph * graph, ggml_backend_graph_optimize_params * params);
 
 // out = weights x: whether it was launched. The tensors may be slices made for the call, which no graph holds: those
 // of experts have no sources.

@@ -20,8 +20,9 @@ bool can_turn(const ggml_tensor * rope) {
     return ggml_get_op_params_i32(rope, kDims) == n && ggml_get_op_params_i32(rope, kMode) == GGML_ROPE_TYPE_NEOX &&
            rope_param(rope, kExtrapolation) == 0.0f && ggml_get_op_params_i32(rope, kOffset) == 0 &&
            positions->type == GGML_TYPE_I32 && ggml_is_contiguous(positions) && positions->ne[0] == rope->ne[2] &&
-           (factors == nullptr ||
-            (factors->type == GGML_TYPE_F32 && ggml_is_contiguous(factors) && factors->ne[0] >= n / 2));
+           // The kernel reads them before those in front have ended.
+           (factors == nullptr || (is_weight(factors) && factors->type == GGML_TYPE_F32 &&
+                                   ggml_is_contiguous(factors) && factors->ne[0] >= n / 2));
 }
 
 bool can_rotate(const ggml_tensor * rotation, int64_t n) {

@@ -1,9 +1,8 @@
 #include "kernels/cuda/head_fusion.cuh"
 
 #include "kernels/cuda/head_chains.cuh"
+#include "kernels/cuda/keep.cuh"
 #include "kernels/cuda/product_fusion.cuh"
-
-#include "ggml-backend-impl.h"
 
 namespace {
 
@@ -177,25 +176,34 @@ bool pmtp_cuda_write_heads(const ggml_tensor * set_rows, cudaStream_t stream) {
     return true;
 }
 
-void pmtp_cuda_keep_sources(const ggml_cgraph * graph, ggml_backend_graph_optimize_params * params) {
-    const auto keep = [&](const ggml_tensor * tensor, const ggml_tensor * until) {
-        params->add_alloc_dep(params->user_data, const_cast<ggml_tensor *>(tensor), const_cast<ggml_tensor *>(until));
-    };
-    for (int i = 0; i < graph->n_nodes; i++) {
-        const ggml_tensor * node = graph->nodes[i];
-        Projections p;
-        HeadChain chain;
-        NodeReader nodes{ graph, i };
-        if (node->op == GGML_OP_MUL_MAT && p.read(graph, i)) {
-            for (const ggml_tensor * product : p.product) {
-                if (product != nullptr) {
-                    keep(product, p.write[2]);
-                }
-            }
-            keep(p.chain[0].rope->src[1], p.write[2]);
-            i += p.n_nodes - 1;
-        } else if (node->op == GGML_OP_RMS_NORM && chain.read(nodes, node->src[0]) && chain.rotation != nullptr) {
-            keep(chain.x->view_src != nullptr ? chain.x->view_src : chain.x, chain.last);
+int pmtp_keep_projections(const ggml_cgraph * graph, int i, const Keep & keep) {
+    Projections p;
+    if (!p.read(graph, i)) {
+        return 0;
+    }
+    for (const ggml_tensor * product : p.product) {
+        if (product != nullptr) {
+            keep(product, p.write[2]);
         }
     }
+    keep(p.chain[0].rope->src[1], p.write[2]);
+    for (const HeadChain & chain : p.chain) {
+        if (chain.rotation != nullptr) {
+            keep(chain.rotation->src[0], p.write[2]);
+        }
+    }
+    return p.n_nodes - 1;
+}
+
+int pmtp_keep_heads(const ggml_cgraph * graph, int i, const Keep & keep) {
+    NodeReader nodes{ graph, i };
+    HeadChain chain;
+    if (!chain.read(nodes, graph->nodes[i]->src[0]) || (chain.rope == nullptr && chain.rotation == nullptr)) {
+        return 0;
+    }
+    keep(chain.x, chain.last);
+    if (chain.rope != nullptr) {
+        keep(chain.rope->src[1], chain.last);
+    }
+    return nodes.at - i - 1;
 }

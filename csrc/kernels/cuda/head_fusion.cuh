@@ -5,7 +5,7 @@
 
 struct ggml_cgraph;
 struct ggml_tensor;
-struct ggml_backend_graph_optimize_params;
+class Keep;
 
 // As pmtp_cuda_fuse, which calls them.
 // Products of one x with the weights of queries, keys and values, and all that is done with those until keys and values
@@ -13,6 +13,9 @@ struct ggml_backend_graph_optimize_params;
 int pmtp_fuse_projections(const ggml_cgraph * graph, int i, cudaStream_t stream);
 // The norm of heads, their rotation by position and that of a quantised cache.
 int pmtp_fuse_heads(const ggml_cgraph * graph, int i, cudaStream_t stream);
+// The same before a graph has memory.
+int pmtp_keep_projections(const ggml_cgraph * graph, int i, const Keep & keep);
+int pmtp_keep_heads(const ggml_cgraph * graph, int i, const Keep & keep);
 // The rotation of what the attention gives back, quantised for its product.
 int pmtp_fuse_rotation(const ggml_cgraph * graph, int i, cudaStream_t stream);
 
@@ -20,6 +23,3 @@ int pmtp_fuse_rotation(const ggml_cgraph * graph, int i, cudaStream_t stream);
 // that the fused kernels give them.
 bool pmtp_cuda_norm_heads(const ggml_tensor * norm, cudaStream_t stream);
 bool pmtp_cuda_write_heads(const ggml_tensor * set_rows, cudaStream_t stream);
-
-// Keeps the memory of what fused kernels read until their last node.
-void pmtp_cuda_keep_sources(const ggml_cgraph * graph, ggml_backend_graph_optimize_params * params);

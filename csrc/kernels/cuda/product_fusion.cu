@@ -1,5 +1,6 @@
 #include "kernels/cuda/product_fusion.cuh"
 
+#include "kernels/cuda/keep.cuh"
 #include "kernels/cuda/tensors.cuh"
 #include "kernels/products/cuda/weight_format.cuh"
 #include "kernels/rows/cuda/row_ops.cuh"
@@ -56,8 +57,13 @@ void pmtp_launch_product(WeightProduct & p, const ggml_tensor * x, const ggml_te
     pmtp_cuda_launch_product(p, stream);
 }
 
+// Whether two products and their GLU begin at node i.
+static bool are_gated(const ggml_cgraph * graph, int i) {
+    return ggml_can_fuse_subgraph(graph, i, { GGML_OP_MUL_MAT, GGML_OP_MUL_MAT, GGML_OP_GLU }, { i + 2 });
+}
+
 int pmtp_fuse_gated(const ggml_cgraph * graph, int i, cudaStream_t stream) {
-    if (!ggml_can_fuse_subgraph(graph, i, { GGML_OP_MUL_MAT, GGML_OP_MUL_MAT, GGML_OP_GLU }, { i + 2 })) {
+    if (!are_gated(graph, i)) {
         return 0;
     }
     const ggml_tensor * glu = graph->nodes[i + 2];
@@ -75,15 +81,43 @@ int pmtp_fuse_gated(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     return 2;
 }
 
-int pmtp_fuse_factor(const ggml_cgraph * graph, int i, cudaStream_t stream) {
+int pmtp_keep_gated(const ggml_cgraph * graph, int i, const Keep & keep) {
+    if (!are_gated(graph, i)) {
+        return 0;
+    }
+    keep(graph->nodes[i]->src[1], graph->nodes[i + 2]);
+    return 2;
+}
+
+// The MUL by a factor that follows the product at node i and its GELU, or 0.
+static int factor_of_product(const ggml_cgraph * graph, int i) {
     int last = i + 2;
     while (last < graph->n_nodes && graph->nodes[last]->op == GGML_OP_VIEW) {
         last++;
     }
     const int nodes[] = { i, i + 1, last };
     const ggml_op ops[] = { GGML_OP_MUL_MAT, GGML_OP_UNARY, GGML_OP_MUL };
-    if (last >= graph->n_nodes || !ggml_can_fuse_ext(graph, nodes, ops, 3) ||
-        ggml_get_unary_op(graph->nodes[i + 1]) != GGML_UNARY_OP_GELU) {
+    return last < graph->n_nodes && ggml_can_fuse_ext(graph, nodes, ops, 3) &&
+                   ggml_get_unary_op(graph->nodes[i + 1]) == GGML_UNARY_OP_GELU
+               ? last
+               : 0;
+}
+
+int pmtp_keep_factor(const ggml_cgraph * graph, int i, const Keep & keep) {
+    const int last = factor_of_product(graph, i);
+    if (last == 0) {
+        return 0;
+    }
+    const ggml_tensor * y = graph->nodes[last];
+    keep(graph->nodes[i]->src[1], y);
+    keep(graph->nodes[i], y);  // what its GELU reads, if that is a kernel with the factor alone
+    keep(other_source(y, graph->nodes[i + 1]), y);
+    return last - i;
+}
+
+int pmtp_fuse_factor(const ggml_cgraph * graph, int i, cudaStream_t stream) {
+    const int last = factor_of_product(graph, i);
+    if (last == 0) {
         return 0;
     }
     const ggml_tensor * product = graph->nodes[i];

@@ -6,6 +6,8 @@
 
 #include <cuda_runtime.h>
 
+class Keep;
+
 // The place of x's rows, quantised, among the shared ones.
 PmtpSharedRows pmtp_rows_of(const ggml_tensor * x);
 
@@ -20,3 +22,6 @@ void pmtp_launch_product(WeightProduct & p, const ggml_tensor * x, const ggml_te
 // As pmtp_cuda_fuse, which calls them. Two products of one x and a GLU of them; a product, its GELU and a factor.
 int pmtp_fuse_gated(const ggml_cgraph * graph, int i, cudaStream_t stream);
 int pmtp_fuse_factor(const ggml_cgraph * graph, int i, cudaStream_t stream);
+// The same before a graph has memory.
+int pmtp_keep_gated(const ggml_cgraph * graph, int i, const Keep & keep);
+int pmtp_keep_factor(const ggml_cgraph * graph, int i, const Keep & keep);

@@ -1,5 +1,8 @@
 #include "kernels/cuda/router_fusion.cuh"
 
+#include "kernels/cuda/fusion.cuh"
+#include "kernels/cuda/keep.cuh"
+#include "kernels/cuda/product_fusion.cuh"
 #include "kernels/cuda/tensors.cuh"
 #include "kernels/products/cuda/float_products.cuh"
 #include "kernels/rows/cuda/row_ops.cuh"
@@ -11,10 +14,28 @@ bool is_float_product(const ggml_tensor * weights, const ggml_tensor * x, const 
            x->ne[1] <= kPmtpMostFloatRows;
 }
 
+bool is_any_product(const ggml_tensor * node) {
+    WeightProduct p;
+    return is_float_product(node->src[0], node->src[1], node) ||
+           pmtp_is_product(node->src[0], nullptr, node->src[1], node, p);
+}
+
+bool is_scaled_norm(const ggml_cgraph * graph, int i) {
+    return ggml_can_fuse(graph, i, { GGML_OP_RMS_NORM, GGML_OP_SCALE, GGML_OP_MUL });
+}
+
 }  // namespace
 
+int pmtp_keep_scaled_norm(const ggml_cgraph * graph, int i, const Keep & keep) {
+    if (!is_scaled_norm(graph, i)) {
+        return 0;
+    }
+    keep(graph->nodes[i]->src[0], graph->nodes[i + 2]);
+    return 2;
+}
+
 int pmtp_fuse_scaled_norm(const ggml_cgraph * graph, int i, cudaStream_t stream) {
-    if (!ggml_can_fuse(graph, i, { GGML_OP_RMS_NORM, GGML_OP_SCALE, GGML_OP_MUL })) {
+    if (!is_scaled_norm(graph, i)) {
         return 0;
     }
     const ggml_tensor * norm = graph->nodes[i];
@@ -38,19 +59,20 @@ int pmtp_fuse_scaled_norm(const ggml_cgraph * graph, int i, cudaStream_t stream)
     return 2;
 }
 
-int pmtp_fuse_float_products(const ggml_cgraph * graph, int i, cudaStream_t stream) {
-    if (i + 1 >= graph->n_nodes || graph->nodes[i + 1]->op != GGML_OP_MUL_MAT) {
+int pmtp_fuse_pair(const ggml_cgraph * graph, int i, cudaStream_t stream) {
+    if (i + 2 >= graph->n_nodes || graph->nodes[i + 1]->op != GGML_OP_MUL_MAT ||
+        graph->nodes[i + 2]->op != GGML_OP_GLU) {
         return 0;
     }
     const ggml_tensor * first = graph->nodes[i];
     const ggml_tensor * second = graph->nodes[i + 1];
-    if (first->src[1] != second->src[1] || (second->flags & GGML_TENSOR_FLAG_COMPUTE) == 0 ||
-        !is_float_product(first->src[0], first->src[1], first) ||
-        !is_float_product(second->src[0], second->src[1], second)) {
+    if (first->src[1] != second->src[1] || (second->flags & GGML_TENSOR_FLAG_COMPUTE) == 0 || !is_any_product(first) ||
+        !is_any_product(second)) {
         return 0;
     }
-    pmtp_multiply_floats(first->src[0], first->src[1], first, stream);
-    pmtp_multiply_floats(second->src[0], second->src[1], second, stream);
+    for (const ggml_tensor * product : { first, second }) {
+        pmtp_cuda_multiply(product->src[0], product->src[1], product, stream);
+    }
     return 1;
 }
 

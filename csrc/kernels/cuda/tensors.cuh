@@ -13,10 +13,13 @@ inline bool is_weight(const ggml_tensor * t) {
 
 inline bool is_aligned(const ggml_tensor * t) { return (uintptr_t) t->data % 16 == 0; }
 
-// Rows of f32, one after another.
-inline bool is_rows(const ggml_tensor * t) {
-    return t->type == GGML_TYPE_F32 && ggml_is_matrix(t) && ggml_is_contiguous(t) && is_aligned(t);
+// f32, one after another.
+inline bool is_floats(const ggml_tensor * t) {
+    return t->type == GGML_TYPE_F32 && ggml_is_contiguous(t) && is_aligned(t);
 }
+
+// Rows of a matrix of them.
+inline bool is_rows(const ggml_tensor * t) { return is_floats(t) && ggml_is_matrix(t); }
 
 // A weight of n values that multiplies every row, or of one.
 inline bool is_row_weight(const ggml_tensor * t, int64_t n) {

@@ -244,8 +244,8 @@ template <int head_size, int tiles> class Chunk {
         const float factor = before == now ? 1.0f : exp2f((before - now) * kLog2E);
         float sum = 0.0f;
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            x[i] = now == -INFINITY ? 0.0f : exp2f((x[i] - now) * kLog2E);
+        for (int i = 0; i < 8; i++) {  // where all that is seen is NaN, so is the sum
+            x[i] = x[i] == -INFINITY ? 0.0f : exp2f((x[i] - now) * kLog2E);
             sum += x[i];
         }
         max_[step] = now;

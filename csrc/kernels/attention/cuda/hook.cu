@@ -6,7 +6,6 @@
 
 #include "ggml.h"
 
-#include <algorithm>
 #include <cstring>
 
 namespace {
@@ -87,15 +86,11 @@ bool task_of(const ggml_tensor * op, Task & task) {
     return q->ne[2] % k->ne[2] == 0 && q->ne[3] % k->ne[3] == 0 && q->ne[3] % task.mask_batches == 0;
 }
 
-// Whether upstream's kernels are faster, as measured on an H100: those that read a cache as it is, with one query head
-// to a KV head; and those for many columns of f16 behind many cells. They take up to 8 heads of a group at once.
+// Whether upstream's kernels are faster, as measured on an H100: with one query head to a KV head, on caches that they
+// read as they are. It depends on neither rows nor cells, for a row would have other bits on the other side.
 bool is_for_upstream(const Task & task) {
-    constexpr int kTheirHeads = 8, kFewColumns = 32, kFewCells = 8192;
-    const int group = task.n_heads / task.n_kv_heads;
     const auto is_turbo = [](Format format) { return format >= Format::turbo4; };
-    const bool halves = task.k.format == Format::f16 && task.v.format == Format::f16;
-    return (group == 1 && !is_turbo(task.k.format) && !is_turbo(task.v.format)) ||
-           (halves && task.n_rows * std::min(group, kTheirHeads) > kFewColumns && task.n_cells > kFewCells);
+    return task.n_heads == task.n_kv_heads && !is_turbo(task.k.format) && !is_turbo(task.v.format);
 }
 
 bool has_tensor_cores() {

@@ -19,10 +19,11 @@ constexpr float kWeightOne = (float) (1ll << 32), kValueOne = (float) (1ll << 40
 
 struct Sums {
     long long x[kOwn] = {};
-    float invalid = 0.0f;  // NaN if a value was infinite or NaN
+    float invalid = 0.0f;  // NaN if a weight or value was infinite or NaN
 
     __device__ __forceinline__ void add(float weight, const uint4 & halves) {
         const uint32_t pairs[4] = { halves.x, halves.y, halves.z, halves.w };
+        invalid = fmaf(weight, 0.0f, invalid);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float2 two = __half22float2(as_halves(pairs[i]));
@@ -70,7 +71,7 @@ __global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_const
     long long fixed_sum = 0;
     for (int c = thread; c < plan.n_chunks; c += kMergeThreads) {
         const State state = c < kMergeThreads ? first_state : state_of(c);
-        const float weight = state.sum > 0.0f ? state.sum * exp2f((state.max - max) * kLog2E) : 0.0f;
+        const float weight = state.sum != 0.0f ? state.sum * exp2f((state.max - max) * kLog2E) : 0.0f;
         weights[c] = weight;
         fixed_sum += __float2ll_rn(weight * kWeightOne);
     }

@@ -35,8 +35,9 @@ bool pmtp_cuda_choose(const ggml_tensor * x, const ggml_tensor * out, cudaStream
     }
     const auto * values = (const float *) x->data;
     auto * index = (int32_t *) out->data;
-    return out->op == GGML_OP_ARGMAX ? pmtp_cuda_arg_max(values, index, x->ne[0], ggml_nrows(x), stream)
-                                     : pmtp_cuda_top_k(values, index, x->ne[0], ggml_nrows(x), out->ne[0], stream);
+    return out->op == GGML_OP_ARGMAX
+               ? pmtp_cuda_arg_max(values, index, x->ne[0], ggml_nrows(x), finds_one(out) ? 0 : -1, stream)
+               : pmtp_cuda_top_k(values, index, x->ne[0], ggml_nrows(x), out->ne[0], stream);
 }
 
 bool pmtp_cuda_has_custom(const ggml_tensor * op) {

@@ -31,9 +31,9 @@ constexpr int kArgMaxBlocks = 8;
 // Vectors that make a row long.
 constexpr uint32_t kLongRow = 4 * kArgMaxThreads;
 
-// One block a row, or one cluster.
+// One block a row, or one cluster. none: the index where there is no number.
 template <bool shared> __global__ void __launch_bounds__(kArgMaxThreads)
-    arg_max(const float4 * __restrict__ x, int32_t * __restrict__ index, uint32_t n4) {
+    arg_max(const float4 * __restrict__ x, int32_t * __restrict__ index, uint32_t n4, int32_t none) {
     constexpr uint32_t kBlocks = shared ? kArgMaxBlocks : 1;
     constexpr uint32_t kStep = kBlocks * kArgMaxThreads;
     const uint32_t row = blockIdx.x / kBlocks;
@@ -87,7 +87,25 @@ template <bool shared> __global__ void __launch_bounds__(kArgMaxThreads)
     }
 #endif
     if (threadIdx.x == 0) {
-        index[row] = order_in(rank) == kOrderOfMinusInfinity ? -1 : (int32_t) index_in(rank);
+        index[row] = order_in(rank) == kOrderOfMinusInfinity ? none : (int32_t) index_in(rank);
+    }
+}
+
+// A block a row, of any length and alignment.
+__global__ void __launch_bounds__(kArgMaxThreads)
+    arg_max_of_any(const float * __restrict__ x, int32_t * __restrict__ index, uint32_t n, int32_t none) {
+    x += (size_t) blockIdx.x * n;
+    Best best = { kOrderOfMinusInfinity, 0xffffffffu };
+    for (uint32_t i = threadIdx.x; i < n; i += kArgMaxThreads) {
+        const uint32_t order = order_of(x[i]);
+        if (order <= kOrderOfInfinity) {
+            best.consider(order, i);
+        }
+    }
+    __shared__ BlockReducerMemory<uint64_t> memory;
+    const uint64_t rank = BlockReducer<uint64_t>(memory)(rank_of(best.order, best.index), Max());
+    if (threadIdx.x == 0) {
+        index[blockIdx.x] = order_in(rank) == kOrderOfMinusInfinity ? none : (int32_t) index_in(rank);
     }
 }
 
@@ -129,15 +147,21 @@ __global__ void __launch_bounds__(kTopKThreads)
 
 }  // namespace
 
-bool pmtp_cuda_arg_max(const float * x, int32_t * index, int64_t n, int64_t n_rows, cudaStream_t stream) {
-    if (n % 4 != 0 || n < 4 * kArgMaxThreads || n > INT32_MAX || n_rows < 1 || n_rows > INT32_MAX ||
-        (uintptr_t) x % sizeof(float4) != 0) {
+bool pmtp_cuda_arg_max(const float * x, int32_t * index, int64_t n, int64_t n_rows, int32_t none, cudaStream_t stream) {
+    if (n < 1 || n > INT32_MAX || n_rows < 1 || n_rows > INT32_MAX) {
         return false;
     }
-    const auto n4 = (uint32_t) (n / 4);
-    if (n4 < kLongRow || n_rows > INT32_MAX / kArgMaxBlocks || !has_clusters()) {
-        arg_max<false><<<(unsigned) n_rows, kArgMaxThreads, 0, stream>>>((const float4 *) x, index, n4);
+    if (n % 4 != 0 || n < 4 * kArgMaxThreads || (uintptr_t) x % sizeof(float4) != 0) {
+        arg_max_of_any<<<(unsigned) n_rows, kArgMaxThreads, 0, stream>>>(x, index, (uint32_t) n, none);
         return true;
+    }
+    const auto n4 = (uint32_t) (n / 4);
+    const auto launch = [&] {
+        arg_max<false><<<(unsigned) n_rows, kArgMaxThreads, 0, stream>>>((const float4 *) x, index, n4, none);
+        return true;
+    };
+    if (n4 < kLongRow || n_rows > INT32_MAX / kArgMaxBlocks || !has_clusters()) {
+        return launch();
     }
     cudaLaunchAttribute cluster = {};
     cluster.id = cudaLaunchAttributeClusterDimension;
@@ -148,9 +172,9 @@ bool pmtp_cuda_arg_max(const float * x, int32_t * index, int64_t n, int64_t n_ro
     config.stream = stream;
     config.attrs = &cluster;
     config.numAttrs = 1;
-    if (cudaLaunchKernelEx(&config, arg_max<true>, (const float4 *) x, index, n4) != cudaSuccess) {
+    if (cudaLaunchKernelEx(&config, arg_max<true>, (const float4 *) x, index, n4, none) != cudaSuccess) {
         (void) cudaGetLastError();  // another kernel takes its place
-        return false;
+        return launch();
     }
     return true;
 }

@@ -118,22 +118,30 @@ ExpertProduct as_expert(const WeightProduct & p) {
     return out;
 }
 
-}  // namespace
+// Whether they are, with a kernel for them. An expert's product has neither a factor nor others beside it.
+bool is_of_an_expert(const WeightProduct & p) {
+    return is_loose(p) && !pmtp_takes_floats(p.format) && p.factor == nullptr && p.others[0].weights == nullptr &&
+           pmtp_cuda_has_expert_product(as_expert(p));
+}
 
-bool pmtp_cuda_has_product(const WeightProduct & p) {
-    if (is_loose(p) && !pmtp_takes_floats(p.format)) {
-        // An expert's product has neither a factor nor others beside it.
-        return p.factor == nullptr && p.others[0].weights == nullptr && pmtp_cuda_has_expert_product(as_expert(p));
-    }
+bool is_in_stages(const WeightProduct & p) {
     const int stage = with_format(p.format, [](auto format) { return decltype(format)::kStage; });
     return p.n_in > 0 && p.n_in % stage == 0 &&
            fits_all(p, p.gate != nullptr || p.factor != nullptr ? kGateTiles * kTile : kTile) &&
-           p.n_rows <= kPmtpMostRows && attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
+           p.n_rows <= kPmtpMostRows;
+}
+
+}  // namespace
+
+bool pmtp_cuda_has_product(const WeightProduct & p) {
+    return attribute(cudaDevAttrComputeCapabilityMajor) >= 8 &&
+           (is_in_stages(p) || is_of_an_expert(p) || pmtp_cuda_has_odd_product(p));
 }
 
 void pmtp_cuda_launch_product(const WeightProduct & p, cudaStream_t stream) {
-    if (is_loose(p) && !pmtp_takes_floats(p.format)) {
-        pmtp_cuda_launch_expert_product(as_expert(p), stream);
+    if (!is_in_stages(p)) {
+        is_of_an_expert(p) ? pmtp_cuda_launch_expert_product(as_expert(p), stream)
+                           : pmtp_cuda_launch_odd_product(p, stream);
         return;
     }
     if (pmtp_is_tiled(p.n_rows)) {

@@ -43,3 +43,6 @@ bool pmtp_cuda_has_product(const WeightProduct & product);
 void pmtp_cuda_launch_product(const WeightProduct & product, cudaStream_t stream);
 // Of more than kPmtpFewRows rows; pmtp_cuda_launch_product() calls it.
 void pmtp_cuda_launch_tiled_product(const WeightProduct & product, cudaStream_t stream);
+// Of other shapes; pmtp_cuda_has_product() and pmtp_cuda_launch_product() call them.
+bool pmtp_cuda_has_odd_product(const WeightProduct & product);
+void pmtp_cuda_launch_odd_product(const WeightProduct & product, cudaStream_t stream);

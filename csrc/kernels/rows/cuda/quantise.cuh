@@ -56,19 +56,26 @@ inline __host__ __device__ PmtpQ8Place pmtp_place(PmtpQ8Block * data, int64_t n,
 }
 
 #ifdef __CUDACC__
-// Quantises 32 consecutive values, n_values of each of 32 / n_values lanes, as ggml-cuda does. All lanes of a warp call
-// it.
+// Quantises 32 consecutive values, n_values of each of 32 / n_values lanes, 1 or 4. All lanes of a warp call it. The
+// sum is that of neighbours, then of neighbouring pairs, and so on, whichever lanes have them: products have their
+// activations from one kernel or another.
 template <int n_values>
 __device__ __forceinline__ void pmtp_quantise(const float (&x)[n_values], const PmtpQ8Place & to) {
+    static_assert(n_values == 1 || n_values == 4);
     constexpr int kLanes = 32 / n_values;
     float largest = 0.0f;
-    float sum = 0.0f;
     for (float v : x) {
         largest = fmaxf(largest, fabsf(v));
-        sum += v;
     }
     largest = pmtp::reduce_lanes<kLanes>(largest, pmtp::Max());
-    sum = pmtp::reduce_lanes<kLanes>(sum, pmtp::Sum());
+    float sum = x[0];
+    if constexpr (n_values == 4) {
+        sum = (x[0] + x[1]) + (x[2] + x[3]);
+    }
+#pragma unroll
+    for (int offset = 1; offset < kLanes; offset *= 2) {
+        sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+    }
     if (to.words == nullptr) {
         return;
     }
