@@ -183,9 +183,21 @@ void Engine::lose_cache() {
 }
 
 // Where there is no memory for this, the sequences that run end with their cells; those that wait go on waiting.
+// Pages that rows of the step begun ahead have taken.
+int Engine::pages_ahead() const {
+    int n = 0;
+    if (ahead_ && !ahead_->given_up && ahead_->fault == nullptr) {
+        for (const Turn & turn : ahead_->plan.turns) {
+            const int n_cached = turn.sequence->n_cached();
+            n += pages_of(n_cached + turn.n_outputs) - pages_of(n_cached);
+        }
+    }
+    return n;
+}
+
 void Engine::admit(std::vector<Burst> & bursts) {
     try {
-        scheduler_->admit(kv_, prefixes_, drafter_ != nullptr ? &history_ : nullptr);
+        scheduler_->admit(kv_, prefixes_, drafter_ != nullptr ? &history_ : nullptr, pages_ahead());
     } catch (const std::bad_alloc &) {
         drop_ahead();
         for (const SharedSequence & s : scheduler_->running()) {

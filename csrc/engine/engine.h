@@ -86,6 +86,7 @@ class Engine {
     void give_back_slot(Sequence & sequence);
     void constrain(Plan & plan);
     void accept(Plan & plan, std::vector<Burst> & bursts);
+    int pages_ahead() const;
     void admit(std::vector<Burst> & bursts);
     void fail(const Plan & plan, Status status, const char * message);
     void lose_cache();

@@ -24,7 +24,7 @@ void Scheduler::add(SharedSequence sequence) {
 
 // Cells are reserved for all that a sequence may come to need, so that nothing that runs is ever lost. What is kept of
 // ended ones gives way.
-void Scheduler::admit(KvCache & kv, PrefixCache & prefixes, DraftHistory * history) {
+void Scheduler::admit(KvCache & kv, PrefixCache & prefixes, DraftHistory * history, int n_ahead) {
     const std::lock_guard lock(mutex_);
     while (!waiting_.empty() && (int) running_.size() < max_running_ && prefixes.has_slot()) {
         const Pages of_others = pages();
@@ -35,7 +35,7 @@ void Scheduler::admit(KvCache & kv, PrefixCache & prefixes, DraftHistory * histo
         SharedSequence sequence = waiting_.front();
         const Place place = prefixes.take(sequence->prompt(), /*anew*/ sequence->reports_prompt());
         const int cached = pages_of(place.n_cached);
-        while (kv.free_pages() + cached < of_others.to_come + needed && prefixes.evict()) {
+        while (kv.free_pages() + n_ahead + cached < of_others.to_come + needed && prefixes.evict()) {
         }
         sequence->begin(place.slot, place.n_cached, needed, history);
         sequence->set_stops(prefixes.stops((int) sequence->prompt().size(), place.n_cached, sequence->branches()));

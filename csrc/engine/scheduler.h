@@ -33,7 +33,8 @@ class Scheduler {
     void add(SharedSequence sequence);
 
     // Lets waiting sequences run, in their order, while there are slots and cells for all that they may come to need.
-    void admit(KvCache & kv, PrefixCache & prefixes, DraftHistory * history);
+    // n_ahead: pages that rows begun ahead have taken, of those that what runs may come to need.
+    void admit(KvCache & kv, PrefixCache & prefixes, DraftHistory * history, int n_ahead);
 
     // A turn for every running sequence that decodes, and for prompts as far as there is room. Decoding sequences come
     // first; of a prompt at least one token is evaluated in a step.

@@ -15,7 +15,7 @@ namespace {
 std::atomic<int> failures = 0;
 
 void check_product(const WeightBlocks & blocks, int n_in, int n_out, int n_rows, bool gated, std::mt19937 & random) {
-    const size_t n_stages = (size_t) n_in * n_out / 256;
+    const size_t n_stages = ((size_t) n_in * n_out + 255) / 256;
     const size_t row_bytes = (size_t) n_in / 32 * blocks.n_bytes / 8;
     const std::vector<uint8_t> up = draw_weights(blocks, n_stages, random);
     const std::vector<uint8_t> gate = draw_weights(blocks, gated ? n_stages : 0, random);

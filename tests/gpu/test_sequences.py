@@ -142,6 +142,27 @@ def test_cells_are_as_many_as_for_one_and_long_ones_wait(load):
     assert ids_of(short[:1])[0][: len(begin)] == begin
 
 
+def test_room_that_rows_begun_ahead_take_is_counted_once(load):
+    """Of 16 pages 4 are kept, 6 are the running text's and 6 the waiting one's: the kept ones made room for a page that
+    the running one's next rows had taken, of those that it had reserved."""
+    model = load(n_ctx=1024, max_num_seqs=2)
+    random = np.random.default_rng(0)
+    kept, running, waiting = ([2, *random.integers(300, 2000, n).tolist()] for n in (249, 39, 39))
+    model.generate(kept, **GREEDY | {"max_tokens": 1}).text()
+    options = GREEDY | {"max_tokens": 330, "num_speculative_tokens": 8}
+    first = model.generate(running, **options)
+    chunks = iter(first)  # which cancels the completion when nobody holds it any more
+    for _ in chunks:
+        n_cells = len(running) + first.stats.completion_tokens - 1
+        if n_cells // 64 != (n_cells + 8) // 64 and n_cells % 64 != 0:  # the next rows begin a page
+            break
+    assert first.stats.completion_tokens < 330
+    model.generate(waiting, **options).text()
+    again = model.generate(kept, **GREEDY | {"max_tokens": 1})
+    again.text()
+    assert again.stats.cached_prompt_tokens > len(kept) - 128
+
+
 def test_ended_conversations_are_kept_past_the_window_and_other_ones(load):
     """Windows of sliding layers come back from the host."""
     model = load(n_ctx=4096, max_num_seqs=3)
