@@ -182,7 +182,6 @@ void Engine::lose_cache() {
     }
 }
 
-// Where there is no memory for this, the sequences that run end with their cells; those that wait go on waiting.
 // Pages that rows of the step begun ahead have taken.
 int Engine::pages_ahead() const {
     int n = 0;
@@ -195,6 +194,7 @@ int Engine::pages_ahead() const {
     return n;
 }
 
+// Where there is no memory for this, the sequences that run end with their cells; those that wait go on waiting.
 void Engine::admit(std::vector<Burst> & bursts) {
     try {
         scheduler_->admit(kv_, prefixes_, drafter_ != nullptr ? &history_ : nullptr, pages_ahead());
