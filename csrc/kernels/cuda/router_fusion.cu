@@ -1,6 +1,5 @@
 #include "kernels/cuda/router_fusion.cuh"
 
-#include "kernels/cuda/fusion.cuh"
 #include "kernels/cuda/keep.cuh"
 #include "kernels/cuda/product_fusion.cuh"
 #include "kernels/cuda/tensors.cuh"
@@ -12,12 +11,6 @@ namespace {
 bool is_float_product(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out) {
     return is_weight(weights) && is_rows(weights) && is_rows(x) && is_rows(out) && x->ne[0] % 4 == 0 && x->ne[1] > 0 &&
            x->ne[1] <= kPmtpMostFloatRows;
-}
-
-bool is_any_product(const ggml_tensor * node) {
-    WeightProduct p;
-    return is_float_product(node->src[0], node->src[1], node) ||
-           pmtp_is_product(node->src[0], nullptr, node->src[1], node, p);
 }
 
 bool is_scaled_norm(const ggml_cgraph * graph, int i) {
@@ -66,12 +59,23 @@ int pmtp_fuse_pair(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     }
     const ggml_tensor * first = graph->nodes[i];
     const ggml_tensor * second = graph->nodes[i + 1];
-    if (first->src[1] != second->src[1] || (second->flags & GGML_TENSOR_FLAG_COMPUTE) == 0 || !is_any_product(first) ||
-        !is_any_product(second)) {
+    WeightProduct p;
+    const auto is_product = [&](const ggml_tensor * node) {
+        return pmtp_is_product(node->src[0], nullptr, node->src[1], node, p);
+    };
+    const auto has_kernel = [&](const ggml_tensor * node) {
+        return is_product(node) || is_float_product(node->src[0], node->src[1], node);
+    };
+    if (first->src[1] != second->src[1] || (second->flags & GGML_TENSOR_FLAG_COMPUTE) == 0 || !has_kernel(first) ||
+        !has_kernel(second)) {
         return 0;
     }
     for (const ggml_tensor * product : { first, second }) {
-        pmtp_cuda_multiply(product->src[0], product->src[1], product, stream);
+        if (is_product(product)) {
+            pmtp_launch_product(p, product->src[1], nullptr, stream);
+        } else {
+            pmtp_multiply_floats(product->src[0], product->src[1], product, stream);
+        }
     }
     return 1;
 }
