@@ -268,7 +268,7 @@ void check_bits(const Case & c, const Device & device, const std::vector<float> 
             }
         }
     };
-    for (const int n_rows : { 1, 2, 4, 9 }) {
+    for (const int n_rows : { 1, 2, 4, 9, 17, 64, 100 }) {
         if (n_rows < c.n_rows) {
             compare(0, n_rows, c.n_cells, "other bits: the first rows of");
             compare(c.n_rows - n_rows, n_rows, c.n_cells, "other bits: the last rows of");
@@ -347,6 +347,7 @@ std::vector<Case> cases(bool small) {
             out.push_back({ size, 1, 8, 4, 333, f, f });
         }
         out.push_back({ size, 2, 3, 5, 200, Format::turbo4, Format::turbo3, Mask::holes, true });
+        out.push_back({ size, 1, 2, 20, 150, Format::q8_0, Format::turbo3 });
     }
     if (small) {  // for tools that follow every access
         return out;
@@ -377,6 +378,12 @@ std::vector<Case> cases(bool small) {
         out.push_back({ size, 1, 1, 2, 34000, k, v, Mask::two });
         out.push_back({ size, 1, 4, 2, 8192, k, v, Mask::two });
         out.push_back({ size, 1, 8, 16, 5000, Format::f16, k, Mask::two });
+        // prompts
+        out.push_back({ size, 1, 8, 65, 400, k, v });
+        out.push_back({ size, 2, 2, 200, 700, Format::f16, Format::f16, Mask::window, true, 50.0f });
+        out.push_back({ size, 1, 4, 17, 9000, Format::bf16, v, Mask::two });
+        out.push_back({ size, 1, 16, 300, 350, v, k, Mask::holes });
+        out.push_back({ size, 2, 3, 40, 321, k, v, Mask::nothing, false, 0.0f, 3 });
     }
     return out;
 }

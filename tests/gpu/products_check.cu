@@ -44,7 +44,7 @@ void check_product(const WeightBlocks & blocks, int n_in, int n_out, int n_rows,
     pmtp_cuda_launch_product(p, nullptr);
     check(cudaDeviceSynchronize());
     const std::vector<float> found = out.host();
-    for (int row = 0; row < n_rows; row += pmtp_is_tiled(n_rows) ? 7 : 1) {
+    for (int row = 0; row < n_rows; row += n_rows > kPmtpVerifyRows ? 37 : pmtp_is_tiled(n_rows) ? 7 : 1) {
         for (int i = row % 5; i < n_out; i += n_out > 4096 ? 331 : n_out > 512 ? 29 : 1) {
             auto [expected, size] = multiply_rows(blocks, &up[i * row_bytes], x, n_in, row);
             if (gated) {
@@ -64,20 +64,26 @@ void check_product(const WeightBlocks & blocks, int n_in, int n_out, int n_rows,
     if (gated) {
         failures += !is_quantised("product", n_out, n_rows, quantised.host(), found);
     }
-    // the last row alone has the same bits
+    // rows alone have the same bits
     const int64_t row_blocks = pmtp_row_blocks(n_in);
-    const DeviceArray<PmtpQ8Block> last(std::vector<PmtpQ8Block>(x.quantised.end() - row_blocks, x.quantised.end()));
-    p.x = last.get();
-    p.floats += (size_t) (n_rows - 1) * n_in;
-    p.out = one.get();
-    p.quantised = nullptr;
-    p.n_rows = 1;
-    pmtp_cuda_launch_product(p, nullptr);
-    check(cudaDeviceSynchronize());
-    if (std::memcmp(one.host().data(), &found[(size_t) (n_rows - 1) * n_out], n_out * sizeof(float)) != 0) {
-        printf("%s, %d to %d%s: a row alone differs from the same row of %d\n", blocks.name, n_in, n_out,
-               gated ? ", gated" : "", n_rows);
-        failures++;
+    const float * all_floats = p.floats;
+    for (const int row : n_rows > kPmtpVerifyRows ? std::vector<int>{ 0, n_rows / 2, n_rows - 1 }
+                                                  : std::vector<int>{ n_rows - 1 }) {
+        const auto begin = x.quantised.begin() + row * row_blocks;
+        const DeviceArray<PmtpQ8Block> alone(std::vector<PmtpQ8Block>(begin, begin + row_blocks));
+        p.x = alone.get();
+        p.floats = all_floats + (size_t) row * n_in;
+        p.out = one.get();
+        p.quantised = nullptr;
+        p.n_rows = 1;
+        pmtp_cuda_launch_product(p, nullptr);
+        check(cudaDeviceSynchronize());
+        if (std::memcmp(one.host().data(), &found[(size_t) row * n_out], n_out * sizeof(float)) != 0) {
+            printf("%s, %d to %d%s: row %d alone differs from the same row of %d\n", blocks.name, n_in, n_out,
+                   gated ? ", gated" : "", row, n_rows);
+            failures++;
+            return;
+        }
     }
 }
 
@@ -126,10 +132,10 @@ int main(int argc, char ** argv) {
     std::vector<std::thread> threads;
     const std::vector<WeightBlocks> formats = all_weight_blocks();
     for (const WeightBlocks & blocks : formats) {
-        for (int n_rows : small ? std::vector<int>{ 3, 20 }
+        for (int n_rows : small ? std::vector<int>{ 3, 20, 70 }
                           : blocks.format == WeightFormat::q4_0
-                              ? std::vector<int>{ 1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64 }
-                              : std::vector<int>{ 1, 4, 8, 16, 37, 64 }) {
+                              ? std::vector<int>{ 1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 127, 128, 200, 512 }
+                              : std::vector<int>{ 1, 4, 8, 16, 37, 64, 65, 200, 512 }) {
             threads.emplace_back([&blocks, n_rows, small] { check_products(blocks, n_rows, small); });
             if (small) {  // for tools that follow every access
                 threads.back().join();

@@ -54,6 +54,15 @@ bool is_expert_product(const ggml_tensor * node, int64_t first_row, int64_t n_ou
     return (uintptr_t) p.weights % 16 == 0 && pmtp_cuda_has_expert_product(p);
 }
 
+void launch(ExpertProduct & p, const ggml_tensor * ids, cudaStream_t stream) {
+    if (pmtp_is_prompt_of_experts(p.n_tokens, p.n_used)) {
+        const PmtpSharedRows order = pmtp_shared_order(ids);
+        p.order = order.data;
+        p.is_ordered = order.written;
+    }
+    pmtp_cuda_launch_expert_product(p, stream);
+}
+
 bool is_geglu(const ggml_tensor * glu, const ggml_tensor * gate, const ggml_tensor * up) {
     return ggml_get_glu_op(glu) == GGML_GLU_OP_GEGLU && ggml_get_op_params_i32(glu, 1) == 0 && is_floats(glu) &&
            glu->src[0] == gate && glu->src[1] == up;
@@ -180,7 +189,7 @@ int pmtp_fuse_experts(const ggml_cgraph * graph, int i, cudaStream_t stream) {
         const ggml_tensor * glu = graph->nodes[last];
         p.x = quantised(graph->nodes[i]->src[1], stream);
         p.quantised = (PmtpQ8Block *) rows_of(glu).data;
-        pmtp_cuda_launch_expert_product(p, stream);
+        launch(p, graph->nodes[i]->src[2], stream);
     }
     const int down = gated ? last + 1 : i;
     if (down >= graph->n_nodes || graph->nodes[down]->op != GGML_OP_MUL_MAT_ID) {
@@ -198,7 +207,7 @@ int pmtp_fuse_experts(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     }
     second.x = quantised(node->src[1], stream);
     second.ids_are_old = of_hidden;
-    pmtp_cuda_launch_expert_product(second, stream);
+    launch(second, node->src[2], stream);
     if (sum != 0) {
         pmtp_cuda_sum_pairs(second.out, (float *) graph->nodes[sum]->data, second.n_out, second.n_used, second.n_tokens,
                             stream);
@@ -212,6 +221,6 @@ bool pmtp_cuda_multiply_experts(const ggml_tensor * product, cudaStream_t stream
         return false;
     }
     p.x = quantised(product->src[1], stream);
-    pmtp_cuda_launch_expert_product(p, stream);
+    launch(p, product->src[2], stream);
     return true;
 }

@@ -1,4 +1,4 @@
-// Attention of a few query rows over a KV cache of any type on tensor cores.
+// Attention of query rows over a KV cache of any type on tensor cores.
 //
 // Cells are taken in pages of 64, pages in chunks (chunks.cuh). A block of threads computes one chunk for one KV head
 // and one tile of columns, query rows times the heads of the group: its keys and values are copied to shared memory as
@@ -21,8 +21,10 @@ namespace pmtp::attention::cuda {
 
 enum class Format { f16, bf16, q8_0, q4_0, turbo4, turbo3, turbo2 };
 
-// Most rows of queries, and of a group's heads.
-constexpr int kMaxRows = 16, kMaxGroup = 16;
+// Most of a group's heads.
+constexpr int kMaxGroup = 16;
+// Most rows of a verify batch; more are a prompt's.
+constexpr int kVerifyRows = 16;
 
 // K or V: a cell's row of one head is head_size contiguous values. Cells that no row sees must hold finite values if a
 // cell of their page is seen.
@@ -45,6 +47,7 @@ struct Task {
     bool mask_is_old;      // no kernel that may still run writes it
     // Of the result's rows, all heads of one together, as pmtp_place() says; or null. With one batch.
     PmtpQ8Block * quantised;
+    int first_row, all_rows;  // in result and quantised; attend() sets them
 };
 
 // Bytes of work memory, 16-byte aligned; 0: there is no kernel for the sizes, or the device, which must be one of the

@@ -52,7 +52,7 @@ bool task_of(const ggml_tensor * op, Task & task) {
     if (!pmtp::kernels_enabled() || !format_of(k->type, k_format) || !format_of(v->type, v_format) ||
         q->type != GGML_TYPE_F32 || op->type != GGML_TYPE_F32 || parameter(op, 1) != 0.0f || !is_readable(q, 16) ||
         !is_readable(k, 2) || !is_readable(v, 2) || !ggml_is_contiguous(op) || k->ne[0] != v->ne[0] ||
-        k->ne[2] != v->ne[2] || k->ne[3] != v->ne[3] || k->ne[1] > 1 << 24 || q->ne[1] > kMaxRows ||
+        k->ne[2] != v->ne[2] || k->ne[3] != v->ne[3] || k->ne[1] > 1 << 24 || q->ne[1] > 1 << 24 ||
         (mask != nullptr && (mask->type != GGML_TYPE_F16 || mask->ne[2] != 1 || mask->nb[0] != sizeof(uint16_t) ||
                              mask->ne[0] < k->ne[1] || mask->ne[1] < q->ne[1] || !is_readable(mask, 2)))) {
         return false;

@@ -11,6 +11,8 @@ namespace pmtp::attention::cuda {
 
 // Columns of a tile of tensor-core instructions, and most such tiles of a block of threads.
 constexpr int kTileColumns = 8, kMaxTiles = 4;
+// Most columns that row_of() tells apart.
+constexpr int kMaxColumns = 4096;
 // Most blocks of threads of a task that get one tile each, which all multiprocessors hold at once.
 constexpr int kFewBlocks = 64;
 
@@ -111,7 +113,7 @@ struct Plan {
             ((uintptr_t) task.mask | (uintptr_t) task.mask_row_stride | (uintptr_t) task.mask_batch_stride) % 16 == 0;
     }
 
-    // Exact for up to 4096 columns.
+    // Exact for up to kMaxColumns.
     __device__ __forceinline__ int row_of(int column) const { return (int) (column * group_inverse >> 16); }
 
     size_t n_states() const { return (size_t) n_units * n_chunks * column_stride; }

@@ -1,6 +1,7 @@
 // Merges the chunks of each column, which may come in any order: a sequence's pages lie anywhere in the cache, and its
 // result must not depend on where. So sums of chunks are taken in fixed point.
-#include "kernels/attention/cuda/attend.cuh"
+#include "kernels/attention/cuda/fixed_point.cuh"
+#include "kernels/attention/cuda/merge_rows.cuh"
 
 #include <type_traits>
 
@@ -8,31 +9,10 @@ namespace pmtp::attention::cuda {
 namespace {
 
 constexpr int kMergeWarps = 8, kMergeThreads = kMergeWarps * kWarp;
-// Dimensions of a block of threads, and of a lane.
-constexpr int kSlice = 64, kOwn = 8;
+// Dimensions of a lane.
+constexpr int kOwn = 8;
 // Lanes that have a chunk, and chunks that are read at once: each sum is taken over every kStep-th chunk.
 constexpr int kLanes = kSlice / kOwn, kStep = kMergeThreads / kLanes;
-
-// Of a weight, at least 1 for the chunk with the largest logit and at most its cells; of a weighted value, a part of a
-// mean of halves. Sums stay below 2^58.
-constexpr float kWeightOne = (float) (1ll << 32), kValueOne = (float) (1ll << 40);
-
-struct Sums {
-    long long x[kOwn] = {};
-    float invalid = 0.0f;  // NaN if a weight or value was infinite or NaN
-
-    __device__ __forceinline__ void add(float weight, const uint4 & halves) {
-        const uint32_t pairs[4] = { halves.x, halves.y, halves.z, halves.w };
-        invalid = fmaf(weight, 0.0f, invalid);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float2 two = __half22float2(as_halves(pairs[i]));
-            x[2 * i] += __float2ll_rn(weight * two.x * kValueOne);
-            x[2 * i + 1] += __float2ll_rn(weight * two.y * kValueOne);
-            invalid = fmaf(two.x, 0.0f, fmaf(two.y, 0.0f, invalid));
-        }
-    }
-};
 
 // Block x has dimensions kSlice x ... of column y of unit z.
 __global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_constant__ Plan plan, void * work_memory) {
@@ -71,22 +51,21 @@ __global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_const
     long long fixed_sum = 0;
     for (int c = thread; c < plan.n_chunks; c += kMergeThreads) {
         const State state = c < kMergeThreads ? first_state : state_of(c);
-        const float weight = state.sum != 0.0f ? state.sum * exp2f((state.max - max) * kLog2E) : 0.0f;
+        const float weight = weight_of(state, max);
         weights[c] = weight;
         fixed_sum += __float2ll_rn(weight * kWeightOne);
     }
     fixed_sum = reduce_fixed(fixed_sum, Sum());  // a barrier too
-    const float sum =
-        __ll2float_rn(fixed_sum) * (1.0f / kWeightOne) + (sink != -INFINITY ? exp2f((sink - max) * kLog2E) : 0.0f);
-    const float inverse_sum = sum > 0.0f ? 1.0f / sum : 0.0f;
-    Sums sums;
+    const float inverse_sum = inverse_of(fixed_sum, sink, max);
+    FixedSums<kOwn> sums;
+    const auto add = [&](float weight, const uint4 & x) { sums.add(weight, { x.x, x.y, x.z, x.w }); };
     if (own < plan.n_chunks && weights[own] != 0.0f) {
-        sums.add(weights[own] * inverse_sum, first);
+        add(weights[own] * inverse_sum, first);
     }
 #pragma unroll 4
     for (int c = own + kStep; c < plan.n_chunks; c += kStep) {
         const float weight = weights[c] * inverse_sum;
-        sums.add(weight, weight != 0.0f ? values_of(c) : uint4{});
+        add(weight, weight != 0.0f ? values_of(c) : uint4{});
     }
     const float any_invalid = reduce_lanes<kWarp>(sums.invalid, Sum());
     if (thread % kWarp == 0) {
@@ -114,9 +93,9 @@ __global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_const
         }
         const int n = task.n_heads * task.head_size, in_row = head * task.head_size + blockIdx.x * kSlice + thread;
         const float out[1] = { __ll2float_rn(total) * (1.0f / kValueOne) + poison };
-        task.result[((size_t) batch * task.n_rows + row) * n + in_row] = out[0];
+        task.result[((size_t) batch * task.all_rows + task.first_row + row) * n + in_row] = out[0];
         if (task.quantised != nullptr) {
-            pmtp_quantise(out, pmtp_place(task.quantised, n, task.n_rows, row, in_row / 32));
+            pmtp_quantise(out, pmtp_place(task.quantised, n, task.all_rows, task.first_row + row, in_row / 32));
         }
     }
 }
@@ -137,26 +116,65 @@ template <typename Visit> void with_plan(const Task & task, Visit visit) {
     }
 }
 
+// Bytes of work memory that more rows at once than those of a verify batch may take: what they share in the cache of a
+// device is then still there when it is merged.
+constexpr size_t kWorkBytes = 48 << 20;
+
+// Of a part of the rows, which has no others.
+Task rows_of(const Task & task, int first, int n_rows) {
+    Task out = task;
+    out.q += first * task.q_row_stride;
+    out.mask = task.mask != nullptr ? task.mask + first * task.mask_row_stride : nullptr;
+    out.n_rows = n_rows;
+    out.first_row = first;
+    out.all_rows = task.n_rows;
+    return out;
+}
+
+template <int head_size> size_t bytes_of(const Plan & plan) {
+    return values_at(plan.n_states()) + plan.n_states() * head_size * sizeof(half);
+}
+
+// How many rows are computed at once.
+int rows_at_once(const Task & task) {
+    int n_rows = std::min(task.n_rows, kMaxColumns / (task.n_heads / task.n_kv_heads));
+    if (task.n_rows > kVerifyRows) {
+        with_plan(rows_of(task, 0, kVerifyRows), [&](const Plan & plan, auto size, int) {
+            const size_t fitting = kWorkBytes / bytes_of<size>(plan) * kVerifyRows;
+            n_rows = std::min<size_t>(n_rows, std::max<size_t>(fitting, kVerifyRows));
+        });
+    }
+    return n_rows;
+}
+
 }  // namespace
 
 size_t work_size(const Task & t) {
     size_t bytes = 0;
-    if (t.n_cells > 0 && t.n_rows > 0 && t.n_rows <= kMaxRows && t.n_heads % t.n_kv_heads == 0 &&
-        t.n_heads / t.n_kv_heads <= kMaxGroup && t.n_batches % t.kv_batches == 0 &&
-        t.n_kv_heads * t.n_batches < 1 << 16) {
-        with_plan(t, [&](const Plan & plan, auto size, int limit) {
-            bytes = plan.shared_bytes <= limit ? values_at(plan.n_states()) + plan.n_states() * size * sizeof(half) : 0;
+    if (t.n_cells > 0 && t.n_rows > 0 && t.n_heads % t.n_kv_heads == 0 && t.n_heads / t.n_kv_heads <= kMaxGroup &&
+        t.n_batches % t.kv_batches == 0 && t.n_kv_heads * t.n_batches < 1 << 16) {
+        with_plan(rows_of(t, 0, rows_at_once(t)), [&](const Plan & plan, auto size, int limit) {
+            bytes = plan.shared_bytes <= limit ? bytes_of<size>(plan) : 0;
         });
     }
     return bytes;
 }
 
 void attend(const Task & task, void * work, cudaStream_t stream) {
-    with_plan(task, [&](const Plan & plan, auto size, int) {
-        launch_chunks<size>(plan, work, stream);
-        const dim3 grid(size / kSlice, (unsigned) plan.columns, (unsigned) plan.n_units);
-        launch_early(merge_chunks, grid, kMergeThreads, stream, plan.n_chunks * sizeof(float), plan, work);
-    });
+    const int at_once = rows_at_once(task);
+    for (int first = 0; first < task.n_rows; first += at_once) {
+        with_plan(rows_of(task, first, std::min(at_once, task.n_rows - first)),
+                  [&](const Plan & plan, auto size, int) {
+                      launch_chunks<size>(plan, work, stream);
+                      if (task.n_rows > kVerifyRows) {
+                          launch_merge_rows(plan, work, stream);
+                          return;
+                      }
+                      const dim3 grid(size / kSlice, (unsigned) plan.columns, (unsigned) plan.n_units);
+                      launch_early(merge_chunks, grid, kMergeThreads, stream, plan.n_chunks * sizeof(float), plan,
+                                   work);
+                  });
+    }
 }
 
 }  // namespace pmtp::attention::cuda

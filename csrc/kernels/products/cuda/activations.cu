@@ -30,6 +30,8 @@ PmtpSharedActivations::PmtpSharedActivations(const ggml_cgraph * graph) : graph(
             const ggml_tensor * x = pmtp_rows_of_experts(node->src[1]);
             multiplied.insert(x);
             n_bytes = std::max(n_bytes, (size_t) ggml_nrows(x) * pmtp_row_blocks(x->ne[0]) * sizeof(PmtpQ8Block));
+            n_order_bytes = std::max(n_order_bytes, pmtp_cuda_expert_order_bytes(node->ne[2], node->src[2]->ne[0],
+                                                                                 node->src[0]->ne[2]));
         }
     }
 }
@@ -67,4 +69,10 @@ PmtpSharedRows pmtp_shared_rows_or_tiles(const ggml_tensor * x, size_t n_bytes) 
     active->last = written ? active->kept[1] == x : 1 - active->last;
     active->kept[active->last] = x;
     return { active->data + active->last * active->n_bytes, written };
+}
+
+PmtpSharedRows pmtp_shared_order(const ggml_tensor * ids) {
+    const bool written = active->ordered == ids;
+    active->ordered = ids;
+    return { active->data + 2 * active->n_bytes, written };
 }

@@ -27,11 +27,12 @@ class PmtpSharedActivations {
     PmtpSharedActivations(const PmtpSharedActivations &) = delete;
     PmtpSharedActivations & operator=(const PmtpSharedActivations &) = delete;
 
-    size_t size() const { return 2 * n_bytes; }  // of device memory, for use(); 0: nothing is shared
+    size_t size() const { return 2 * n_bytes + n_order_bytes; }  // of device memory, for use(); 0: nothing is shared
     void use(char * memory) { data = memory; }   // must outlive this
 
   private:
     friend PmtpSharedRows pmtp_shared_rows_or_tiles(const ggml_tensor * x, size_t n_bytes);
+    friend PmtpSharedRows pmtp_shared_order(const ggml_tensor * ids);
     friend bool pmtp_shares_activations(const ggml_cgraph * graph);
     friend bool pmtp_is_multiplied(const ggml_tensor * x);
     friend const ggml_tensor * pmtp_rows_of_attention(const ggml_tensor * op);
@@ -40,9 +41,11 @@ class PmtpSharedActivations {
     std::unordered_set<const ggml_tensor *> multiplied;
     std::unordered_map<const ggml_tensor *, const ggml_tensor *> rows_of_attention;
     size_t n_bytes = 0;
+    size_t n_order_bytes = 0;
     char * data = nullptr;
     const ggml_tensor * kept[2] = {};
     int last = 0;  // of the two, what was asked for last
+    const ggml_tensor * ordered = nullptr;
     PmtpSharedActivations * outer;
 };
 
@@ -63,3 +66,6 @@ const ggml_tensor * pmtp_rows_of_attention(const ggml_tensor * op);
 // there. pmtp_shared_rows(): few rows, as ggml-cuda has them; null if x has more.
 PmtpSharedRows pmtp_shared_rows(const ggml_tensor * x, size_t n_bytes);
 PmtpSharedRows pmtp_shared_rows_or_tiles(const ggml_tensor * x, size_t n_bytes);
+
+// Where the order of a prompt's pairs by expert is or belongs, of the ids of a MUL_MAT_ID that the graph has.
+PmtpSharedRows pmtp_shared_order(const ggml_tensor * ids);

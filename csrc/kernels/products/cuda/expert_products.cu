@@ -1,24 +1,11 @@
 #include "kernels/products/cuda/experts.cuh"
 
-#include "kernels/products/cuda/expert_pairs.cuh"
-#include "kernels/products/cuda/multiply.cuh"
+#include "kernels/products/cuda/expert_sharing.cuh"
 #include "kernels/products/cuda/one_row.cuh"
 
 #include <algorithm>
 
 namespace {
-
-// How blocks share a multiprocessor, some of which load while others multiply.
-template <typename Format, int n_rows> struct Sharing {
-    static constexpr int kBlocks = 3;
-    static constexpr int kMemory = 228 << 10;
-    // What a block has beside its buffers.
-    static constexpr int kOwn = sizeof(PairsOfExpert) + 1024;
-    static constexpr int kBytes =
-        (n_rows * Layout<Format>::kWords + kBatch * Layout<Format>::kColumnStride) * sizeof(uint32_t);
-    static constexpr int kFitting = (kMemory / kBlocks - kOwn) / kBytes;
-    static constexpr int kWarps = kFitting < 6 ? kFitting : 6;  // that registers suffice for
-};
 
 // A block multiplies n_tiles tiles of one expert's rows of weights, and of its gate's, with the expert's pairs, eight
 // after eight. Warps take the stages in turn.
@@ -207,25 +194,12 @@ __global__ void sum_pairs(const float * x, float * out, int n, int n_used) {
 
 template <typename Format, int n_tiles, int n_matrices> void launch(const ExpertProduct & p, cudaStream_t stream) {
     constexpr int kRows = n_matrices * n_tiles * kTile;
-    const int n_stages = (p.n_in + Format::kStage - 1) / Format::kStage;
-    const int n_rounds = (n_stages + Sharing<Format, kRows>::kWarps - 1) / Sharing<Format, kRows>::kWarps;
-    // The number of warps, which sums depend on, does not depend on that of rows.
-    const int n_warps = (n_stages + n_rounds - 1) / n_rounds;
+    const int n_warps = expert_splits<Format, kRows>(p.n_in);
     const int n_columns = std::min(p.n_tokens, kBatch);
     const size_t bytes =
         n_warps * (kRows * Layout<Format>::kWords + n_columns * Layout<Format>::kColumnStride) * sizeof(uint32_t);
     const dim3 grid(p.n_out / (n_tiles * kTile), std::min(p.n_experts, p.n_used * p.n_tokens));
     launch_early(multiply_experts<Format, n_tiles, n_matrices>, grid, n_warps * 32, stream, bytes, p, n_columns);
-}
-
-// Whether rows are no whole number of stages.
-bool is_loose(const ExpertProduct & p) { return p.n_in % formats::Quantised::kStage != 0; }
-
-template <typename Format> constexpr bool has_loose() {
-    if constexpr (Format::kQuantised) {
-        return !Format::kSuper;
-    }
-    return false;
 }
 
 }  // namespace
@@ -235,12 +209,16 @@ bool pmtp_cuda_has_expert_product(const ExpertProduct & p) {
     return p.n_in > 0 && p.expert_bytes < (size_t) 1 << 32 && p.n_in % (loose ? 64 : formats::Quantised::kStage) == 0 &&
            p.n_out > 0 && p.n_out % (kGateTiles * kTile) == 0 && p.expert_bytes % 16 == 0 &&
            !pmtp_takes_floats(p.format) && p.n_tokens > 0 && p.n_tokens <= kPmtpMostTokens && p.n_used > 0 &&
-           p.n_used <= kPmtpMostPairs && p.n_used * p.n_tokens <= kPmtpMostPairs && p.n_experts > 0 &&
+           p.n_used <= kPmtpMostPairs && p.n_used * p.n_tokens <= kPmtpMostPromptPairs && p.n_experts > 0 &&
            p.n_experts <= kPmtpMostExperts && !(is_loose(p) && p.gate != nullptr) &&
            attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
 }
 
 void pmtp_cuda_launch_expert_product(const ExpertProduct & p, cudaStream_t stream) {
+    if (pmtp_is_prompt_of_experts(p.n_tokens, p.n_used)) {
+        pmtp_cuda_launch_prompt_experts(p, stream);
+        return;
+    }
     with_format(p.format, [&](auto format) {
         using Format = decltype(format);
         if constexpr (has_loose<Format>()) {

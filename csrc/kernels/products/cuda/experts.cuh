@@ -5,10 +5,14 @@
 
 #include "kernels/products/cuda/products.cuh"
 
+// Most tokens of a verify batch; more are a prompt's.
+constexpr int kPmtpVerifyTokens = 64;
 // Most tokens.
-constexpr int kPmtpMostTokens = 64;
-// Most pairs of a token and one of its experts.
+constexpr int kPmtpMostTokens = kPmtpMostRows;
+// Most pairs of a token and one of its experts in a verify batch.
 constexpr int kPmtpMostPairs = 1024;
+// And at all.
+constexpr int kPmtpMostPromptPairs = 65535;
 constexpr int kPmtpMostExperts = 1024;
 
 struct ExpertProduct {
@@ -26,6 +30,8 @@ struct ExpertProduct {
     const int32_t * ids;      // [n_used] a token; any that names no expert counts as 0. Or null: all are 0
     int ids_stride;           // from a token's to the next one's
     bool ids_are_old;         // written before the launch in front of this one, which was a product of the same ids
+    void * order;             // of a prompt's pairs by expert, pmtp_cuda_expert_order_bytes(), 16-byte aligned; or null
+    bool is_ordered;          // it is written, by a product of the same ids
     int n_in;
     int n_out;
     int n_experts;
@@ -36,6 +42,14 @@ struct ExpertProduct {
 // Whether there is a kernel for the shape on this device.
 bool pmtp_cuda_has_expert_product(const ExpertProduct & product);
 void pmtp_cuda_launch_expert_product(const ExpertProduct & product, cudaStream_t stream);
+// Of a prompt; pmtp_cuda_launch_expert_product() calls it.
+void pmtp_cuda_launch_prompt_experts(const ExpertProduct & product, cudaStream_t stream);
+
+constexpr bool pmtp_is_prompt_of_experts(int64_t n_tokens, int64_t n_used) {
+    return n_tokens > kPmtpVerifyTokens || n_used * n_tokens > kPmtpMostPairs;
+}
+// Bytes of `order`; 0: it is not needed.
+size_t pmtp_cuda_expert_order_bytes(int64_t n_tokens, int64_t n_used, int64_t n_experts);
 
 // out [n a token] = the sum of x [n a pair] over a token's pairs, in their order. n: a multiple of 4. 16-byte aligned,
 // and apart.

@@ -114,14 +114,14 @@ ExpertProduct as_expert(const WeightProduct & p) {
     out.n_out = p.n_out;
     out.n_experts = 1;
     out.n_used = 1;
-    out.n_tokens = p.n_rows;
+    out.n_tokens = std::min(p.n_rows, kPmtpVerifyRows);  // those of prompts have no limit
     return out;
 }
 
 // Whether they are, with a kernel for them. An expert's product has neither a factor nor others beside it.
 bool is_of_an_expert(const WeightProduct & p) {
     return is_loose(p) && !pmtp_takes_floats(p.format) && p.factor == nullptr && p.others[0].weights == nullptr &&
-           pmtp_cuda_has_expert_product(as_expert(p));
+           p.n_rows <= kPmtpMostRows && pmtp_cuda_has_expert_product(as_expert(p));
 }
 
 bool is_in_stages(const WeightProduct & p) {
@@ -139,9 +139,17 @@ bool pmtp_cuda_has_product(const WeightProduct & p) {
 }
 
 void pmtp_cuda_launch_product(const WeightProduct & p, cudaStream_t stream) {
+    if (!is_in_stages(p) && !is_of_an_expert(p)) {
+        pmtp_cuda_launch_odd_product(p, stream);
+        return;
+    }
+    if (p.n_rows > kPmtpVerifyRows) {
+        pmtp_takes_floats(p.format) ? pmtp_cuda_launch_prompt_floats(p, stream)
+                                    : pmtp_cuda_launch_prompt_product(p, stream);
+        return;
+    }
     if (!is_in_stages(p)) {
-        is_of_an_expert(p) ? pmtp_cuda_launch_expert_product(as_expert(p), stream)
-                           : pmtp_cuda_launch_odd_product(p, stream);
+        pmtp_cuda_launch_expert_product(as_expert(p), stream);
         return;
     }
     if (pmtp_is_tiled(p.n_rows)) {

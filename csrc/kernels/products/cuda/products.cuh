@@ -12,8 +12,10 @@ constexpr bool pmtp_takes_floats(WeightFormat format) {
     return format == WeightFormat::f16 || format == WeightFormat::bf16;
 }
 
-// Most rows: from there on ggml-cuda's kernels are faster.
-constexpr int kPmtpMostRows = 64;
+// Most rows of sequences that are verified; more are those of prompts.
+constexpr int kPmtpVerifyRows = 64;
+// Most rows.
+constexpr int kPmtpMostRows = 65535;
 
 // Another matrix of n_in columns that the same activations are multiplied with.
 struct OtherMatrix {
@@ -46,3 +48,6 @@ void pmtp_cuda_launch_tiled_product(const WeightProduct & product, cudaStream_t 
 // Of other shapes; pmtp_cuda_has_product() and pmtp_cuda_launch_product() call them.
 bool pmtp_cuda_has_odd_product(const WeightProduct & product);
 void pmtp_cuda_launch_odd_product(const WeightProduct & product, cudaStream_t stream);
+// Of more than kPmtpVerifyRows rows; likewise.
+void pmtp_cuda_launch_prompt_product(const WeightProduct & product, cudaStream_t stream);
+void pmtp_cuda_launch_prompt_floats(const WeightProduct & product, cudaStream_t stream);

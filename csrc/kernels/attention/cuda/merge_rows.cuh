@@ -1,0 +1,11 @@
+// The merge of a prompt's columns.
+#pragma once
+
+#include "kernels/attention/cuda/layout.cuh"
+
+namespace pmtp::attention::cuda {
+
+// As merge.cu's kernel, with a warp a column instead of a block of threads, and the same bits.
+void launch_merge_rows(const Plan & plan, void * work, cudaStream_t stream);
+
+}  // namespace pmtp::attention::cuda
