@@ -75,7 +75,8 @@ template <typename Format, int n_tiles, int n_matrices> class WarpWeights {
 
   public:
     __device__ WarpWeights(const void * matrix, const void * second, int first, int n_out, size_t row_bytes)
-        : matrices_{ (const char *) matrix, (const char *) second },
+        : matrix_((const char *) matrix),
+          second_((const char *) second),
           first_(first),
           last_(n_out - 1),
           row_bytes_(row_bytes) {}
@@ -89,7 +90,7 @@ template <typename Format, int n_tiles, int n_matrices> class WarpWeights {
         }
 #pragma unroll 4
         for (int row = row_of_lane; row < kRows; row += kAtOnce) {
-            const char * matrix = matrices_[n_matrices == 1 ? 0 : row / kOut];
+            const char * matrix = n_matrices == 1 || row < kOut ? matrix_ : second_;
             const size_t begin = begin_of(row, stage);
             uint32_t * at = to + row * Layout<Format>::kWords + chunk * 4;
             if constexpr (Layout<Format>::kAligned) {
@@ -111,7 +112,8 @@ template <typename Format, int n_tiles, int n_matrices> class WarpWeights {
         return min(first_ + (n_matrices == 1 ? row : row % kOut), last_) * row_bytes_ + stage * Format::kBytes;
     }
 
-    const char * matrices_[2];
+    const char * const matrix_;
+    const char * const second_;
     const int first_, last_;
     const size_t row_bytes_;
 };

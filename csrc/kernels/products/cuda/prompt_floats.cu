@@ -121,10 +121,24 @@ void launch(const WeightProduct & p, int n_splits, cudaStream_t stream) {
                  kPromptWarps * 32, stream, FloatMemory<Format, Share>::kBytes, p, n_splits);
 }
 
+using FloatShare = Share<4, 2, 2>;
+
+// Whether blocks are too few for all multiprocessors, or too large for one: those of tiled_products.cu are smaller.
+template <typename Format> bool is_small(const WeightProduct & p) {
+    const dim3 grid = p.gate != nullptr ? prompt_grid<FloatShare, 2>(p) : prompt_grid<FloatShare, 1>(p);
+    return (int) (grid.x * grid.y) < attribute(cudaDevAttrMultiProcessorCount) ||
+           FloatMemory<Format, FloatShare>::kBytes > (size_t) attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+}
+
 template <typename Format> void launch_format(const WeightProduct & p, cudaStream_t stream) {
     const int n_splits = geometry_of<Format>(p).n_warps;
-    p.gate != nullptr ? launch<Format, 2, Share<4, 2, 2>>(p, n_splits, stream)
-                      : launch<Format, 1, Share<4, 2, 2>>(p, n_splits, stream);
+    if (is_small<Format>(p)) {
+        pmtp_cuda_launch_tiled_product(p, stream);
+    } else if (p.gate != nullptr) {
+        launch<Format, 2, FloatShare>(p, n_splits, stream);
+    } else {
+        launch<Format, 1, FloatShare>(p, n_splits, stream);
+    }
 }
 
 }  // namespace

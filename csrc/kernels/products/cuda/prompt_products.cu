@@ -41,21 +41,18 @@ void launch(const WeightProduct & p, int n_splits, cudaStream_t stream) {
                  stream, Memory::bytes(n_buffers), p, n_splits, n_buffers);
 }
 
-template <typename Format, typename Share>
-void launch_share(const WeightProduct & p, int n_splits, cudaStream_t stream) {
-    p.gate != nullptr ? launch<Format, 2, Share>(p, n_splits, stream) : launch<Format, 1, Share>(p, n_splits, stream);
+// Rows of activations enough for those of weights, and blocks that registers and shared memory have room for.
+template <typename Format> using PromptShare = Share<2, 4, Format::kSuper ? 2 : 3>;
+
+// Whether there are too few blocks for all multiprocessors: those of tiled_products.cu are smaller.
+template <typename Share> bool is_small(const WeightProduct & p) {
+    const dim3 grid = p.gate != nullptr ? prompt_grid<Share, 2>(p) : prompt_grid<Share, 1>(p);
+    return (int) (grid.x * grid.y) < attribute(cudaDevAttrMultiProcessorCount);
 }
 
 template <typename Format> void launch_format(const WeightProduct & p, int n_splits, cudaStream_t stream) {
-    // Beside scales of their own more tiles of sums would not fit into registers.
-    using Large = Share<Format::kSuper ? 2 : 4, 4, 2>;
-    using Small = Share<2, 2, 4>;
-    const dim3 large = p.gate != nullptr ? prompt_grid<Large, 2>(p) : prompt_grid<Large, 1>(p);
-    if ((int) (large.x * large.y) < Large::kResident * attribute(cudaDevAttrMultiProcessorCount)) {
-        launch_share<Format, Small>(p, n_splits, stream);
-    } else {
-        launch_share<Format, Large>(p, n_splits, stream);
-    }
+    using Share = PromptShare<Format>;
+    p.gate != nullptr ? launch<Format, 2, Share>(p, n_splits, stream) : launch<Format, 1, Share>(p, n_splits, stream);
 }
 
 }  // namespace
@@ -66,12 +63,13 @@ void pmtp_cuda_launch_prompt_product(const WeightProduct & p, cudaStream_t strea
         if constexpr (has_loose<Format>()) {
             if (p.n_in % Format::kStage != 0) {  // of fewer rows those of a single expert
                 using Loose = formats::Loose<Format>;
-                launch_share<Loose, Share<2, 2, 4>>(p, expert_splits<Loose, kGateTiles * kTile>(p.n_in), stream);
+                launch_format<Loose>(p, expert_splits<Loose, kGateTiles * kTile>(p.n_in), stream);
                 return;
             }
         }
         if constexpr (Format::kQuantised) {
-            launch_format<Format>(p, geometry_of<Format>(p).n_warps, stream);
+            is_small<PromptShare<Format>>(p) ? pmtp_cuda_launch_tiled_product(p, stream)
+                                             : launch_format<Format>(p, geometry_of<Format>(p).n_warps, stream);
         }
     });
 }
