@@ -24,10 +24,6 @@ constexpr std::array kCacheTypes = { GGML_TYPE_F32,    GGML_TYPE_F16,    GGML_TY
 
 constexpr int64_t kMaxCells = 1 << 30;
 
-struct CacheTypes {
-    ggml_type k, v, k_swa, v_swa;
-};
-
 ggml_type cache_type(const char * name) {
     std::string known;
     for (ggml_type type : kCacheTypes) {
@@ -220,7 +216,7 @@ Model::Model(const std::string & target_path, const char * head_path, const Mode
     set_drafter(params.drafter);
     text_limits_ = TextLimits(vocab(), metadata("tokenizer.ggml.model"));
     describe_placement();
-    batch_dependence_ = pmtp::batch_dependence(*engine_->target().context());
+    batch_dependence_ = pmtp::batch_dependence(*engine_->target().context(), types, engine_->n_cells());
     watch.check();
 }
 

@@ -1,15 +1,22 @@
-// What the CPU kernels promise: a row of a result has the same bits whatever the number of rows, for as many as are
-// verified at once. The one header of kernels/ that the engine reads, to say whether the promise holds for a model.
+// What kernels promise: a row of a result has the same bits whatever the number of rows. The one header of kernels/ that
+// the engine reads, to say whether the promise holds for a model.
 #pragma once
 
-struct ggml_tensor;
+#include "ggml.h"
 
 namespace pmtp {
 
-// Of products with these weights, which lie in a buffer.
+// Of products with these weights, which lie in a buffer, on the CPU.
 bool product_is_batch_invariant(const ggml_tensor * weights);
 
 // Of attention with heads of this size, over a cache of any type, on the CPU.
 bool attention_is_batch_invariant(int head_size);
+
+// The same on a CUDA device. group: query heads of a KV head. Without CUDA nothing is promised.
+bool cuda_product_is_batch_invariant(const ggml_tensor * weights);
+bool cuda_attention_is_batch_invariant(int head_size, int group, ggml_type k, ggml_type v);
+
+// Cells of a cache whose pages may lie in any order on a CUDA device.
+constexpr int kCudaCellsInAnyOrder = 8192;
 
 }  // namespace pmtp

@@ -91,6 +91,7 @@ void check_case(const Case & c, std::mt19937 & random) {
     const DeviceArray<int32_t> device_ids(ids);
     const DeviceArray<PmtpQ8Block> device_x(x.quantised), quantised((size_t) n_pairs * pmtp_row_blocks(c.n_out));
     const DeviceArray<float> out((size_t) n_pairs * c.n_out), one((size_t) kUsed * c.n_out);
+    const DeviceArray<char> order(std::max<size_t>(1, pmtp_cuda_expert_order_bytes(c.n_tokens, kUsed, kExperts)));
     ExpertProduct p = {};
     p.format = c.blocks.format;
     p.gate = c.gated ? device_weights.get() : nullptr;
@@ -107,6 +108,7 @@ void check_case(const Case & c, std::mt19937 & random) {
     p.n_experts = kExperts;
     p.n_used = kUsed;
     p.n_tokens = c.n_tokens;
+    p.order = order.get();
     if (!pmtp_cuda_has_expert_product(p)) {
         c.fail("refused");
         return;
@@ -205,6 +207,7 @@ void check_chain(int n_tokens, Router router) {
         const DeviceArray<float> hidden((size_t) n_pairs * kHidden), out((size_t) n_pairs * kIn),
             sum((size_t) n_tokens * kIn);
         const DeviceArray<PmtpQ8Block> quantised((size_t) n_pairs * pmtp_row_blocks(kHidden));
+        const DeviceArray<char> order(std::max<size_t>(1, pmtp_cuda_expert_order_bytes(n_tokens, kUsed, kExperts)));
         ExpertProduct first = {};
         first.format = blocks.format;
         first.gate = up.get();
@@ -220,6 +223,7 @@ void check_chain(int n_tokens, Router router) {
         first.n_experts = kExperts;
         first.n_used = kUsed;
         first.n_tokens = n_tokens;
+        first.order = order.get();
         ExpertProduct second = first;
         second.gate = nullptr;
         second.weights = down.get();
@@ -229,6 +233,7 @@ void check_chain(int n_tokens, Router router) {
         second.out = out.get();
         second.quantised = nullptr;
         second.ids_are_old = !in_turn;
+        second.is_ordered = true;
         second.n_in = kHidden;
         second.n_out = kIn;
         pmtp_cuda_launch_expert_product(first, nullptr);
@@ -276,9 +281,9 @@ int main(int argc, char ** argv) {
     const bool small = argc > 1 && std::strcmp(argv[1], "small") == 0;
     std::vector<std::thread> threads;
     for (const WeightBlocks & blocks : all_weight_blocks()) {
-        for (int n_tokens : small                                 ? std::vector<int>{ 4 }
-                            : blocks.format == WeightFormat::q4_0 ? std::vector<int>{ 1, 2, 3, 5, 8, 9, 16, 33, 64 }
-                                                                  : std::vector<int>{ 1, 4, 16 }) {
+        for (int n_tokens : small                                 ? std::vector<int>{ 4, 66 }
+                            : blocks.format == WeightFormat::q4_0 ? std::vector<int>{ 1, 2, 3, 5, 8, 9, 16, 33, 64, 65, 300 }
+                                                                  : std::vector<int>{ 1, 4, 16, 130 }) {
             if (pmtp_takes_floats(blocks.format)) {
                 continue;
             }
@@ -292,7 +297,7 @@ int main(int argc, char ** argv) {
     for (std::thread & thread : threads) {
         thread.join();
     }
-    for (int n_tokens : small ? std::vector<int>{ 3 } : std::vector<int>{ 1, 4, 16, 64 }) {
+    for (int n_tokens : small ? std::vector<int>{ 3 } : std::vector<int>{ 1, 4, 16, 64, 200 }) {
         for (int router = 0; router < (int) Router::count; router++) {
             check_chain(n_tokens, (Router) router);
         }

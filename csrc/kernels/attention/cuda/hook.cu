@@ -117,3 +117,15 @@ void pmtp_cuda_attention(const ggml_tensor * op, void * work, cudaStream_t strea
         attend(task, work, stream);
     }
 }
+
+bool pmtp_cuda_has_attention(int head_size, int group, ggml_type k, ggml_type v) {
+    Task task = {};
+    if (!pmtp::kernels_enabled() || !has_tensor_cores() || !format_of(k, task.k.format) ||
+        !format_of(v, task.v.format)) {
+        return false;
+    }
+    task.head_size = head_size;
+    task.n_heads = group;
+    task.n_cells = task.n_rows = task.n_kv_heads = task.n_batches = task.kv_batches = task.mask_batches = 1;
+    return !is_for_upstream(task) && work_size(task) > 0;
+}

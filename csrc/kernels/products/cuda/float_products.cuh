@@ -12,6 +12,8 @@ struct FloatProduct {
     int n_rows;  // at most kPmtpMostFloatRows
 };
 
-constexpr int kPmtpMostFloatRows = 64;
+// Most rows of a verify batch; more are a prompt's.
+constexpr int kPmtpVerifyFloatRows = 64;
+constexpr int kPmtpMostFloatRows = 65535 * 8;
 
 void pmtp_cuda_launch_float_product(const FloatProduct & product, cudaStream_t stream);
