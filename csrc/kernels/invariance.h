@@ -1,5 +1,5 @@
-// What kernels promise: a row of a result has the same bits whatever the number of rows. The one header of kernels/ that
-// the engine reads, to say whether the promise holds for a model.
+// What kernels promise: a row of a result has the same bits whatever the number of rows. The one header of kernels/
+// that the engine reads, to say whether the promise holds for a model.
 #pragma once
 
 #include "ggml.h"
@@ -15,6 +15,12 @@ bool attention_is_batch_invariant(int head_size);
 // The same on a CUDA device. group: query heads of a KV head. Without CUDA nothing is promised.
 bool cuda_product_is_batch_invariant(const ggml_tensor * weights);
 bool cuda_attention_is_batch_invariant(int head_size, int group, ggml_type k, ggml_type v);
+
+// Of prompts there, whose products with weights that are floats are ours only where most weights are quantised: with
+// them alone a prompt would take more than twice as long as with cuBLAS. n_floats, n_quantised: values of matrices.
+constexpr bool cuda_prompts_are_batch_invariant(int64_t n_floats, int64_t n_quantised) {
+    return n_floats <= n_quantised;
+}
 
 // Cells of a cache whose pages may lie in any order on a CUDA device.
 constexpr int kCudaCellsInAnyOrder = 8192;

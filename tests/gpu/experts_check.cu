@@ -281,9 +281,10 @@ int main(int argc, char ** argv) {
     const bool small = argc > 1 && std::strcmp(argv[1], "small") == 0;
     std::vector<std::thread> threads;
     for (const WeightBlocks & blocks : all_weight_blocks()) {
-        for (int n_tokens : small                                 ? std::vector<int>{ 4, 66 }
-                            : blocks.format == WeightFormat::q4_0 ? std::vector<int>{ 1, 2, 3, 5, 8, 9, 16, 33, 64, 65, 300 }
-                                                                  : std::vector<int>{ 1, 4, 16, 130 }) {
+        for (int n_tokens : small ? std::vector<int>{ 4, 66 }
+                            : blocks.format == WeightFormat::q4_0
+                                ? std::vector<int>{ 1, 2, 3, 5, 8, 9, 16, 33, 64, 65, 300 }
+                                : std::vector<int>{ 1, 4, 16, 130 }) {
             if (pmtp_takes_floats(blocks.format)) {
                 continue;
             }

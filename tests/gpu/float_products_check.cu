@@ -57,7 +57,8 @@ int main(int argc, char ** argv) {
     const bool small = argc > 1 && std::strcmp(argv[1], "small") == 0;
     std::mt19937 random(7);
     for (int n_in : small ? std::vector<int>{ 4, 644 } : std::vector<int>{ 4, 516, 2816, 5380 }) {
-        for (int n_rows : small ? std::vector<int>{ 3, 11, 67 } : std::vector<int>{ 1, 2, 3, 4, 5, 8, 9, 17, 64, 65, 200 }) {
+        for (int n_rows :
+             small ? std::vector<int>{ 3, 11, 67 } : std::vector<int>{ 1, 2, 3, 4, 5, 8, 9, 17, 64, 65, 200 }) {
             check_product(n_in, small ? 3 : 128, n_rows, random);
         }
     }

@@ -44,7 +44,7 @@ void check_product(const WeightBlocks & blocks, int n_in, int n_out, int n_rows,
     pmtp_cuda_launch_product(p, nullptr);
     check(cudaDeviceSynchronize());
     const std::vector<float> found = out.host();
-    for (int row = 0; row < n_rows; row += n_rows > kPmtpVerifyRows ? 37 : pmtp_is_tiled(n_rows) ? 7 : 1) {
+    for (int row = 0; row<n_rows; row += n_rows> kPmtpVerifyRows ? 37 : pmtp_is_tiled(n_rows) ? 7 : 1) {
         for (int i = row % 5; i < n_out; i += n_out > 4096 ? 331 : n_out > 512 ? 29 : 1) {
             auto [expected, size] = multiply_rows(blocks, &up[i * row_bytes], x, n_in, row);
             if (gated) {
@@ -67,8 +67,8 @@ void check_product(const WeightBlocks & blocks, int n_in, int n_out, int n_rows,
     // rows alone have the same bits
     const int64_t row_blocks = pmtp_row_blocks(n_in);
     const float * all_floats = p.floats;
-    for (const int row : n_rows > kPmtpVerifyRows ? std::vector<int>{ 0, n_rows / 2, n_rows - 1 }
-                                                  : std::vector<int>{ n_rows - 1 }) {
+    for (const int row :
+         n_rows > kPmtpVerifyRows ? std::vector<int>{ 0, n_rows / 2, n_rows - 1 } : std::vector<int>{ n_rows - 1 }) {
         const auto begin = x.quantised.begin() + row * row_blocks;
         const DeviceArray<PmtpQ8Block> alone(std::vector<PmtpQ8Block>(begin, begin + row_blocks));
         p.x = alone.get();

@@ -10,21 +10,15 @@ import pytest
 
 from pyllama_mtp import Model
 from pyllama_mtp.gguf.mixtures import MIXTURES
-from pyllama_mtp.gguf.random_weights import WEIGHT_TYPES, write_target
+from pyllama_mtp.gguf.random_weights import write_target
+from support.batch_bits import EXPERTS, ODD, OF_FLOATS, SERVED, tokens
 from support.drafted_texts import SHAPE
 
 VERIFIED = (2, 3, 4, 5, 6, 8, 9, 12, 16)  # rows
-EXPERTS = dataclasses.replace(
-    SHAPE, n_ple=0, n_shared=0, v_is_k=True, n_centroids=0, n_expert=8, n_expert_used=3, n_ff_expert=256
-)
-OF_FLOATS = ("f32", "f16", "bf16")  # whose experts are llama.cpp's
-SERVED = [weights for weights in WEIGHT_TYPES if weights != "q3_k"]  # whose products are llama.cpp's
 CASES = [
     *((weights, SHAPE) for weights in (*SERVED, *MIXTURES)),
     *((weights, EXPERTS) for weights in SERVED if weights not in OF_FLOATS),
 ]
-# Rows that are no whole number of 64 or 128 values, which the kernels on tensor cores take at a time.
-ODD = dataclasses.replace(SHAPE, n_embd=288, n_ff=352, n_ple=32)
 
 
 def differing(model: Model, ids: Sequence[int], batches: Sequence[int] = VERIFIED) -> dict[int, str]:
@@ -37,10 +31,6 @@ def differing(model: Model, ids: Sequence[int], batches: Sequence[int] = VERIFIE
         if error.any():
             different[n] = f"{np.count_nonzero(error.any(axis=1))} rows, by {error.max():.2g}"
     return different
-
-
-def tokens(shape, n: int = 96) -> list[int]:
-    return [2, *np.random.default_rng(0).integers(264, shape.n_vocab, n - 1).tolist()]
 
 
 @pytest.mark.parametrize("weights, shape", CASES, ids=[f"{w}{'-experts' * (s is EXPERTS)}" for w, s in CASES])

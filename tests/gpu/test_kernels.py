@@ -15,12 +15,24 @@ EXACT = ["-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-Xco
 ATTENTION = KERNELS / "attention" / "cuda"
 PRODUCTS = [
     KERNELS / "products" / "cuda" / f"{name}.cu"
-    for name in ("expert_products", "few_products", "odd_products", "prompt_experts", "prompt_floats", "prompt_products")
+    for name in (
+        "expert_products",
+        "few_products",
+        "odd_products",
+        "prompt_experts",
+        "prompt_floats",
+        "prompt_products",
+    )
     + ("tiled_products",)
 ]
 PROGRAMS = {
     "attention_check": [ATTENTION / f"{name}.cu" for name in ("attend_64", "attend_128", "attend_256", "attend_512")]
-    + [ATTENTION / "merge.cu", ATTENTION / "merge_rows.cu", KERNELS / "rows" / "cuda" / "row_ops.cu", TURBOQUANT / "reference.c"],
+    + [
+        ATTENTION / "merge.cu",
+        ATTENTION / "merge_rows.cu",
+        KERNELS / "rows" / "cuda" / "row_ops.cu",
+        TURBOQUANT / "reference.c",
+    ],
     "select_check": [CHOICE / "select.cu"],
     "choice_check": [CHOICE / "candidates.cu", CHOICE / "draw.cu"]
     + [CSRC / "sampling" / f"{name}.cpp" for name in ("candidates", "distribution", "logits")],

@@ -9,11 +9,10 @@ import pytest
 
 from pyllama_mtp import Model
 from pyllama_mtp.gguf.mixtures import MIXTURES
-from pyllama_mtp.gguf.random_weights import WEIGHT_TYPES, write_target
+from pyllama_mtp.gguf.random_weights import write_target
+from support.batch_bits import EXPERTS, ODD, OF_FLOATS, SERVED, tokens
 from support.drafted_texts import SHAPE
-from test_batch_bits import EXPERTS, ODD, OF_FLOATS, tokens
 
-SERVED = [weights for weights in WEIGHT_TYPES if weights != "q3_k"]
 CASES = [
     *((weights, SHAPE, "f16") for weights in (*SERVED, *MIXTURES)),
     *((weights, EXPERTS, "f16") for weights in SERVED if weights not in OF_FLOATS),
@@ -47,8 +46,15 @@ def test_prompts_have_the_same_bits_in_pieces_of_any_size(device, tmp_path: Path
         options = {"n_ctx": 1024, "n_threads": 2, "cache_type_k": cache, "cache_type_v": cache}
         with Model(target, n_batch=n_batch, **options) as model:
             found[n_batch] = followed(model, ids)
+            info = model.info
             if n_batch == PIECES[-1]:  # behind a prefix that is there already
                 followed(model, [*ids[:333], *reversed(ids[333:500])])
-                assert followed(model, ids) == found[n_batch]
+                assert followed(model, ids) == found[n_batch] or weights in OF_FLOATS
     assert np.isfinite([best.logprob for piece in found[32] for token in piece for best in token]).all()
-    assert not [n for n in PIECES if found[n] != found[32]]
+    same = PIECES
+    if weights in OF_FLOATS:  # above 64 rows products are llama.cpp's
+        assert info.batch_dependence == "prompts of more than 64 tokens with weights of floats on a GPU"
+        same = (32, 64)
+    else:
+        assert info.batch_invariant, info.batch_dependence
+    assert not [n for n in same if found[n] != found[32]]

@@ -35,8 +35,9 @@ bool pmtp_is_product(const ggml_tensor * weights, const ggml_tensor * gate, cons
         }
     }
     // Blocks read floats of x while others write; the result of a GLU may lie where x did.
-    if (!is_rows(x) || !is_rows(out) || x->ne[1] > kPmtpMostRows ||
-        (pmtp_takes_floats(format) ? !are_apart(out, x) : !pmtp_is_multiplied(x))) {
+    const bool takes_x =
+        pmtp_takes_floats(format) ? are_apart(out, x) && pmtp_multiplies_floats(x->ne[1]) : pmtp_is_multiplied(x);
+    if (!is_rows(x) || !is_rows(out) || x->ne[1] > kPmtpMostRows || !takes_x) {
         return false;
     }
     p = {};

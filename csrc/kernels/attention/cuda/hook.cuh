@@ -15,6 +15,6 @@ size_t pmtp_cuda_attention_work_size(const ggml_tensor * op);
 
 void pmtp_cuda_attention(const ggml_tensor * op, void * work, cudaStream_t stream);
 
-// Whether the kernels compute attention with heads of this size, `group` of them a KV head, over a cache of these types,
-// for any number of rows.
+// Whether the kernels compute attention with heads of this size, `group` of them a KV head, over a cache of these
+// types, for any number of rows.
 bool pmtp_cuda_has_attention(int head_size, int group, ggml_type k, ggml_type v);

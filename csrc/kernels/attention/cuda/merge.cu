@@ -163,17 +163,15 @@ size_t work_size(const Task & t) {
 void attend(const Task & task, void * work, cudaStream_t stream) {
     const int at_once = rows_at_once(task);
     for (int first = 0; first < task.n_rows; first += at_once) {
-        with_plan(rows_of(task, first, std::min(at_once, task.n_rows - first)),
-                  [&](const Plan & plan, auto size, int) {
-                      launch_chunks<size>(plan, work, stream);
-                      if (task.n_rows > kVerifyRows) {
-                          launch_merge_rows(plan, work, stream);
-                          return;
-                      }
-                      const dim3 grid(size / kSlice, (unsigned) plan.columns, (unsigned) plan.n_units);
-                      launch_early(merge_chunks, grid, kMergeThreads, stream, plan.n_chunks * sizeof(float), plan,
-                                   work);
-                  });
+        with_plan(rows_of(task, first, std::min(at_once, task.n_rows - first)), [&](const Plan & plan, auto size, int) {
+            launch_chunks<size>(plan, work, stream);
+            if (task.n_rows > kVerifyRows) {
+                launch_merge_rows(plan, work, stream);
+                return;
+            }
+            const dim3 grid(size / kSlice, (unsigned) plan.columns, (unsigned) plan.n_units);
+            launch_early(merge_chunks, grid, kMergeThreads, stream, plan.n_chunks * sizeof(float), plan, work);
+        });
     }
 }
 

@@ -14,8 +14,9 @@ struct Seen {
 };
 
 // Block x has kColumnsOfBlock columns of unit y, one a warp.
-template <int head_size> __global__ __launch_bounds__(kColumnsOfBlock * kWarp) void merge_rows(
-    const __grid_constant__ Plan plan, void * work_memory) {
+template <int head_size>
+__global__ __launch_bounds__(kColumnsOfBlock * kWarp) void merge_rows(const __grid_constant__ Plan plan,
+                                                                      void * work_memory) {
     constexpr int kOwn = head_size / kWarp;
     extern __shared__ uint4 memory[];
     const Task & task = plan.task;

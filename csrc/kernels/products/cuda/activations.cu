@@ -1,5 +1,6 @@
 #include "kernels/products/cuda/activations.cuh"
 
+#include "kernels/invariance.h"
 #include "kernels/products/cuda/experts.cuh"
 
 #include "ggml-impl.h"
@@ -16,6 +17,11 @@ PmtpSharedActivations::PmtpSharedActivations(const ggml_cgraph * graph) : graph(
     active = this;
     for (int i = 0; graph != nullptr && i < graph->n_nodes; i++) {
         const ggml_tensor * node = graph->nodes[i];
+        if (node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_MUL_MAT_ID) {
+            const ggml_tensor * weights = node->src[0];
+            const int64_t n_used = node->op == GGML_OP_MUL_MAT ? 1 : node->src[2]->ne[0];
+            (ggml_is_quantized(weights->type) ? n_quantised : n_floats) += weights->ne[0] * weights->ne[1] * n_used;
+        }
         if (node->op == GGML_OP_MUL_MAT && ggml_is_quantized(node->src[0]->type) &&
             node->src[1]->type == GGML_TYPE_F32 && node->ne[1] <= kPmtpMostRows) {
             const ggml_tensor * x = node->src[1];
@@ -30,8 +36,8 @@ PmtpSharedActivations::PmtpSharedActivations(const ggml_cgraph * graph) : graph(
             const ggml_tensor * x = pmtp_rows_of_experts(node->src[1]);
             multiplied.insert(x);
             n_bytes = std::max(n_bytes, (size_t) ggml_nrows(x) * pmtp_row_blocks(x->ne[0]) * sizeof(PmtpQ8Block));
-            n_order_bytes = std::max(n_order_bytes, pmtp_cuda_expert_order_bytes(node->ne[2], node->src[2]->ne[0],
-                                                                                 node->src[0]->ne[2]));
+            n_order_bytes = std::max(
+                n_order_bytes, pmtp_cuda_expert_order_bytes(node->ne[2], node->src[2]->ne[0], node->src[0]->ne[2]));
         }
     }
 }
@@ -75,4 +81,9 @@ PmtpSharedRows pmtp_shared_order(const ggml_tensor * ids) {
     const bool written = active->ordered == ids;
     active->ordered = ids;
     return { active->data + 2 * active->n_bytes, written };
+}
+
+bool pmtp_multiplies_floats(int64_t n_rows) {
+    return n_rows <= kPmtpVerifyRows ||
+           (active != nullptr && pmtp::cuda_prompts_are_batch_invariant(active->n_floats, active->n_quantised));
 }

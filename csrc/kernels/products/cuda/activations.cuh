@@ -28,11 +28,12 @@ class PmtpSharedActivations {
     PmtpSharedActivations & operator=(const PmtpSharedActivations &) = delete;
 
     size_t size() const { return 2 * n_bytes + n_order_bytes; }  // of device memory, for use(); 0: nothing is shared
-    void use(char * memory) { data = memory; }   // must outlive this
+    void use(char * memory) { data = memory; }                   // must outlive this
 
   private:
     friend PmtpSharedRows pmtp_shared_rows_or_tiles(const ggml_tensor * x, size_t n_bytes);
     friend PmtpSharedRows pmtp_shared_order(const ggml_tensor * ids);
+    friend bool pmtp_multiplies_floats(int64_t n_rows);
     friend bool pmtp_shares_activations(const ggml_cgraph * graph);
     friend bool pmtp_is_multiplied(const ggml_tensor * x);
     friend const ggml_tensor * pmtp_rows_of_attention(const ggml_tensor * op);
@@ -46,6 +47,8 @@ class PmtpSharedActivations {
     const ggml_tensor * kept[2] = {};
     int last = 0;  // of the two, what was asked for last
     const ggml_tensor * ordered = nullptr;
+    int64_t n_floats = 0;     // values of the weights that rows are multiplied with,
+    int64_t n_quantised = 0;  // by kind
     PmtpSharedActivations * outer;
 };
 
@@ -69,3 +72,7 @@ PmtpSharedRows pmtp_shared_rows_or_tiles(const ggml_tensor * x, size_t n_bytes);
 
 // Where the order of a prompt's pairs by expert is or belongs, of the ids of a MUL_MAT_ID that the graph has.
 PmtpSharedRows pmtp_shared_order(const ggml_tensor * ids);
+
+// Whether products of so many rows with weights that are floats are ours: of a prompt's rows only where most of the
+// graph's weights are quantised.
+bool pmtp_multiplies_floats(int64_t n_rows);

@@ -118,7 +118,8 @@ __global__ __launch_bounds__(kThreads) void multiply_many_floats(const FloatProd
         }
     }
     __syncthreads();
-    const int row = first_row + (int) threadIdx.x / kManyWeights, weight = first_weight + (int) threadIdx.x % kManyWeights;
+    const int row = first_row + (int) threadIdx.x / kManyWeights,
+              weight = first_weight + (int) threadIdx.x % kManyWeights;
     if (threadIdx.x < kMostColumns * kManyWeights && row < p.n_rows && weight < p.n_out) {
         float total = 0.0f;
         for (int warp = 0; warp < kWarps; warp++) {

@@ -118,8 +118,8 @@ template <typename Format, int n_tiles, int n_matrices> class WarpWeights {
     const size_t row_bytes_;
 };
 
-// Gives out a lane's results, total[tile][4 r + i] placed as multiply_32() has them; with two matrices the second half of
-// the tiles are the gate's. shared: memory that no warp has a use for any more.
+// Gives out a lane's results, total[tile][4 r + i] placed as multiply_32() has them; with two matrices the second half
+// of the tiles are the gate's. shared: memory that no warp has a use for any more.
 template <int n_matrices, typename Share>
 __device__ __forceinline__ void store_results(const WeightProduct & p,
                                               const PromptBlock<Share::block_out(n_matrices)> & own,
@@ -165,9 +165,9 @@ __device__ __forceinline__ void store_results(const WeightProduct & p,
         for (int i = threadIdx.x; i < n_rows * kOut; i += blockDim.x) {
             const int column = own.block * kOut + i % kOut;
             const float values[1] = { shared[i] };
-            pmtp_quantise(values, column < p.n_out ? pmtp_place(p.quantised, p.n_out, p.n_rows, first_row + i / kOut,
-                                                                column / 32)
-                                                   : PmtpQ8Place());
+            pmtp_quantise(values, column < p.n_out
+                                      ? pmtp_place(p.quantised, p.n_out, p.n_rows, first_row + i / kOut, column / 32)
+                                      : PmtpQ8Place());
         }
     }
 }

@@ -1,5 +1,6 @@
-// Products of a mixture of experts for the tokens of a prompt: pairs are put in order of their experts once, and a block
-// multiplies some of one expert's with rows of its weights. The arithmetic of a result is that of expert_products.cu.
+// Products of a mixture of experts for the tokens of a prompt: pairs are put in order of their experts once, and a
+// block multiplies some of one expert's with rows of its weights. The arithmetic of a result is that of
+// expert_products.cu.
 #include "kernels/products/cuda/expert_sharing.cuh"
 #include "kernels/products/cuda/prompt_multiply.cuh"
 
@@ -86,7 +87,7 @@ __global__ __launch_bounds__(kOrderThreads) void order_pairs(const ExpertProduct
 // Copies a stage of a row of blocks, one after another, to where its words belong in a tile.
 struct RowScatter {
     static constexpr int kWords = 8 * 9;  // of a stage
-    int to[3];  // of the lane's words: those at lane, lane + 32 and lane + 64
+    int to[3];                            // of the lane's words: those at lane, lane + 32 and lane + 64
     bool is_scale[3];
 
     __device__ __forceinline__ RowScatter() {
@@ -108,9 +109,10 @@ struct RowScatter {
     }
 };
 
-template <typename Format, int n_matrices> __global__ __launch_bounds__(
-    kPromptWarps * 32, ExpertShare::kResident) void multiply_prompt_experts(const ExpertProduct p, int n_tiles,
-                                                                            int n_splits, int n_buffers) {
+template <typename Format, int n_matrices>
+__global__ __launch_bounds__(kPromptWarps * 32,
+                             ExpertShare::kResident) void multiply_prompt_experts(const ExpertProduct p, int n_tiles,
+                                                                                  int n_splits, int n_buffers) {
     using Memory = PromptMemory<Format, ExpertShare>;
     constexpr int kRows = ExpertShare::kRows;
     constexpr int kOut = ExpertShare::block_out(n_matrices);

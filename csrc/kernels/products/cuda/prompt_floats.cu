@@ -59,8 +59,9 @@ __device__ __forceinline__ void add_prompt_floats(float (&sum)[Share::kTiles][Sh
     }
 }
 
-template <typename Format, int n_matrices, typename Share> __global__ __launch_bounds__(
-    kPromptWarps * 32, Share::kResident) void multiply_prompt_floats(const WeightProduct p, int n_splits) {
+template <typename Format, int n_matrices, typename Share>
+__global__ __launch_bounds__(kPromptWarps * 32, Share::kResident) void multiply_prompt_floats(const WeightProduct p,
+                                                                                              int n_splits) {
     using Memory = FloatMemory<Format, Share>;
     constexpr int kWarpRows = Share::kTiles * kTile;
     extern __shared__ uint4 shared[];
@@ -76,7 +77,8 @@ template <typename Format, int n_matrices, typename Share> __global__ __launch_b
 #pragma unroll 4
         for (int i = warp; i < Share::kRows; i += kPromptWarps) {
             const size_t row = min((int) blockIdx.y * Share::kRows + i, p.n_rows - 1);
-            copy_cached_16(to + i * Memory::kStride + 4 * lane, p.floats + row * p.n_in + stage * Format::kStage + 4 * lane);
+            copy_cached_16(to + i * Memory::kStride + 4 * lane,
+                           p.floats + row * p.n_in + stage * Format::kStage + 4 * lane);
         }
     };
 

@@ -1,6 +1,6 @@
-// What a block of a prompt's quantised products computes: it has a stage of some tiles of rows in shared memory, and each
-// of its warps multiplies them with rows of weights of its own. What the warps of multiply.cuh add up each by itself, a
-// split, a warp adds up here one after another.
+// What a block of a prompt's quantised products computes: it has a stage of some tiles of rows in shared memory, and
+// each of its warps multiplies them with rows of weights of its own. What the warps of multiply.cuh add up each by
+// itself, a split, a warp adds up here one after another.
 #pragma once
 
 #include "kernels/products/cuda/prompt_blocks.cuh"
@@ -66,8 +66,8 @@ __device__ __forceinline__ void multiply_all(float (&total)[Share::kTiles][Share
 #pragma unroll
         for (int r = 0; r < Share::kRowTiles; r += kPromptWarps) {
             for (int i = lane; r + warp < Share::kRowTiles && i < Memory::kRowTileScales; i += 32) {
-                const auto * halves = (const half2 *) (x + (r + warp) * Memory::kRowTileWords +
-                                                       i / 8 * kPmtpTileWords + 8 * kPmtpTileRows) +
+                const auto * halves = (const half2 *) (x + (r + warp) * Memory::kRowTileWords + i / 8 * kPmtpTileWords +
+                                                       8 * kPmtpTileRows) +
                                       i % 8;
                 const float2 low = scale_and_more<Format>(halves[0]), high = scale_and_more<Format>(halves[8]);
                 ((float4 *) (x + Memory::kScalesAt))[(r + warp) * Memory::kRowTileScales + i] =
@@ -116,9 +116,8 @@ __device__ __forceinline__ void multiply_all(float (&total)[Share::kTiles][Share
             scales[tile][0] = weights.stage_of(at, tile * kTile + 2 * (lane % 4), stage);
             scales[tile][1] = weights.stage_of(at, tile * kTile + 2 * (lane % 4) + 1, stage);
         }
-        add_prompt_stage<Format, kTiles, Share::kRowTiles>(sum, quants, scales, factors, x,
-                                                           (const float4 *) (x + Memory::kScalesAt),
-                                                           n_groups - stage * kGroups);
+        add_prompt_stage<Format, kTiles, Share::kRowTiles>(
+            sum, quants, scales, factors, x, (const float4 *) (x + Memory::kScalesAt), n_groups - stage * kGroups);
         __syncwarp();
         if (n_buffers == 1 && !is_last) {
             weights.load(order.next(), buffers);

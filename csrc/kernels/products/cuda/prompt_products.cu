@@ -4,8 +4,9 @@
 
 namespace {
 
-template <typename Format, int n_matrices, typename Share> __global__ __launch_bounds__(
-    kPromptWarps * 32, Share::kResident) void multiply_prompt(const WeightProduct p, int n_splits, int n_buffers) {
+template <typename Format, int n_matrices, typename Share>
+__global__ __launch_bounds__(kPromptWarps * 32, Share::kResident) void multiply_prompt(const WeightProduct p,
+                                                                                       int n_splits, int n_buffers) {
     using Memory = PromptMemory<Format, Share>;
     constexpr int kOut = Share::block_out(n_matrices);
     extern __shared__ uint4 shared[];

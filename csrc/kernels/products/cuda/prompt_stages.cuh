@@ -51,7 +51,8 @@ __device__ __forceinline__ float2 factors_of(const formats::Stage & stage, [[may
             return make_float2(Format::scale(stage, group), 0.0f);
         }
     } else if constexpr (Format::kGroup == 16) {
-        return make_float2((float) Format::sub_scale(stage, 2 * group), (float) Format::sub_scale(stage, 2 * group + 1));
+        return make_float2((float) Format::sub_scale(stage, 2 * group),
+                           (float) Format::sub_scale(stage, 2 * group + 1));
     } else if constexpr (Format::kHasLeast) {
         return make_float2((float) Format::sub_scale(stage, group), (float) Format::sub_least(stage, group));
     } else {
@@ -132,7 +133,7 @@ __device__ __forceinline__ void add_prompt_stage(float (&sum)[n_tiles][4 * n_row
                     const float2 & f = by[i % 2];
                     float & own_sum = sum[tile][4 * r + i];
                     if constexpr (!Format::kSuper) {
-                        const float product = Format::kHasLeast        ? __fmaf_rn(c[i], scale, -kMagic * scale)
+                        const float product = Format::kHasLeast       ? __fmaf_rn(c[i], scale, -kMagic * scale)
                                               : Format::kBias == 0.0f ? __fmaf_rn(c[i], scale, more)
                                                                       : __fmaf_rn(c[i] - kMagic, scale, more);
                         own_sum = __fmaf_rn(f.x, product, own_sum);
