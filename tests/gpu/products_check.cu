@@ -97,7 +97,7 @@ void check_products(const WeightBlocks & blocks, int n_rows, bool small) {
         for (int n_out : small ? std::vector<int>{ 8, 96 }
                          : all ? std::vector<int>{ 8, 24, 96, 1536, 4112, 16416 }
                                : std::vector<int>{ 8, 96, 4112, 16416 }) {
-            if (pmtp_is_tiled(n_rows) && (int64_t) n_in * n_out > 5'000'000) {
+            if (pmtp_is_tiled(n_rows) && (int64_t) n_in * n_out > (n_rows > kPmtpVerifyRows ? 2'000'000 : 5'000'000)) {
                 continue;
             }
             check_product(blocks, n_in, n_out, n_rows, false, random);
@@ -115,14 +115,26 @@ void check_products(const WeightBlocks & blocks, int n_rows, bool small) {
     }
 }
 
+int n_multiprocessors() {
+    int device = 0, n = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device));
+    return n;
+}
+
+// Enough rows for the larger blocks of prompts.
+void check_prompt(const WeightBlocks & blocks) {
+    std::mt19937 random(1);
+    for (const bool gated : { false, true }) {
+        check_product(blocks, 768, 32 * n_multiprocessors() + 32, 130, gated, random);
+    }
+}
+
 // Launched as more blocks than a multiprocessor's shared memory can be shared among: what was asked for each was less
 // than nothing, and no such kernel began. Fewer multiprocessors have that with a vocabulary's rows.
 void check_many_blocks(const WeightBlocks & blocks) {
-    int device = 0, n_processors = 0;
-    check(cudaGetDevice(&device));
-    check(cudaDeviceGetAttribute(&n_processors, cudaDevAttrMultiProcessorCount, device));
     std::mt19937 random(0);
-    check_product(blocks, 256, 256 * 32 * n_processors, 1, false, random);
+    check_product(blocks, 256, 256 * 32 * n_multiprocessors(), 1, false, random);
 }
 
 }  // namespace
@@ -132,10 +144,15 @@ int main(int argc, char ** argv) {
     std::vector<std::thread> threads;
     const std::vector<WeightBlocks> formats = all_weight_blocks();
     for (const WeightBlocks & blocks : formats) {
+        threads.emplace_back([&blocks] { check_prompt(blocks); });
+        if (small) {  // for tools that follow every access
+            threads.back().join();
+            threads.pop_back();
+        }
         for (int n_rows : small ? std::vector<int>{ 3, 20, 70 }
                           : blocks.format == WeightFormat::q4_0
-                              ? std::vector<int>{ 1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 127, 128, 200, 512 }
-                              : std::vector<int>{ 1, 4, 8, 16, 37, 64, 65, 200, 512 }) {
+                              ? std::vector<int>{ 1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 128, 512 }
+                              : std::vector<int>{ 1, 4, 8, 16, 37, 64, 200 }) {
             threads.emplace_back([&blocks, n_rows, small] { check_products(blocks, n_rows, small); });
             if (small) {  // for tools that follow every access
                 threads.back().join();
