@@ -116,9 +116,11 @@ template <typename Visit> void with_plan(const Task & task, Visit visit) {
     }
 }
 
-// Bytes of work memory that more rows at once than those of a verify batch may take: what they share in the cache of a
-// device is then still there when it is merged.
-constexpr size_t kWorkBytes = 48 << 20;
+// Bytes of work memory for the rows that are computed at once, if they are more than a verify batch's: few enough that
+// the device's cache still has them when they are merged, or where cells are many, which are read again for each such
+// part of the rows, more.
+constexpr size_t kWorkBytes = 48 << 20, kLongWorkBytes = 192 << 20;
+constexpr int kLongChunks = 128;
 
 // Of a part of the rows, which has no others.
 Task rows_of(const Task & task, int first, int n_rows) {
@@ -140,7 +142,8 @@ int rows_at_once(const Task & task) {
     int n_rows = std::min(task.n_rows, kMaxColumns / (task.n_heads / task.n_kv_heads));
     if (task.n_rows > kVerifyRows) {
         with_plan(rows_of(task, 0, kVerifyRows), [&](const Plan & plan, auto size, int) {
-            const size_t fitting = kWorkBytes / bytes_of<size>(plan) * kVerifyRows;
+            const size_t most = plan.n_chunks <= kLongChunks ? kWorkBytes : kLongWorkBytes;
+            const size_t fitting = most / bytes_of<size>(plan) * kVerifyRows;
             n_rows = std::min<size_t>(n_rows, std::max<size_t>(fitting, kVerifyRows));
         });
     }
@@ -165,7 +168,7 @@ void attend(const Task & task, void * work, cudaStream_t stream) {
     for (int first = 0; first < task.n_rows; first += at_once) {
         with_plan(rows_of(task, first, std::min(at_once, task.n_rows - first)), [&](const Plan & plan, auto size, int) {
             launch_chunks<size>(plan, work, stream);
-            if (task.n_rows > kVerifyRows) {
+            if (task.n_rows > kVerifyRows && plan.n_chunks <= kMostMergedChunks) {
                 launch_merge_rows(plan, work, stream);
                 return;
             }
