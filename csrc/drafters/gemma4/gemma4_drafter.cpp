@@ -77,9 +77,29 @@ struct Gemma4Drafter::CacheView {
     uint32_t n_kv;                     // cells that the graph sees
     int window;                        // 0: all earlier positions are visible
     ggml_tensor * mask = nullptr;      // [n_kv, columns]: 0 visible, -inf hidden
-    std::vector<uint8_t> values = {};  // of the mask
     ggml_tensor * k_rot = nullptr;     // rotation of a quantised cache, or nullptr
     ggml_tensor * v_rot = nullptr;
+};
+
+// Memory of the host that a device copies from in the background.
+class HostMemory {
+  public:
+    // Its values, and earlier answers, are lost where it grows.
+    void * at_least(size_t size, ggml_backend_t reader) {
+        if (buffer_ == nullptr || ggml_backend_buffer_get_size(buffer_.get()) < size) {
+            ggml_backend_buffer_type_t type = ggml_backend_dev_host_buffer_type(ggml_backend_get_device(reader));
+            buffer_.reset();
+            buffer_.reset(
+                ggml_backend_buft_alloc_buffer(type != nullptr ? type : ggml_backend_cpu_buffer_type(), size));
+            if (buffer_ == nullptr) {
+                throw Error(Status::out_of_memory, "cannot allocate the mask of the MTP head");
+            }
+        }
+        return ggml_backend_buffer_get_base(buffer_.get());
+    }
+
+  private:
+    Handle<ggml_backend_buffer> buffer_{ nullptr, ggml_backend_buffer_free };
 };
 
 // What every graph of a drafter uses: buffers that are made once, so that a round allocates next to nothing.
@@ -87,6 +107,7 @@ struct Gemma4Drafter::Scratch {
     Scratch(const MtpHead & head, llama_context & context, CacheView & full, CacheView & sliding, int columns);
 
     std::vector<uint8_t> memory;  // of the graph in use
+    HostMemory full_mask, sliding_mask;
     Handle<ggml_backend_sched> sched{ nullptr, ggml_backend_sched_free };
     ggml_backend_t backend = nullptr;  // the head's
 
@@ -146,7 +167,8 @@ struct Gemma4Drafter::Graph {
     ggml_tensor * draw_here(ggml_tensor * logits, ggml_tensor * ids, int index);
     ggml_tensor * draw_on_device(ggml_tensor * logits, ggml_tensor * ids, int index, Draw draw);
     void take_tables(std::vector<DraftTurn> & turns);
-    void fill_mask(CacheView & view, attention::PageTable & pages, const std::vector<DraftTurn> & turns);
+    void fill_mask(CacheView & view, attention::PageTable & pages, HostMemory & memory,
+                   const std::vector<DraftTurn> & turns);
 
     attention::PageTable full_pages_, sliding_pages_;  // of the masks
     std::vector<int32_t> tokens_, positions_;          // of the columns
@@ -473,8 +495,8 @@ void Gemma4Drafter::Graph::set_inputs(const std::vector<DraftTurn> & turns) {
     set(token, tokens_.data());
     set(position, positions_.data());
     set(state, states_.data());
-    fill_mask(full, full_pages_, turns);
-    fill_mask(sliding, sliding_pages_, turns);
+    fill_mask(full, full_pages_, scratch.full_mask, turns);
+    fill_mask(sliding, sliding_pages_, scratch.sliding_mask, turns);
     if (choices != nullptr) {
         set(choices, params_.data());
     }
@@ -530,33 +552,28 @@ void Gemma4Drafter::Graph::take_tables(std::vector<DraftTurn> & turns) {
 }
 
 // Visibility follows the cells' positions, so the order in which cells were filled does not matter.
-void Gemma4Drafter::Graph::fill_mask(CacheView & view, attention::PageTable & pages,
+void Gemma4Drafter::Graph::fill_mask(CacheView & view, attention::PageTable & pages, HostMemory & memory,
                                      const std::vector<DraftTurn> & turns) {
     if (view.mask->buffer == nullptr) {
         return;  // no layer of this kind
     }
     const llama_kv_cells & cells = view.cache->get_cells(0);
-    view.values.resize(ggml_nbytes(view.mask));
+    void * values = memory.at_least(ggml_nbytes(view.mask), scratch.backend);
     for (int column = 0; column < columns; column++) {
         const DraftTurn & turn = turns[column < (int) turns.size() ? column : 0];
-        const auto visible = [&](uint32_t i) {
-            if (cells.is_empty(i) || !cells.seq_has(i, turn.slot)) {
-                return false;
-            }
-            const llama_pos key = cells.pos_get(i);
-            return key < turn.position && (view.window == 0 || turn.position - key < view.window);
-        };
+        const int64_t first = view.window == 0 ? 0 : (int64_t) turn.position - view.window + 1;
         pages.add(turn.slot, turn.position);
-        const size_t first = (size_t) column * view.n_kv;
-        for (uint32_t i = 0; i < view.n_kv; i++) {
-            if (flash_attention) {
-                reinterpret_cast<ggml_fp16_t *>(view.values.data())[first + i] = visible(i) ? 0x0000 : 0xfc00;  // -inf
-            } else {
-                reinterpret_cast<float *>(view.values.data())[first + i] = visible(i) ? 0.0f : -INFINITY;
-            }
+        const auto fill = [&](auto * rows) {
+            attention::fill_mask_row(cells, turn.slot, first, turn.position - 1, rows + (size_t) column * view.n_kv,
+                                     view.n_kv);
+        };
+        if (flash_attention) {
+            fill((uint16_t *) values);
+        } else {
+            fill((float *) values);
         }
     }
-    set(view.mask, view.values.data());
+    set(view.mask, values);
     pages.attach(view.mask, cells, view.window);
 }
 

@@ -23,6 +23,12 @@ int64_t page_of(const llama_kv_cells & cells, llama_seq_id sequence, int64_t pag
     return cell >= 0 && cell % kPage == 0 && cell + kPage <= cells.size() ? cell : -2;
 }
 
+// Whether page_of() is this cell, by the page's first position alone.
+bool is_page(const llama_kv_cells & cells, llama_seq_id sequence, int64_t page, int64_t cell) {
+    return cell >= 0 && cell + kPage <= cells.size() && cells.positions()[cell] == page * kPage &&
+           cells.seq_has(cell, sequence);
+}
+
 // The pages of one batch, as they are found or taken.
 class Taker {
   public:
@@ -197,8 +203,11 @@ void PageTable::attach(ggml_tensor * mask, const llama_kv_cells & cells, const l
 }
 
 bool PageTable::find_pages(Pages::Run & run, llama_seq_id sequence, const llama_kv_cells & cells, int64_t n_kv) {
-    for (int64_t page = run.first_page; page * kPage <= cells.seq_pos_max(sequence); page++) {
-        const int64_t cell = page_of(cells, sequence, page);
+    const int64_t last = cells.seq_pos_max(sequence);
+    int64_t behind = -1;  // the page before, where most pages lie
+    for (int64_t page = run.first_page; page * kPage <= last; page++) {
+        const int64_t cell = is_page(cells, sequence, page, behind) ? behind : page_of(cells, sequence, page);
+        behind = cell + kPage;
         if (cell < -1 || cell + kPage > n_kv) {
             return false;
         }
