@@ -148,8 +148,51 @@ class Device {
     }
 
   private:
-    // And whether its quantised rows, with one batch, are what quantising them would make.
+    // And whether the rotated results are these, rotated.
     static std::vector<float> attend(cuda::Task & task) {
+        std::vector<float> signs(64);
+        for (int i = 0; i < 64; i++) {
+            signs[i] = i * i % 7 < 4 ? 0.125f : -0.125f;
+        }
+        const DeviceArray<float> device_signs(signs);
+        const std::vector<float> plain = compute(task);
+        task.rotates = true;
+        for (const bool has_signs : { true, false }) {
+            task.signs = has_signs ? device_signs.get() : nullptr;
+            std::vector<float> right = plain;
+            for (size_t i = 0; i < right.size(); i += 64) {
+                rotate(&right[i], has_signs ? signs : std::vector<float>(64, 1.0f));
+            }
+            const std::vector<float> found = compute(task);
+            if (std::memcmp(found.data(), right.data(), right.size() * sizeof(float)) != 0) {
+                printf("other rotated rows\n");
+                failures++;
+            }
+        }
+        return plain;
+    }
+
+    // R x of 64 values, in the order of the kernels' sums.
+    static void rotate(float * x, const std::vector<float> & signs) {
+        for (int i = 0; i < 64; i++) {
+            x[i] *= std::copysign(0.125f, signs[i]);
+        }
+        for (int h = 1; h < 64; h *= 2) {
+            for (int i = 0; i < 64; i++) {
+                if ((i & h) == 0) {
+                    const float a = x[i], b = x[i + h];
+                    x[i] = a + b;
+                    x[i + h] = a - b;
+                }
+            }
+        }
+        for (int i = 0; i < 64; i++) {
+            x[i] = signs[i] < 0 ? -x[i] : x[i];
+        }
+    }
+
+    // And whether its quantised rows, with one batch, are what quantising them would make.
+    static std::vector<float> compute(cuda::Task & task) {
         const int n = task.n_heads * task.head_size;
         const DeviceArray<float> out((size_t) task.n_batches * task.n_rows * n);
         const DeviceArray<char> work(std::max<size_t>(1, cuda::work_size(task)));

@@ -290,6 +290,56 @@ void check_together(int n, int n_rows, std::mt19937 & random) {
     }
 }
 
+// Queries, and the blocks of keys and values, of one launch: those of the floats that each kind gives alone.
+void check_written_together(int n, int n_rows, std::mt19937 & random) {
+    const Case cases[] = { { n, 3, n_rows, true, true, true, false, n, true },
+                           { n, 1, n_rows, true, true, true, false, n, true },
+                           { n, 2, n_rows, true, false, false, false, 64, true } };
+    const CellType types[] = { CellType::f16, CellType::turbo4, CellType::turbo3 };
+    std::vector<int32_t> numbers;
+    for (int i = 0; i < n_rows; i++) {
+        numbers.push_back(n_rows - 1 - i);
+    }
+    const DeviceArray<int32_t> device_numbers(numbers);
+    std::vector<Inputs> in;
+    for (const Case & c : cases) {
+        in.push_back(draw_inputs(c, random));
+        in.back().positions = in[0].positions;
+    }
+    const OnDevice q(in[0]), k(in[1]), v(in[2]);
+    const OnDevice * all[] = { &q, &k, &v };
+    const size_t bytes[] = { 0, (size_t) n / 64 * sizeof(block_turbo4), (size_t) n / 64 * 2 * sizeof(block_turbo3) };
+    const DeviceArray<uint8_t> keys(bytes[1] * n_rows), values(bytes[2] * n_rows);
+    const DeviceArray<uint8_t> * cells[] = { nullptr, &keys, &values };
+    const DeviceArray<float> out((size_t) n * 3 * n_rows);
+    HeadsOp op = op_of(cases[0], q);
+    op.n_kinds = 3;
+    for (int i = 0; i < 3; i++) {
+        op.kinds[i] = all[i]->heads(cases[i]);
+        if (i == 0) {
+            op.kinds[i].out = out.get();
+        } else {
+            op.kinds[i].cells = { (char *) cells[i]->get(), types[i], i == 1 ? TURBO_KEY : TURBO_VALUE,
+                                  (int64_t) bytes[i], (const char *) device_numbers.get(), false };
+        }
+    }
+    pmtp_cuda_finish_heads(op, n, nullptr);
+    check(cudaDeviceSynchronize());
+    expect(out.host() == run(cases[0], q), "written together", n, n_rows, 0);
+    for (const int i : { 1, 2 }) {
+        const std::vector<float> alone = run(cases[i], *all[i]);
+        const size_t row = alone.size() / n_rows;
+        std::vector<uint8_t> right(bytes[i] * n_rows);
+        for (int j = 0; j < n_rows; j++) {
+            for (size_t b = 0; b < row / TURBO_BLOCK; b++) {
+                encode(types[i], i == 1 ? TURBO_KEY : TURBO_VALUE, &alone[j * row + b * TURBO_BLOCK],
+                       &right[numbers[j] * bytes[i] + b * cell_block(types[i])]);
+            }
+        }
+        expect(cells[i]->host() == right, "written together", n, n_rows, i);
+    }
+}
+
 void check_rotate_rows(int size, int n, int n_rows, bool has_signs, std::mt19937 & random) {
     const std::vector<float> x = draw((size_t) n * n_rows, random),
                              signs = has_signs ? draw_signs(size, random) : std::vector<float>(size, 1.0f);
@@ -336,6 +386,7 @@ int main(int argc, char ** argv) {
                 check_cells(c, in, device, values);
             }
             check_together(n, n_rows, random);
+            check_written_together(n, n_rows, random);
         }
         for (const int n_rows : { 1, 5, 20 }) {
             check_rotate_rows(n, 2 * n, n_rows, n_rows != 5, random);

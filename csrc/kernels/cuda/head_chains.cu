@@ -27,8 +27,8 @@ bool can_turn(const ggml_tensor * rope) {
 
 bool can_rotate(const ggml_tensor * rotation, int64_t n) {
     const ggml_tensor * matrix = rotation->src[0];
-    return matrix->type == GGML_TYPE_F32 && ggml_is_contiguous(matrix) && pmtp_has_heads(matrix->ne[0]) &&
-           n % matrix->ne[0] == 0;
+    return matrix->op == GGML_OP_NONE && matrix->type == GGML_TYPE_F32 && ggml_is_contiguous(matrix) &&
+           pmtp_has_heads(matrix->ne[0]) && n % matrix->ne[0] == 0;
 }
 
 bool cell_type(ggml_type type, CellType & out) {

@@ -118,11 +118,41 @@ int pmtp_fuse_heads(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     return nodes.at - i - 1;
 }
 
+PmtpRotatedRows pmtp_rotated_rows_of(const ggml_tensor * attention) {
+    constexpr int kSize = 64, kNodes = 5;
+    const ggml_cgraph * graph = pmtp_graph_of_shared();
+    int i = 0;
+    while (graph != nullptr && i < graph->n_nodes && graph->nodes[i] != attention) {
+        i++;
+    }
+    if (graph == nullptr || i + kNodes > graph->n_nodes) {
+        return {};
+    }
+    NodeReader nodes{ graph, i + 1 };
+    const ggml_tensor * flat = nodes.take(GGML_OP_RESHAPE, attention);
+    const ggml_tensor * pieces = flat != nullptr ? nodes.take(GGML_OP_RESHAPE, flat) : nullptr;
+    const ggml_tensor * rotation = nodes.peek();
+    const ggml_tensor * rows = nodes.peek(1);
+    if (pieces == nullptr || !is_rotation(rotation) || rotation->src[1] != pieces || rows == nullptr ||
+        rows->op != GGML_OP_RESHAPE || rows->src[0] != rotation || !is_rows(rows)) {
+        return {};
+    }
+    const ggml_tensor * matrix = rotation->src[0];
+    if (matrix->op != GGML_OP_NONE || matrix->type != GGML_TYPE_F32 || !ggml_is_contiguous(matrix) ||
+        matrix->ne[0] != kSize || !pmtp_is_closed(graph, i, kNodes, { rows })) {
+        return {};
+    }
+    return { rotation, rows };
+}
+
 int pmtp_fuse_rotation(const ggml_cgraph * graph, int i, cudaStream_t stream) {
     const ggml_tensor * rotation = graph->nodes[i];
     if (!is_rotation(rotation) ||
         !pmtp_is_closed(graph, i, 2, { i + 1 < graph->n_nodes ? graph->nodes[i + 1] : nullptr })) {
         return 0;
+    }
+    if (pmtp_is_rotated(rotation)) {
+        return 1;
     }
     const ggml_tensor * matrix = rotation->src[0];
     const ggml_tensor * x = rotation->src[1];

@@ -16,8 +16,16 @@ int pmtp_fuse_heads(const ggml_cgraph * graph, int i, cudaStream_t stream);
 // The same before a graph has memory.
 int pmtp_keep_projections(const ggml_cgraph * graph, int i, const Keep & keep);
 int pmtp_keep_heads(const ggml_cgraph * graph, int i, const Keep & keep);
-// The rotation of what the attention gives back, quantised for its product.
+// The rotation of what the attention gives back, quantised for its product; nothing is left to do if the attention has.
 int pmtp_fuse_rotation(const ggml_cgraph * graph, int i, cudaStream_t stream);
+
+// The rotation, of each 64 values, that alone uses what an attention gives back, and the rows behind it, which the
+// attention may compute instead; or null.
+struct PmtpRotatedRows {
+    const ggml_tensor * rotation = nullptr;
+    const ggml_tensor * rows = nullptr;
+};
+PmtpRotatedRows pmtp_rotated_rows_of(const ggml_tensor * attention);
 
 // One operation: whether it was launched. A norm of heads, or rows of heads that are written to a cache, with the bits
 // that the fused kernels give them.

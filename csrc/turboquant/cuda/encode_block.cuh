@@ -20,6 +20,19 @@ struct Partial {
     float xc[kLanes][kLanes + 1], cc[kLanes][kLanes + 1];
 };
 
+// Warps that share the search for a block's scale, all of which have its values: one, or all of a thread block.
+struct Team {
+    int n_warps = 1, own = 0;
+
+    __device__ __forceinline__ void meet() const {
+        if (n_warps == 1) {
+            __syncwarp();
+        } else {
+            __syncthreads();
+        }
+    }
+};
+
 __device__ __forceinline__ float lane_sum(float x) {
     float sum = 0;
 #pragma unroll
@@ -54,20 +67,19 @@ __device__ __forceinline__ void whole_products(const float (&x)[kParts], float s
     cc = __shfl_sync(kAll, sum, kLanes);
 }
 
-// The best scale of the grid around the root mean square; the first of equal ones. A warp's half takes every other
-// step.
+// The best scale of the grid around the root mean square; the first of equal ones. The halves of the team's warps take
+// steps in turn.
 template <int bits>
-__device__ __forceinline__ float grid_scale(const float (&x)[kParts], float rms, Partial & partial) {
+__device__ __forceinline__ float grid_scale(const float (&x)[kParts], float rms, Partial & partial, Team team) {
     const int lane = threadIdx.x % kLanes, half = threadIdx.x % kWarp / kLanes;
-#pragma unroll
-    for (int i = 0; i < kLanes; i += 2) {
-        const int step = i + half;
+#pragma unroll 1
+    for (int step = 2 * team.own + half; step < kLanes; step += 2 * team.n_warps) {
         float xc, cc;
         products<bits>(x, rms * (0.72f + 0.045f * (float) step), xc, cc);
         partial.xc[step][lane] = xc;
         partial.cc[step][lane] = cc;
     }
-    __syncwarp();
+    team.meet();
     const float * lanes = half == 0 ? partial.xc[lane] : partial.cc[lane];
     float sum = 0;
 #pragma unroll
@@ -92,7 +104,7 @@ __device__ __forceinline__ float grid_scale(const float (&x)[kParts], float rms,
 }
 
 template <int bits>
-__device__ __forceinline__ float search_scale(const float (&x)[kParts], float & unbiased, Partial & partial) {
+__device__ __forceinline__ float search_scale(const float (&x)[kParts], float & unbiased, Partial & partial, Team team) {
     float squares = 0;
 #pragma unroll
     for (int p = 0; p < kParts; p++) {
@@ -103,13 +115,15 @@ __device__ __forceinline__ float search_scale(const float (&x)[kParts], float & 
         unbiased = squares;
         return squares;
     }
-    float scale = grid_scale<bits>(x, sqrtf(squares / TURBO_BLOCK), partial), xc, cc;
+    float scale = grid_scale<bits>(x, sqrtf(squares / TURBO_BLOCK), partial, team), xc, cc;
 #pragma unroll 1
-    for (int step = 0; step < 2; step++) {
+    for (int step = 0;; step++) {
         whole_products<bits>(x, scale, xc, cc);
+        if (step == 2) {
+            break;
+        }
         scale = xc / cc;
     }
-    whole_products<bits>(x, scale, xc, cc);
     unbiased = squares / xc;
     return scale;
 }
@@ -152,11 +166,14 @@ __device__ __forceinline__ void store_block(const int (&index)[kParts], float sc
     }
 }
 
-// All lanes of a warp call it: x are values j, j + 16, j + 32 and j + 48 of a block, j = lane % 16.
+// All lanes of the team's warps call it, once: x are values j, j + 16, j + 32 and j + 48 of a block, j = lane % 16.
 template <int bits> __device__ __forceinline__ void encode_block(const float (&x)[kParts], turbo_role role,
-                                                                 uint8_t * block, Partial & partial) {
+                                                                 uint8_t * block, Partial & partial, Team team = {}) {
     float unbiased;
-    const float scale = search_scale<bits>(x, unbiased, partial);
+    const float scale = search_scale<bits>(x, unbiased, partial, team);
+    if (team.own != 0) {
+        return;
+    }
     int index[kParts];
 #pragma unroll
     for (int p = 0; p < kParts; p++) {

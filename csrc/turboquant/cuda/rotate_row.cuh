@@ -12,10 +12,10 @@ template <int n_registers> __device__ __forceinline__ void transform(float (&v)[
     const int lane = threadIdx.x % kLanes;
 #pragma unroll
     for (int h = 1; h < kLanes; h *= 2) {
+        const float sign = (lane & h) == 0 ? 1.0f : -1.0f;
 #pragma unroll
-        for (int i = 0; i < n_registers; i++) {
-            const float other = __shfl_xor_sync(0xffffffffu, v[i], h);
-            v[i] = (lane & h) == 0 ? v[i] + other : other - v[i];
+        for (int i = 0; i < n_registers; i++) {  // a sum or a difference, rounded once
+            v[i] = __fmaf_rn(v[i], sign, __shfl_xor_sync(0xffffffffu, v[i], h));
         }
     }
 #pragma unroll

@@ -45,6 +45,10 @@ struct Task {
     int head_size, n_cells, n_rows, n_heads, n_kv_heads, n_batches, kv_batches, mask_batches;
     float scale, softcap;  // logits: scale * q.k, then softcap * tanh(. / softcap) unless it is 0
     bool mask_is_old;      // no kernel that may still run writes it
+    // The result is R x of each 64 values, R = D H D with the signs of D, [64], or null where all are positive
+    // (turboquant/cuda/kernels.cuh).
+    bool rotates;
+    const float * signs;  // constants
     // Of the result's rows, all heads of one together, as pmtp_place() says; or null. With one batch.
     PmtpQ8Block * quantised;
     int first_row, all_rows;  // in result and quantised; attend() sets them

@@ -1,4 +1,4 @@
-// Sums of chunks in fixed point: their order does not matter.
+// Sums of chunks in fixed point, whose order does not matter, and what is done with them.
 #pragma once
 
 #include "kernels/attention/cuda/attend.cuh"
@@ -21,6 +21,16 @@ __device__ __forceinline__ float inverse_of(long long fixed_sum, float sink, flo
     const float sum =
         __ll2float_rn(fixed_sum) * (1.0f / kWeightOne) + (sink != -INFINITY ? exp2f((sink - max) * kLog2E) : 0.0f);
     return sum > 0.0f ? 1.0f / sum : 0.0f;
+}
+
+// A step of the rotation of kSlice values: of the half of them that a warp's lanes have. The halves are then added and
+// subtracted.
+__device__ __forceinline__ float rotate_half(float x) {
+#pragma unroll
+    for (int h = 1; h < kWarp; h *= 2) {
+        x = __fmaf_rn(x, (threadIdx.x & h) == 0 ? 1.0f : -1.0f, __shfl_xor_sync(0xffffffffu, x, h));
+    }
+    return x;
 }
 
 // n of a column's values, in pairs.

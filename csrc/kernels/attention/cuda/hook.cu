@@ -1,8 +1,10 @@
 #include "kernels/attention/cuda/hook.cuh"
 
 #include "kernels/attention/cuda/attention.cuh"
+#include "kernels/cuda/head_fusion.cuh"
 #include "kernels/cuda/product_fusion.cuh"
 #include "kernels/enabled.h"
+#include "turboquant/turboquant.h"
 
 #include "ggml.h"
 
@@ -111,6 +113,14 @@ void pmtp_cuda_attention(const ggml_tensor * op, void * work, cudaStream_t strea
     Task task;
     if (task_of(op, task)) {
         const ggml_tensor * rows = pmtp_rows_of_attention(op);
+        if (const PmtpRotatedRows rotated = pmtp_rotated_rows_of(op); rotated.rows != nullptr) {
+            const ggml_tensor * matrix = rotated.rotation->src[0];
+            rows = rotated.rows;
+            task.result = (float *) rows->data;
+            task.rotates = true;
+            task.signs = rotated.rotation->op_params[TURBO_PARAM] != 0 ? (const float *) matrix->data : nullptr;
+            pmtp_mark_rotated(rotated.rotation);
+        }
         if (rows != nullptr && ggml_is_matrix(rows) && rows->ne[0] == op->ne[0] * op->ne[1] && task.n_batches == 1) {
             task.quantised = (PmtpQ8Block *) pmtp_rows_of(rows).data;
         }

@@ -20,7 +20,7 @@ constexpr int kFewBlocks = 64;
 template <int head_size> struct Geometry {
     // Of 64 values.
     static constexpr int kBlocks = head_size / 64;
-    static constexpr int kWarps = kBlocks > 4 ? kBlocks : 4;
+    static constexpr int kWarps = kBlocks >= 4 ? 8 : 4;
     static constexpr int kThreads = 32 * kWarps;
     // Four warps have 16 keys of a page each; twice as many have half of their values each.
     static constexpr int kKeySplits = kWarps / 4;

@@ -8,19 +8,41 @@
 namespace pmtp::attention::cuda {
 namespace {
 
-constexpr int kMergeWarps = 8, kMergeThreads = kMergeWarps * kWarp;
 // Dimensions of a lane.
 constexpr int kOwn = 8;
-// Lanes that have a chunk, and chunks that are read at once: each sum is taken over every kStep-th chunk.
-constexpr int kLanes = kSlice / kOwn, kStep = kMergeThreads / kLanes;
+// Lanes that have a chunk.
+constexpr int kLanes = kSlice / kOwn;
+// Warps of a block of threads: few, or many where there are more chunks than few warps read at once.
+constexpr int kFewWarps = 8, kManyWarps = 32;
+constexpr int kFewChunks = 2 * kFewWarps * kWarp / kLanes;
+
+// R x of the kSlice values that the threads of two warps have, in the order of turboquant/cuda/rotate_row.cuh. All threads
+// of the block call it.
+__device__ __forceinline__ float rotate(float x, float sign, float (&memory)[kSlice]) {
+    const int thread = (int) threadIdx.x;
+    x *= copysignf(0.125f, sign);
+    if (thread < kSlice) {
+        memory[thread] = rotate_half(x);
+    }
+    __syncthreads();
+    if (thread < kSlice) {
+        const float a = memory[thread % kWarp], b = memory[thread % kWarp + kWarp];
+        x = thread < kWarp ? a + b : a - b;
+    }
+    return sign < 0.0f ? -x : x;
+}
 
 // Block x has dimensions kSlice x ... of column y of unit z.
-__global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_constant__ Plan plan, void * work_memory) {
+template <int n_warps>
+__global__ __launch_bounds__(n_warps * kWarp) void merge_chunks(const __grid_constant__ Plan plan, void * work_memory) {
+    constexpr int kThreads = n_warps * kWarp;
+    // Chunks that are read at once: each sum is taken over every kStep-th chunk.
+    constexpr int kStep = kThreads / kLanes;
     extern __shared__ float weights[];  // [n_chunks]
     __shared__ BlockReducerMemory<float> reducer_memory;
     __shared__ BlockReducerMemory<long long> sum_memory;
-    __shared__ long long parts[kMergeWarps][kSlice];
-    __shared__ float invalid[kMergeWarps];
+    __shared__ long long parts[n_warps][kSlice];
+    __shared__ float invalid[n_warps], unrotated[kSlice];
     const Task & task = plan.task;
     const Work work(work_memory, plan);
     const int column = (int) blockIdx.y, unit = (int) blockIdx.z, thread = (int) threadIdx.x;
@@ -37,6 +59,7 @@ __global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_const
         return c < plan.n_chunks ? work.states[plan.state(unit, c, column)] : State{ -INFINITY, 0.0f };
     };
 
+    const float sign = task.signs != nullptr ? task.signs[thread % kSlice] : 1.0f;
     wait_for_previous();
     let_next_begin();
     const float sink = task.sinks != nullptr ? task.sinks[head] : -INFINITY;
@@ -44,13 +67,13 @@ __global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_const
     const uint4 first = own < plan.n_chunks ? values_of(own) : uint4{};
     const State first_state = state_of(thread);
     float max = fmaxf(sink, first_state.max);
-    for (int c = thread + kMergeThreads; c < plan.n_chunks; c += kMergeThreads) {
+    for (int c = thread + kThreads; c < plan.n_chunks; c += kThreads) {
         max = fmaxf(max, state_of(c).max);
     }
     max = reduce(max, Max());
     long long fixed_sum = 0;
-    for (int c = thread; c < plan.n_chunks; c += kMergeThreads) {
-        const State state = c < kMergeThreads ? first_state : state_of(c);
+    for (int c = thread; c < plan.n_chunks; c += kThreads) {
+        const State state = c < kThreads ? first_state : state_of(c);
         const float weight = weight_of(state, max);
         weights[c] = weight;
         fixed_sum += __float2ll_rn(weight * kWeightOne);
@@ -83,16 +106,23 @@ __global__ __launch_bounds__(kMergeThreads) void merge_chunks(const __grid_const
         }
     }
     __syncthreads();
+    float x = 0.0f;
     if (thread < kSlice) {
         long long total = 0;
         float poison = 0.0f;
 #pragma unroll
-        for (int i = 0; i < kMergeWarps; i++) {
+        for (int i = 0; i < n_warps; i++) {
             total += parts[i][thread];
             poison += invalid[i];
         }
+        x = __ll2float_rn(total) * (1.0f / kValueOne) + poison;
+    }
+    if (task.rotates) {
+        x = rotate(x, sign, unrotated);
+    }
+    if (thread < kSlice) {
         const int n = task.n_heads * task.head_size, in_row = head * task.head_size + blockIdx.x * kSlice + thread;
-        const float out[1] = { __ll2float_rn(total) * (1.0f / kValueOne) + poison };
+        const float out[1] = { x };
         task.result[((size_t) batch * task.all_rows + task.first_row + row) * n + in_row] = out[0];
         if (task.quantised != nullptr) {
             pmtp_quantise(out, pmtp_place(task.quantised, n, task.all_rows, task.first_row + row, in_row / 32));
@@ -173,7 +203,9 @@ void attend(const Task & task, void * work, cudaStream_t stream) {
                 return;
             }
             const dim3 grid(size / kSlice, (unsigned) plan.columns, (unsigned) plan.n_units);
-            launch_early(merge_chunks, grid, kMergeThreads, stream, plan.n_chunks * sizeof(float), plan, work);
+            const bool few = plan.n_chunks <= kFewChunks;
+            launch_early(few ? merge_chunks<kFewWarps> : merge_chunks<kManyWarps>, grid,
+                         (few ? kFewWarps : kManyWarps) * kWarp, stream, plan.n_chunks * sizeof(float), plan, work);
         });
     }
 }

@@ -24,6 +24,8 @@ __global__ __launch_bounds__(kColumnsOfBlock * kWarp) void merge_rows(const __gr
     const int lane = (int) threadIdx.x % kWarp, warp = (int) threadIdx.x / kWarp;
     const int column = (int) blockIdx.x * kColumnsOfBlock + warp, unit = (int) blockIdx.y;
     auto * seen = (Seen *) memory + warp * max(plan.n_chunks, head_size / 2);
+    const bool has_signs = task.signs != nullptr;
+    const float signs[2] = { has_signs ? task.signs[lane] : 1.0f, has_signs ? task.signs[lane + kWarp] : 1.0f };
     wait_for_previous();
     let_next_begin();
     if (column >= plan.columns) {
@@ -88,14 +90,24 @@ __global__ __launch_bounds__(kColumnsOfBlock * kWarp) void merge_rows(const __gr
     __syncwarp();
     const int n = task.n_heads * head_size;
     float * result = task.result + ((size_t) batch * task.all_rows + task.first_row + row) * n;
-#pragma unroll
-    for (int i = 0; i < kOwn; i++) {
+    const auto put = [&](int i, float x) {
         const int in_row = head * head_size + i * kWarp + lane;
-        const float out[1] = { values[i * kWarp + lane] };
-        result[in_row] = out[0];
+        const float out[1] = { x };
+        result[in_row] = x;
         if (task.quantised != nullptr) {
             pmtp_quantise(out, pmtp_place(task.quantised, n, task.all_rows, task.first_row + row, in_row / 32));
         }
+    };
+#pragma unroll
+    for (int i = 0; i < kOwn; i += 2) {
+        float a = values[i * kWarp + lane], b = values[(i + 1) * kWarp + lane];
+        if (task.rotates) {
+            const float ra = rotate_half(a * copysignf(0.125f, signs[0])), rb = rotate_half(b * copysignf(0.125f, signs[1]));
+            a = signs[0] < 0.0f ? -(ra + rb) : ra + rb;
+            b = signs[1] < 0.0f ? -(ra - rb) : ra - rb;
+        }
+        put(i, a);
+        put(i + 1, b);
     }
 }
 

@@ -63,6 +63,12 @@ const ggml_tensor * pmtp_rows_of_attention(const ggml_tensor * op) {
     return found != active->rows_of_attention.end() ? found->second : nullptr;
 }
 
+const ggml_cgraph * pmtp_graph_of_shared() { return active != nullptr ? active->graph : nullptr; }
+
+void pmtp_mark_rotated(const ggml_tensor * rotation) { active->rotated.insert(rotation); }
+
+bool pmtp_is_rotated(const ggml_tensor * rotation) { return active != nullptr && active->rotated.count(rotation) > 0; }
+
 PmtpSharedRows pmtp_shared_rows(const ggml_tensor * x, size_t n_bytes) {
     return pmtp_is_tiled(ggml_nrows(x)) ? PmtpSharedRows{ nullptr, false } : pmtp_shared_rows_or_tiles(x, n_bytes);
 }

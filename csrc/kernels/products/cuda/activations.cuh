@@ -37,10 +37,14 @@ class PmtpSharedActivations {
     friend bool pmtp_shares_activations(const ggml_cgraph * graph);
     friend bool pmtp_is_multiplied(const ggml_tensor * x);
     friend const ggml_tensor * pmtp_rows_of_attention(const ggml_tensor * op);
+    friend void pmtp_mark_rotated(const ggml_tensor * rotation);
+    friend bool pmtp_is_rotated(const ggml_tensor * rotation);
+    friend const ggml_cgraph * pmtp_graph_of_shared();
 
     const ggml_cgraph * graph;
     std::unordered_set<const ggml_tensor *> multiplied;
     std::unordered_map<const ggml_tensor *, const ggml_tensor *> rows_of_attention;
+    std::unordered_set<const ggml_tensor *> rotated;
     size_t n_bytes = 0;
     size_t n_order_bytes = 0;
     char * data = nullptr;
@@ -64,6 +68,11 @@ const ggml_tensor * pmtp_rows_of_experts(const ggml_tensor * x);
 
 // What a product takes of an attention: its rows, all heads of one together; or null.
 const ggml_tensor * pmtp_rows_of_attention(const ggml_tensor * op);
+
+// The graph, or null; and which of its rotations the attention in front of them has done.
+const ggml_cgraph * pmtp_graph_of_shared();
+void pmtp_mark_rotated(const ggml_tensor * rotation);
+bool pmtp_is_rotated(const ggml_tensor * rotation);
 
 // Where x, quantised to n_bytes, is or belongs; null if no product asks for it. The caller writes it if it is not
 // there. pmtp_shared_rows(): few rows, as ggml-cuda has them; null if x has more.

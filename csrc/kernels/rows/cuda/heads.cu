@@ -24,11 +24,21 @@ __host__ __device__ bool is_quantised(CellType type) { return type != CellType::
 
 // Registers of a lane that a warp writes of a quantised head, which as many warps share: what is quantised together.
 constexpr int kSlice = TURBO_BLOCK / kWarp;
+// Up to so many rows, whose blocks do not fill the device, a thread block searches for the scale of one TURBO_BLOCK.
+constexpr int kFewRows = 16;
 
-// Warps that share a head.
+// A head's slices, each of which has a team of warps.
 __host__ __device__ int slices_of(const Heads & heads, int n) {
     return heads.cells.data != nullptr && is_quantised(heads.cells.type) ? n / TURBO_BLOCK : 1;
 }
+__host__ __device__ int team_of(const Heads & heads, int n_rows) {
+    return heads.cells.data != nullptr && is_turbo(heads.cells.type) && n_rows <= kFewRows ? kWarps : 1;
+}
+
+__host__ __device__ int warps_of(const Heads & heads, int n, int n_rows) {
+    return n_rows * heads.n_heads * slices_of(heads, n) * team_of(heads, n_rows);
+}
+__host__ __device__ int blocks_of(int64_t n_warps) { return (int) ((n_warps + kWarps - 1) / kWarps); }
 
 // The angle without its whole turns, of which __sinf and __cosf lose half of the bits.
 __device__ __forceinline__ float within_one_turn(float angle) {
@@ -93,7 +103,7 @@ __device__ __forceinline__ void write_q4_0(float x, uint8_t * block) {
 }
 
 __device__ __forceinline__ void write_turbo(const float (&v)[kSlice], const CellRows & cells, char * cell, int block,
-                                            pmtp::turboquant::Partial & partial) {
+                                            pmtp::turboquant::Partial & partial, pmtp::turboquant::Team team) {
     namespace tq = pmtp::turboquant;
     float x[tq::kParts];
 #pragma unroll
@@ -102,7 +112,8 @@ __device__ __forceinline__ void write_turbo(const float (&v)[kSlice], const Cell
     }
     const auto write = [&](auto bits) {
         constexpr int b = decltype(bits)::value;
-        tq::encode_block<b>(x, cells.role, (uint8_t *) cell + (size_t) block * tq::kBlockBytes<b>, partial);
+        tq::encode_block<b>(x, cells.role, (uint8_t *) cell + (size_t) block * tq::kBlockBytes<b>, partial,
+                            team);
     };
     switch (cells.type) {
         case CellType::turbo4: write(std::integral_constant<int, 4>()); break;
@@ -117,23 +128,25 @@ template <int n> __global__ void __launch_bounds__(kWarps * kWarp) finish_heads(
     __shared__ pmtp::turboquant::Partial partial[kWarps];
     const int lane = threadIdx.x % kWarp;
 
-    int task = blockIdx.x * kWarps + threadIdx.x / kWarp;
+    int block = blockIdx.x;
     int kind = 0;
-    while (kind < op.n_kinds && task >= op.n_rows * op.kinds[kind].n_heads * slices_of(op.kinds[kind], n)) {
-        task -= op.n_rows * op.kinds[kind].n_heads * slices_of(op.kinds[kind], n);
-        kind++;
+    for (; block >= blocks_of(warps_of(op.kinds[kind], n, op.n_rows)); kind++) {
+        block -= blocks_of(warps_of(op.kinds[kind], n, op.n_rows));
     }
-    if (kind == op.n_kinds) {
+    const Heads & heads = op.kinds[kind];
+    int task = block * kWarps + threadIdx.x / kWarp;
+    if (task >= warps_of(heads, n, op.n_rows)) {
         wait_for_previous();
         let_next_begin();
         return;
     }
-    const Heads & heads = op.kinds[kind];
     const int n_slices = slices_of(heads, n);
+    const pmtp::turboquant::Team team{ team_of(heads, op.n_rows), task % team_of(heads, op.n_rows) };
+    task /= team.n_warps;
     const int slice = task % n_slices;
     const int head = task / n_slices % heads.n_heads;
     const int row = task / n_slices / heads.n_heads;
-    float frequency[kPairs], weight[kRegisters];
+    float frequency[kPairs], weight[kRegisters], sign[kRegisters];
     if (heads.turns) {
 #pragma unroll
         for (int i = 0; i < kPairs; i++) {
@@ -147,11 +160,14 @@ template <int n> __global__ void __launch_bounds__(kWarps * kWarp) finish_heads(
             weight[i] = heads.weight[i * kWarp + lane];
         }
     }
+    if (heads.rotation != 0) {
+        load_signs(sign, heads.signs, heads.rotation);
+    }
     wait_for_previous();
     let_next_begin();
 
     const float * x = heads.x + ((size_t) row * heads.n_heads + head) * n;
-    float v[kRegisters], sign[kRegisters];
+    float v[kRegisters];
 #pragma unroll
     for (int i = 0; i < kRegisters; i++) {
         v[i] = x[i * kWarp + lane];
@@ -161,9 +177,6 @@ template <int n> __global__ void __launch_bounds__(kWarps * kWarp) finish_heads(
     const int64_t number = cells.data == nullptr ? 0
                            : cells.wide          ? ((const int64_t *) cells.numbers)[row]
                                                  : ((const int32_t *) cells.numbers)[row];
-    if (heads.rotation != 0) {
-        load_signs(sign, heads.signs, heads.rotation);
-    }
     if (heads.norms) {
         float sum = 0.0f;
 #pragma unroll
@@ -225,7 +238,7 @@ template <int n> __global__ void __launch_bounds__(kWarps * kWarp) finish_heads(
         }
     }
     if (is_turbo(cells.type)) {
-        write_turbo(own, cells, cell, head * n_slices + slice, partial[threadIdx.x / kWarp]);
+        write_turbo(own, cells, cell, head * n_slices + slice, partial[threadIdx.x / kWarp - team.own], team);
         return;
     }
 #pragma unroll
@@ -268,20 +281,18 @@ template <int n_registers> __global__ void __launch_bounds__(kWarps * kWarp)
     }
 }
 
-int blocks_of(int64_t n_warps) { return (int) ((n_warps + kWarps - 1) / kWarps); }
-
 }  // namespace
 
 void pmtp_cuda_finish_heads(const HeadsOp & op, int n, cudaStream_t stream) {
-    int64_t n_warps = 0;
+    int n_blocks = 0;
     for (int i = 0; i < op.n_kinds; i++) {
-        n_warps += (int64_t) op.n_rows * op.kinds[i].n_heads * slices_of(op.kinds[i], n);
+        n_blocks += blocks_of(warps_of(op.kinds[i], n, op.n_rows));
     }
     const auto kernel = n == 64    ? finish_heads<64>
                         : n == 128 ? finish_heads<128>
                         : n == 256 ? finish_heads<256>
                                    : finish_heads<512>;
-    launch_early(kernel, blocks_of(n_warps), kWarps * kWarp, stream, 0, op);
+    launch_early(kernel, n_blocks, kWarps * kWarp, stream, 0, op);
 }
 
 void pmtp_cuda_rotate_rows(const float * x, const float * signs, int rotation, float * y, PmtpQ8Block * quantised,

@@ -30,7 +30,7 @@ struct Heads {
     const float * weight = nullptr;  // [n], or null: times it
     bool turns = false;              // by position
     int rotation = 0;                // values that are rotated together, 64 to n; 0: none
-    const float * signs = nullptr;   // [rotation], or null: of R = D H D, see turboquant/cuda/kernels.cuh
+    const float * signs = nullptr;   // [rotation], or null: of R = D H D, see turboquant/cuda/kernels.cuh; constants
     float * out = nullptr;           // may be x; or
     CellRows cells;
 };
