@@ -185,10 +185,20 @@ template <int head_size, int tiles> class Chunk {
             for (int n = 0; n < tiles; n++) {
                 const auto * columns = (const uint4 *) (q + n * kTileColumns * plan_.q_pitch + b * 128);
                 const uint4 c = columns[0], d = columns[1];
-                multiply(sums[n], x[0], y[0], x[1], y[1], c.x, c.y);
-                multiply(sums[n], x[2], y[2], x[3], y[3], c.z, c.w);
-                multiply(sums[n], x[4], y[4], x[5], y[5], d.x, d.y);
-                multiply(sums[n], x[6], y[6], x[7], y[7], d.z, d.w);
+                float unscaled[4] = {};
+                float(&sum)[4] = F::kOneScale ? unscaled : sums[n];
+                multiply(sum, x[0], y[0], x[1], y[1], c.x, c.y);
+                multiply(sum, x[2], y[2], x[3], y[3], c.z, c.w);
+                multiply(sum, x[4], y[4], x[5], y[5], d.x, d.y);
+                multiply(sum, x[6], y[6], x[7], y[7], d.z, d.w);
+                if constexpr (F::kOneScale) {
+                    const float of_x = __low2float(scale_of(k + b * F::kBytes)),
+                                of_y = __low2float(scale_of(k + 8 * plan_.k.pitch + b * F::kBytes));
+                    sums[n][0] = fmaf(of_x, unscaled[0], sums[n][0]);
+                    sums[n][1] = fmaf(of_x, unscaled[1], sums[n][1]);
+                    sums[n][2] = fmaf(of_y, unscaled[2], sums[n][2]);
+                    sums[n][3] = fmaf(of_y, unscaled[3], sums[n][3]);
+                }
             }
         }
         float * scores = at<float>(plan_.scores_at) + (split * kColumns + 2 * t) * kScorePitch + first + g;
@@ -291,7 +301,11 @@ template <int head_size, int tiles> class Chunk {
 #pragma unroll
             for (int n = 0; n < tiles; n++) {
                 const auto * w = (const uint32_t *) (weights + n * kTileColumns * kWeightPitch + i * 16);
-                const uint32_t b0 = w[0], b1 = w[4];
+                uint32_t b0 = w[0], b1 = w[4];
+                if constexpr (F::kOneScale) {
+                    b0 = times(b0, scales_of(cell, cell + plan_.v.pitch));
+                    b1 = times(b1, scales_of(cell + 8 * plan_.v.pitch, cell + 9 * plan_.v.pitch));
+                }
 #pragma unroll
                 for (int m = 0; m < 4; m++) {
                     multiply(values_[n][m], x[2 * m], x[2 * m + 1], y[2 * m], y[2 * m + 1], b0, b1);

@@ -7,6 +7,7 @@
 //   values(a, b, g, out) 8 dimensions of two cells, paired by dimension: those that lane g of 8 has of four 16-wide
 //                        tiles
 //   dim(g, run)          the dimension of the lane's first (run 0) and fifth (run 1); three follow each
+//   kOneScale            whether keys() and values() leave out the block's scale, which it begins with
 #pragma once
 
 #include "turboquant/codebook.h"
@@ -41,6 +42,7 @@ __device__ __forceinline__ half2 scales_of(const char * a, const char * b) {
 }
 
 struct F16 {
+    static constexpr bool kOneScale = false;
     static constexpr int kBytes = 128;
     static __device__ constexpr int place(int q, int i) { return 4 * q + i; }
     static __device__ __forceinline__ int dim(int g, int run) { return 8 * g + 4 * run; }
@@ -99,6 +101,7 @@ __device__ __forceinline__ uint32_t less(uint32_t x, float by) {
 
 // Blocks of 32 values: a scale and 32 signed bytes.
 struct Q8_0 {
+    static constexpr bool kOneScale = false;
     static constexpr int kBytes = 68, kBlock = 34;
     static __device__ constexpr int place(int q, int i) { return 4 * q + i; }
     static __device__ __forceinline__ int dim(int g, int run) { return 8 * g + 4 * run; }
@@ -129,6 +132,7 @@ struct Q8_0 {
 
 // Blocks of 32 values: a scale and 16 bytes, value i in the low half of byte i and i + 16 in the high half, plus 8.
 struct Q4_0 {
+    static constexpr bool kOneScale = false;
     static constexpr int kBytes = 36, kBlock = 18;
     static __device__ constexpr int place(int q, int i) { return 4 * q + (i == 1 ? 2 : i == 2 ? 1 : i); }
     static __device__ __forceinline__ int dim(int g, int run) { return 32 * (g / 4) + 16 * run + 4 * (g % 4); }
@@ -208,6 +212,7 @@ template <int bits> __device__ __forceinline__ void look_up(uint32_t indices, ui
 }
 
 struct Turbo4 {
+    static constexpr bool kOneScale = true;
     static constexpr int kBytes = sizeof(block_turbo4);
     static __device__ constexpr int place(int q, int i) { return 8 * (q % 2) + 2 * i + q / 2; }
     static __device__ __forceinline__ int dim(int g, int run) { return 32 * run + 4 * g; }
@@ -227,28 +232,26 @@ struct Turbo4 {
     };
 
     static __device__ __forceinline__ void keys(const char * block, int t, uint32_t (&out)[8]) {
-        const half2 scale = scale_of(block);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const Levels levels(word(block + 2 + 16 * h + 4 * t));
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                out[4 * h + 2 * i] = times(bytes_of(levels.low[i], levels.high[i], 0x5140), scale);
-                out[4 * h + 2 * i + 1] = times(bytes_of(levels.low[i], levels.high[i], 0x7362), scale);
+                out[4 * h + 2 * i] = bytes_of(levels.low[i], levels.high[i], 0x5140);
+                out[4 * h + 2 * i + 1] = bytes_of(levels.low[i], levels.high[i], 0x7362);
             }
         }
     }
 
     static __device__ __forceinline__ void values(const char * a, const char * b, int g, uint32_t (&out)[8]) {
-        const half2 scales = scales_of(a, b);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const int from = 2 + 4 * g + 2 * h;
             const Levels levels(bytes_of(half_word(a + from), half_word(b + from), 0x5140));
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                out[2 * h + i] = times(bytes_of(levels.low[i], levels.high[i], 0x6240), scales);
-                out[4 + 2 * h + i] = times(bytes_of(levels.low[i], levels.high[i], 0x7351), scales);
+                out[2 * h + i] = bytes_of(levels.low[i], levels.high[i], 0x6240);
+                out[4 + 2 * h + i] = bytes_of(levels.low[i], levels.high[i], 0x7351);
             }
         }
     }
@@ -256,6 +259,7 @@ struct Turbo4 {
 
 // Two or three bits an index, in planes.
 template <int bits> struct Planes {
+    static constexpr bool kOneScale = true;
     static constexpr int kBytes = bits == 3 ? sizeof(block_turbo3) : sizeof(block_turbo2);
     static constexpr int kHighBits = 18;
     static __device__ constexpr int place(int q, int i) { return 8 * (q % 2) + 2 * i + q / 2; }
@@ -267,7 +271,6 @@ template <int bits> struct Planes {
     }
 
     static __device__ __forceinline__ void keys(const char * block, int t, uint32_t (&out)[8]) {
-        const half2 scale = scale_of(block);
         const uint32_t x = word(block + 2 + 4 * t);
 #pragma unroll
         for (int h = 0; h < 2; h++) {  // values 16 apart
@@ -280,14 +283,13 @@ template <int bits> struct Planes {
             for (int i = 0; i < 2; i++) {
                 uint32_t low, upper;
                 look_up<bits>(indices >> 16 * i, low, upper);
-                out[4 * h + 2 * i] = times(bytes_of(low, upper, 0x5140), scale);
-                out[4 * h + 2 * i + 1] = times(bytes_of(low, upper, 0x7362), scale);
+                out[4 * h + 2 * i] = bytes_of(low, upper, 0x5140);
+                out[4 * h + 2 * i + 1] = bytes_of(low, upper, 0x7362);
             }
         }
     }
 
     static __device__ __forceinline__ void values(const char * a, const char * b, int g, uint32_t (&out)[8]) {
-        const half2 scales = scales_of(a, b);
         const uint32_t high_a = bits == 3 ? byte(a + kHighBits + g) : 0,
                        high_b = bits == 3 ? byte(b + kHighBits + g) : 0;
         const int shift = 2 * (g / 2);
@@ -302,8 +304,8 @@ template <int bits> struct Planes {
             for (int i = 0; i < 2; i++) {
                 uint32_t low, upper;
                 look_up<bits>(indices >> 16 * i, low, upper);
-                out[4 * h + 2 * i] = times(bytes_of(low, upper, 0x5140), scales);
-                out[4 * h + 2 * i + 1] = times(bytes_of(low, upper, 0x7362), scales);
+                out[4 * h + 2 * i] = bytes_of(low, upper, 0x5140);
+                out[4 * h + 2 * i + 1] = bytes_of(low, upper, 0x7362);
             }
         }
     }

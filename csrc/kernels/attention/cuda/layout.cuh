@@ -44,7 +44,7 @@ struct Rows {
         const auto offsets = (uint64_t) (uintptr_t) cells.data | (uint64_t) cells.cell_stride |
                              (uint64_t) cells.head_stride | (uint64_t) cells.batch_stride | (uint64_t) n_bytes;
         copy_bytes = offsets % 16 == 0 ? 16 : offsets % 8 == 0 ? 8 : offsets % 4 == 0 ? 4 : 2;
-        lanes_log2 = n_bytes <= 8 * copy_bytes ? 3 : n_bytes <= 16 * copy_bytes ? 4 : 5;
+        lanes_log2 = n_bytes <= 8 * copy_bytes ? 3 : n_bytes <= 24 * copy_bytes ? 4 : 5;
     }
 
     // Rows begin 16 bytes further than a multiple of 32 apart, so that a warp's reads are free of conflicts.

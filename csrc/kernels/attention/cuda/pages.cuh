@@ -26,6 +26,21 @@ template <int n_bytes> __device__ __forceinline__ void copy(char * to, const cha
     }
 }
 
+template <int n_bytes> __device__ __forceinline__ void copy_all(char * to, const char * from) {
+    if constexpr (n_bytes == 2) {
+        *(uint16_t *) to = *(const uint16_t *) from;
+    } else {
+#if __CUDA_ARCH__ >= 800
+        const auto at = (uint32_t) __cvta_generic_to_shared(to);
+        if constexpr (n_bytes == 16) {
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from));
+        } else {
+            asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(n_bytes));
+        }
+#endif
+    }
+}
+
 __device__ __forceinline__ void end_group() {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.commit_group;");
@@ -47,6 +62,21 @@ template <int n_threads, int n_bytes> __device__ __forceinline__ void copy_page(
     const int at = ((int) threadIdx.x & ((1 << rows.lanes_log2) - 1)) * n_bytes;
     const char * from = cells + first * stride + at;
     to += first * rows.pitch + at;
+    if (n_there >= kPage && rows.n_bytes <= (2 * n_bytes << rows.lanes_log2)) {  // up to two copies a lane and row
+        const int64_t step_from = step * stride;
+        const int step_to = step * rows.pitch, second = n_bytes << rows.lanes_log2;
+        const bool has_first = at < rows.n_bytes, has_second = at + second < rows.n_bytes;
+#pragma unroll 4
+        for (int cell = first; cell < kPage; cell += step, from += step_from, to += step_to) {
+            if (has_first) {
+                copy_all<n_bytes>(to, from);
+            }
+            if (has_second) {
+                copy_all<n_bytes>(to + second, from + second);
+            }
+        }
+        return;
+    }
 #pragma unroll 2
     for (int cell = first; cell < kPage; cell += step, from += step * stride, to += step * rows.pitch) {
         for (int i = 0; i < rows.n_bytes - at; i += n_bytes << rows.lanes_log2) {

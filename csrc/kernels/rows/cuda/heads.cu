@@ -1,4 +1,4 @@
-// A warp to a head: value 32 i + lane is register i of a lane. Compiled like turboquant/cuda, whose bytes it writes.
+// Compiled like turboquant/cuda, whose bytes it writes.
 #include "kernels/rows/cuda/heads.cuh"
 
 #include "kernels/cuda/launch.cuh"
@@ -13,32 +13,34 @@ namespace {
 
 using pmtp::kWarp;
 
-// Warps of a thread block.
+// Warps of a thread block that rotates rows.
 constexpr int kWarps = 4;
 
 __host__ __device__ bool is_turbo(CellType type) {
     return type == CellType::turbo4 || type == CellType::turbo3 || type == CellType::turbo2;
 }
 
-__host__ __device__ bool is_quantised(CellType type) { return type != CellType::f16 && type != CellType::bf16; }
+// How threads have heads of n values: as many warps a head as it has blocks of 64, and a lane two of the values, the
+// second half a head further on. So little of the kernel's code runs once, which takes as long to come as to run.
+template <int n> struct Layout {
+    static constexpr int kWarps = n / TURBO_BLOCK;
+    static constexpr int kHeads = kWarps < 4 ? 4 / kWarps : 1;  // of a thread block
+    static constexpr int kThreads = kHeads * kWarps * kWarp;
+};
 
-// Registers of a lane that a warp writes of a quantised head, which as many warps share: what is quantised together.
-constexpr int kSlice = TURBO_BLOCK / kWarp;
-// Up to so many rows, whose blocks do not fill the device, a thread block searches for the scale of one TURBO_BLOCK.
+// Up to so many rows, which do not fill the device, all warps of a head search for the scale of one block of 64, and
+// each block has such warps.
 constexpr int kFewRows = 16;
 
-// A head's slices, each of which has a team of warps.
-__host__ __device__ int slices_of(const Heads & heads, int n) {
-    return heads.cells.data != nullptr && is_quantised(heads.cells.type) ? n / TURBO_BLOCK : 1;
-}
-__host__ __device__ int team_of(const Heads & heads, int n_rows) {
-    return heads.cells.data != nullptr && is_turbo(heads.cells.type) && n_rows <= kFewRows ? kWarps : 1;
+template <int n> __host__ __device__ bool is_shared(const Heads & heads, int n_rows) {
+    return Layout<n>::kHeads == 1 && heads.cells.data != nullptr && is_turbo(heads.cells.type) && n_rows <= kFewRows;
 }
 
-__host__ __device__ int warps_of(const Heads & heads, int n, int n_rows) {
-    return n_rows * heads.n_heads * slices_of(heads, n) * team_of(heads, n_rows);
+template <int n> __host__ __device__ int blocks_of(const Heads & heads, int n_rows) {
+    using L = Layout<n>;
+    const int n_heads = n_rows * heads.n_heads;
+    return is_shared<n>(heads, n_rows) ? n_heads * L::kWarps : (n_heads + L::kHeads - 1) / L::kHeads;
 }
-__host__ __device__ int blocks_of(int64_t n_warps) { return (int) ((n_warps + kWarps - 1) / kWarps); }
 
 // The angle without its whole turns, of which __sinf and __cosf lose half of the bits.
 __device__ __forceinline__ float within_one_turn(float angle) {
@@ -46,30 +48,6 @@ __device__ __forceinline__ float within_one_turn(float angle) {
     constexpr float kRest = 1.9353071795864769e-3f;
     const float turns = rintf(angle * 0.15915494309189535f);
     return __fmaf_rn(turns, -kRest, __fmaf_rn(turns, -kTurn, angle));
-}
-
-// y = R x of each `size` values.
-template <int n_registers>
-__device__ __forceinline__ void rotate(float (&v)[n_registers], int size, const float (&sign)[n_registers]) {
-    const float scale = 1.0f / sqrtf((float) size);
-#pragma unroll
-    for (int i = 0; i < n_registers; i++) {
-        v[i] *= copysignf(scale, sign[i]);
-    }
-    pmtp::turboquant::transform(v, size);
-#pragma unroll
-    for (int i = 0; i < n_registers; i++) {
-        v[i] = sign[i] < 0 ? -v[i] : v[i];
-    }
-}
-
-// Of this lane's values; without signs all are positive.
-template <int n_registers>
-__device__ __forceinline__ void load_signs(float (&sign)[n_registers], const float * signs, int size) {
-#pragma unroll
-    for (int i = 0; i < n_registers; i++) {
-        sign[i] = signs != nullptr ? signs[(i * kWarp + threadIdx.x % kWarp) % size] : 1.0f;
-    }
 }
 
 // The block of 32 values that the lanes have, with the arithmetic of ggml's reference.
@@ -102,18 +80,18 @@ __device__ __forceinline__ void write_q4_0(float x, uint8_t * block) {
     }
 }
 
-__device__ __forceinline__ void write_turbo(const float (&v)[kSlice], const CellRows & cells, char * cell, int block,
+// The block of 64 values that lie at x.
+__device__ __forceinline__ void write_turbo(const float * x, const CellRows & cells, char * cell, int block,
                                             pmtp::turboquant::Partial & partial, pmtp::turboquant::Team team) {
     namespace tq = pmtp::turboquant;
-    float x[tq::kParts];
+    float parts[tq::kParts];
 #pragma unroll
     for (int p = 0; p < tq::kParts; p++) {
-        x[p] = __shfl_sync(0xffffffffu, v[p / 2], threadIdx.x % tq::kLanes + p % 2 * tq::kLanes);
+        parts[p] = x[p * tq::kLanes + threadIdx.x % tq::kLanes];
     }
     const auto write = [&](auto bits) {
         constexpr int b = decltype(bits)::value;
-        tq::encode_block<b>(x, cells.role, (uint8_t *) cell + (size_t) block * tq::kBlockBytes<b>, partial,
-                            team);
+        tq::encode_block<b>(parts, cells.role, (uint8_t *) cell + (size_t) block * tq::kBlockBytes<b>, partial, team);
     };
     switch (cells.type) {
         case CellType::turbo4: write(std::integral_constant<int, 4>()); break;
@@ -122,133 +100,196 @@ __device__ __forceinline__ void write_turbo(const float (&v)[kSlice], const Cell
     }
 }
 
-template <int n> __global__ void __launch_bounds__(kWarps * kWarp) finish_heads(const __grid_constant__ HeadsOp op) {
-    constexpr int kRegisters = n / kWarp;
-    constexpr int kPairs = kRegisters / 2;
-    __shared__ pmtp::turboquant::Partial partial[kWarps];
-    const int lane = threadIdx.x % kWarp;
+// A block of threads at its heads: warp `warp` of a head has values 32 warp + lane of its halves.
+template <int n> class HeadValues {
+    using L = Layout<n>;
+
+  public:
+    struct Memory {
+        float sums[L::kHeads][L::kWarps];
+        float values[2][L::kHeads][n];
+    };
+
+    __device__ explicit HeadValues(Memory & memory)
+        : memory_(memory),
+          head_((int) threadIdx.x / kWarp / L::kWarps),
+          warp_((int) threadIdx.x / kWarp % L::kWarps),
+          first_(warp_ * kWarp + (int) threadIdx.x % kWarp) {}
+
+    __device__ int warp() const { return warp_; }
+    // Of a lane's values, in the head.
+    __device__ int at(int i) const { return first_ + i * (n / 2); }
+
+    // The block's warps, which have heads of one kind, call these together.
+    __device__ float sum(float x) {
+        x = pmtp::reduce_lanes<kWarp>(x, pmtp::Sum());
+        if constexpr (L::kWarps > 1) {
+            if (threadIdx.x % kWarp == 0) {
+                memory_.sums[head_][warp_] = x;
+            }
+            __syncthreads();
+            x = 0.0f;
+#pragma unroll
+            for (int w = 0; w < L::kWarps; w++) {
+                x += memory_.sums[head_][w];
+            }
+        }
+        return x;
+    }
+
+    // y = R x of each `size` values, with the sums of turboquant/cuda/rotate_row.cuh in its order.
+    __device__ void rotate(float (&v)[2], int size, const float (&sign)[2]) {
+        const float scale = 1.0f / sqrtf((float) size);
+        v[0] *= copysignf(scale, sign[0]);
+        v[1] *= copysignf(scale, sign[1]);
+#pragma unroll
+        for (int h = 1; h < kWarp; h *= 2) {
+            const float factor = (first_ & h) == 0 ? 1.0f : -1.0f;
+            v[0] = __fmaf_rn(v[0], factor, __shfl_xor_sync(0xffffffffu, v[0], h));
+            v[1] = __fmaf_rn(v[1], factor, __shfl_xor_sync(0xffffffffu, v[1], h));
+        }
+#pragma unroll 1
+        for (int h = kWarp; h < n / 2 && h < size; h *= 2) {
+            const float factor = (first_ & h) == 0 ? 1.0f : -1.0f;
+            const float * others = share(v);
+            v[0] = __fmaf_rn(v[0], factor, others[at(0) ^ h]);
+            v[1] = __fmaf_rn(v[1], factor, others[at(1) ^ h]);
+        }
+        if (size == n) {
+            const float a = v[0], b = v[1];
+            v[0] = a + b;
+            v[1] = a - b;
+        }
+        v[0] = sign[0] < 0 ? -v[0] : v[0];
+        v[1] = sign[1] < 0 ? -v[1] : v[1];
+    }
+
+    // All of the head's values, until the call after the next.
+    __device__ const float * share(const float (&v)[2]) {
+        float * all = memory_.values[turn_][head_];
+        turn_ = 1 - turn_;
+        all[at(0)] = v[0];
+        all[at(1)] = v[1];
+        if constexpr (L::kWarps > 1) {
+            __syncthreads();
+        } else {
+            __syncwarp();
+        }
+        return all;
+    }
+
+  private:
+    Memory & memory_;
+    const int head_, warp_, first_;
+    int turn_ = 0;
+};
+
+template <int n>
+__global__ void __launch_bounds__(Layout<n>::kThreads) finish_heads(const __grid_constant__ HeadsOp op) {
+    using L = Layout<n>;
+    __shared__ typename HeadValues<n>::Memory memory;
+    __shared__ pmtp::turboquant::Partial partial[L::kThreads / kWarp];
+    HeadValues<n> all(memory);
 
     int block = blockIdx.x;
     int kind = 0;
-    for (; block >= blocks_of(warps_of(op.kinds[kind], n, op.n_rows)); kind++) {
-        block -= blocks_of(warps_of(op.kinds[kind], n, op.n_rows));
+    for (; block >= blocks_of<n>(op.kinds[kind], op.n_rows); kind++) {
+        block -= blocks_of<n>(op.kinds[kind], op.n_rows);
     }
     const Heads & heads = op.kinds[kind];
-    int task = block * kWarps + threadIdx.x / kWarp;
-    if (task >= warps_of(heads, n, op.n_rows)) {
-        wait_for_previous();
-        let_next_begin();
-        return;
-    }
-    const int n_slices = slices_of(heads, n);
-    const pmtp::turboquant::Team team{ team_of(heads, op.n_rows), task % team_of(heads, op.n_rows) };
-    task /= team.n_warps;
-    const int slice = task % n_slices;
-    const int head = task / n_slices % heads.n_heads;
-    const int row = task / n_slices / heads.n_heads;
-    float frequency[kPairs], weight[kRegisters], sign[kRegisters];
+    const bool shared = is_shared<n>(heads, op.n_rows);
+    const int task = shared ? block / L::kWarps : block * L::kHeads + (int) threadIdx.x / kWarp / L::kWarps;
+    const bool is_task = task < op.n_rows * heads.n_heads;  // else the warps do nothing that is seen
+    const int row = is_task ? task / heads.n_heads : 0;
+    const int head = is_task ? task % heads.n_heads : 0;
+    float frequency = 0.0f, weight[2] = { 1.0f, 1.0f }, sign[2] = { 1.0f, 1.0f };
     if (heads.turns) {
-#pragma unroll
-        for (int i = 0; i < kPairs; i++) {
-            const float factor = op.turn.factors != nullptr ? op.turn.factors[i * kWarp + lane] : 1.0f;
-            frequency[i] = op.turn.scale * exp2f(op.turn.log2_base * (float) (i * kWarp + lane)) / factor;
-        }
+        const float factor = op.turn.factors != nullptr ? op.turn.factors[all.at(0)] : 1.0f;
+        frequency = op.turn.scale * exp2f(op.turn.log2_base * (float) all.at(0)) / factor;
     }
-    if (heads.weight != nullptr) {
 #pragma unroll
-        for (int i = 0; i < kRegisters; i++) {
-            weight[i] = heads.weight[i * kWarp + lane];
+    for (int i = 0; i < 2; i++) {
+        if (heads.weight != nullptr) {
+            weight[i] = heads.weight[all.at(i)];
         }
-    }
-    if (heads.rotation != 0) {
-        load_signs(sign, heads.signs, heads.rotation);
+        if (heads.signs != nullptr) {
+            sign[i] = heads.signs[all.at(i) % heads.rotation];
+        }
     }
     wait_for_previous();
     let_next_begin();
 
     const float * x = heads.x + ((size_t) row * heads.n_heads + head) * n;
-    float v[kRegisters];
-#pragma unroll
-    for (int i = 0; i < kRegisters; i++) {
-        v[i] = x[i * kWarp + lane];
-    }
+    float v[2] = { x[all.at(0)], x[all.at(1)] };
     const int position = heads.turns ? op.turn.positions[row] : 0;
     const CellRows & cells = heads.cells;
     const int64_t number = cells.data == nullptr ? 0
                            : cells.wide          ? ((const int64_t *) cells.numbers)[row]
                                                  : ((const int32_t *) cells.numbers)[row];
     if (heads.norms) {
-        float sum = 0.0f;
-#pragma unroll
-        for (int i = 0; i < kRegisters; i++) {
-            sum += v[i] * v[i];
-        }
-        const float scale = rsqrtf(pmtp::reduce_lanes<kWarp>(sum, pmtp::Sum()) / n + heads.eps);
-#pragma unroll
-        for (int i = 0; i < kRegisters; i++) {
-            v[i] *= scale;
-        }
+        const float scale = rsqrtf(all.sum(v[0] * v[0] + v[1] * v[1]) / n + heads.eps);
+        v[0] *= scale;
+        v[1] *= scale;
     }
     if (heads.weight != nullptr) {
-#pragma unroll
-        for (int i = 0; i < kRegisters; i++) {
-            v[i] *= weight[i];
-        }
+        v[0] *= weight[0];
+        v[1] *= weight[1];
     }
     if (heads.turns) {
-#pragma unroll
-        for (int i = 0; i < kPairs; i++) {
-            const float angle = within_one_turn((float) position * frequency[i]);
-            const float sine = __sinf(angle) * op.turn.magnitude;
-            const float cosine = __cosf(angle) * op.turn.magnitude;
-            const float a = v[i], b = v[i + kPairs];
-            v[i] = a * cosine - b * sine;
-            v[i + kPairs] = a * sine + b * cosine;
-        }
+        const float angle = within_one_turn((float) position * frequency);
+        const float sine = __sinf(angle) * op.turn.magnitude;
+        const float cosine = __cosf(angle) * op.turn.magnitude;
+        const float a = v[0], b = v[1];
+        v[0] = a * cosine - b * sine;
+        v[1] = a * sine + b * cosine;
     }
     if (heads.rotation != 0) {
-        rotate(v, heads.rotation, sign);
-    }
-    if (heads.out != nullptr) {
-        float * out = heads.out + ((size_t) row * heads.n_heads + head) * n;
-#pragma unroll
-        for (int i = 0; i < kRegisters; i++) {
-            out[i * kWarp + lane] = v[i];
-        }
-        return;
+        all.rotate(v, heads.rotation, sign);
     }
     char * cell = cells.data + cells.cell_bytes * number;
-    if (!is_quantised(cells.type)) {
-#pragma unroll
-        for (int i = 0; i < kRegisters; i++) {
-            const int at = (head * kRegisters + i) * kWarp + lane;
-            if (cells.type == CellType::f16) {
-                ((half *) cell)[at] = __float2half_rn(v[i]);
-            } else {
-                ((nv_bfloat16 *) cell)[at] = __float2bfloat16_rn(v[i]);
-            }
+    if (heads.out == nullptr && is_turbo(cells.type)) {
+        const float * values = all.share(v);
+        const int slice = shared ? block % L::kWarps : all.warp();
+        const pmtp::turboquant::Team team{ shared ? L::kWarps : 1, shared ? all.warp() : 0 };
+        if (is_task) {
+            write_turbo(values + slice * TURBO_BLOCK, cells, cell, head * L::kWarps + slice,
+                        partial[shared ? 0 : threadIdx.x / kWarp], team);
         }
         return;
     }
-    float own[kSlice];
-#pragma unroll
-    for (int i = 0; i < kRegisters; i++) {
-        if (i / kSlice == slice) {
-            own[i % kSlice] = v[i];
-        }
-    }
-    if (is_turbo(cells.type)) {
-        write_turbo(own, cells, cell, head * n_slices + slice, partial[threadIdx.x / kWarp - team.own], team);
+    if (!is_task) {
         return;
     }
 #pragma unroll
-    for (int i = 0; i < kSlice; i++) {
-        const size_t block = (size_t) head * kRegisters + slice * kSlice + i;
-        if (cells.type == CellType::q8_0) {
-            write_q8_0(own[i], (uint8_t *) cell + block * 34);
+    for (int i = 0; i < 2; i++) {
+        const int at = head * n + all.at(i);
+        if (heads.out != nullptr) {
+            heads.out[(size_t) row * heads.n_heads * n + at] = v[i];
+        } else if (cells.type == CellType::f16) {
+            ((half *) cell)[at] = __float2half_rn(v[i]);
+        } else if (cells.type == CellType::bf16) {
+            ((nv_bfloat16 *) cell)[at] = __float2bfloat16_rn(v[i]);
+        } else if (cells.type == CellType::q8_0) {
+            write_q8_0(v[i], (uint8_t *) cell + (size_t) (at / kWarp) * 34);
         } else {
-            write_q4_0(own[i], (uint8_t *) cell + block * 18);
+            write_q4_0(v[i], (uint8_t *) cell + (size_t) (at / kWarp) * 18);
         }
+    }
+}
+
+// y = R x of each n_registers * kWarp values.
+template <int n_registers>
+__device__ __forceinline__ void rotate(float (&v)[n_registers], const float (&sign)[n_registers]) {
+    constexpr int kSize = n_registers * kWarp;
+    const float scale = 1.0f / sqrtf((float) kSize);
+#pragma unroll
+    for (int i = 0; i < n_registers; i++) {
+        v[i] *= copysignf(scale, sign[i]);
+    }
+    pmtp::turboquant::transform(v, kSize);
+#pragma unroll
+    for (int i = 0; i < n_registers; i++) {
+        v[i] = sign[i] < 0 ? -v[i] : v[i];
     }
 }
 
@@ -268,9 +309,9 @@ template <int n_registers> __global__ void __launch_bounds__(kWarps * kWarp)
 #pragma unroll
     for (int i = 0; i < n_registers; i++) {
         v[i] = x[at + i * kWarp];
+        sign[i] = signs != nullptr ? signs[i * kWarp + threadIdx.x % kWarp] : 1.0f;
     }
-    load_signs(sign, signs, kSize);
-    rotate(v, kSize, sign);
+    rotate(v, sign);
 #pragma unroll
     for (int i = 0; i < n_registers; i++) {
         y[at + i * kWarp] = v[i];
@@ -284,15 +325,19 @@ template <int n_registers> __global__ void __launch_bounds__(kWarps * kWarp)
 }  // namespace
 
 void pmtp_cuda_finish_heads(const HeadsOp & op, int n, cudaStream_t stream) {
-    int n_blocks = 0;
-    for (int i = 0; i < op.n_kinds; i++) {
-        n_blocks += blocks_of(warps_of(op.kinds[i], n, op.n_rows));
+    const auto launch = [&](auto size) {
+        int n_blocks = 0;
+        for (int i = 0; i < op.n_kinds; i++) {
+            n_blocks += blocks_of<size>(op.kinds[i], op.n_rows);
+        }
+        launch_early(finish_heads<size>, n_blocks, Layout<size>::kThreads, stream, 0, op);
+    };
+    switch (n) {
+        case 64: launch(std::integral_constant<int, 64>()); break;
+        case 128: launch(std::integral_constant<int, 128>()); break;
+        case 256: launch(std::integral_constant<int, 256>()); break;
+        default: launch(std::integral_constant<int, 512>()); break;
     }
-    const auto kernel = n == 64    ? finish_heads<64>
-                        : n == 128 ? finish_heads<128>
-                        : n == 256 ? finish_heads<256>
-                                   : finish_heads<512>;
-    launch_early(kernel, n_blocks, kWarps * kWarp, stream, 0, op);
 }
 
 void pmtp_cuda_rotate_rows(const float * x, const float * signs, int rotation, float * y, PmtpQ8Block * quantised,
@@ -301,6 +346,7 @@ void pmtp_cuda_rotate_rows(const float * x, const float * signs, int rotation, f
                         : rotation == 128 ? rotate_rows<4>
                         : rotation == 256 ? rotate_rows<8>
                                           : rotate_rows<16>;
-    launch_early(kernel, blocks_of((int64_t) n_rows * (n / rotation)), kWarps * kWarp, stream, 0, x, signs, y,
-                 quantised, n, n_rows);
+    const int64_t n_warps = (int64_t) n_rows * (n / rotation);
+    launch_early(kernel, (int) ((n_warps + kWarps - 1) / kWarps), kWarps * kWarp, stream, 0, x, signs, y, quantised, n,
+                 n_rows);
 }
