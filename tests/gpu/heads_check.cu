@@ -319,8 +319,12 @@ void check_written_together(int n, int n_rows, std::mt19937 & random) {
         if (i == 0) {
             op.kinds[i].out = out.get();
         } else {
-            op.kinds[i].cells = { (char *) cells[i]->get(), types[i], i == 1 ? TURBO_KEY : TURBO_VALUE,
-                                  (int64_t) bytes[i], (const char *) device_numbers.get(), false };
+            op.kinds[i].cells = { (char *) cells[i]->get(),
+                                  types[i],
+                                  i == 1 ? TURBO_KEY : TURBO_VALUE,
+                                  (int64_t) bytes[i],
+                                  (const char *) device_numbers.get(),
+                                  false };
         }
     }
     pmtp_cuda_finish_heads(op, n, nullptr);

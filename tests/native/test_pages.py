@@ -47,6 +47,12 @@ def interleaved(batch: list[Row], rng: random.Random) -> list[Row]:
     return [left[sequence].pop(0) for sequence in labels]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_masks_are_those_of_the_cells(library, seed):
+    """Whatever was taken, shared, moved and freed before, also where a cell belongs to several sequences."""
+    assert library.pages_wrong_masks(seed) == 0
+
+
 class Alone:
     """Logits of texts, a row at a time, alone in an empty cache, on one thread; remembered."""
 

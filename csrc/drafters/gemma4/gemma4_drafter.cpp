@@ -73,11 +73,11 @@ ggml_tensor * embedding_rows(const llama_model & target, ggml_backend_dev_t devi
 // One of the target's two caches, as a graph reads it.
 struct Gemma4Drafter::CacheView {
     const llama_kv_cache * cache;
-    int layer;                         // whose K/V is attended to
-    uint32_t n_kv;                     // cells that the graph sees
-    int window;                        // 0: all earlier positions are visible
-    ggml_tensor * mask = nullptr;      // [n_kv, columns]: 0 visible, -inf hidden
-    ggml_tensor * k_rot = nullptr;     // rotation of a quantised cache, or nullptr
+    int layer;                      // whose K/V is attended to
+    uint32_t n_kv;                  // cells that the graph sees
+    int window;                     // 0: all earlier positions are visible
+    ggml_tensor * mask = nullptr;   // [n_kv, columns]: 0 visible, -inf hidden
+    ggml_tensor * k_rot = nullptr;  // rotation of a quantised cache, or nullptr
     ggml_tensor * v_rot = nullptr;
 };
 

@@ -103,8 +103,8 @@ __device__ __forceinline__ float grid_scale(const float (&x)[kParts], float rms,
     return scale;
 }
 
-template <int bits>
-__device__ __forceinline__ float search_scale(const float (&x)[kParts], float & unbiased, Partial & partial, Team team) {
+template <int bits> __device__ __forceinline__ float search_scale(const float (&x)[kParts], float & unbiased,
+                                                                  Partial & partial, Team team) {
     float squares = 0;
 #pragma unroll
     for (int p = 0; p < kParts; p++) {

@@ -4,7 +4,9 @@
 
 #include "ggml-backend.h"
 
+#include <cmath>
 #include <cstring>
+#include <random>
 #include <vector>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -125,4 +127,47 @@ EXPORT void pages_cells(llama_context * context, int sliding, int32_t * position
             sequences[i] |= (uint32_t) cells.seq_has(i, s) << s;
         }
     }
+}
+
+// Of cells that are taken, shared, moved and freed at random: how many are wrong in rows of masks, or lie outside the
+// range that has a sequence's positions.
+EXPORT int pages_wrong_masks(unsigned seed) {
+    constexpr int kCells = 333, kSequences = 5, kMostSteps = 4000, kMostPositions = 400;
+    std::mt19937 random(seed);
+    llama_kv_cells cells;
+    cells.resize(kCells);
+    int n_wrong = 0;
+    for (int step = 0; step < kMostSteps; step++) {
+        const auto cell = (uint32_t) (random() % kCells);
+        const auto sequence = (llama_seq_id) (random() % kSequences);
+        if (cells.is_empty(cell)) {
+            cells.pos_set(cell, (llama_pos) (random() % kMostPositions));
+            cells.seq_add(cell, sequence);
+        } else if (!cells.seq_has(cell, sequence)) {
+            cells.seq_add(cell, sequence);
+        } else if (random() % 3 == 0) {
+            cells.rm(cell);
+        } else if (random() % 3 == 0) {
+            cells.seq_keep(cell, sequence);
+        } else if (random() % 3 == 0) {
+            cells.pos_add(cell, (llama_pos) (random() % 9) - 4);
+        } else {
+            cells.seq_rm(cell, sequence);
+        }
+        if (step % 40 != 0) {
+            continue;
+        }
+        const auto first = (llama_pos) (random() % kMostPositions), last = (llama_pos) (first + random() % 90);
+        const auto range = pmtp::attention::cells_of(cells, sequence, first, last + 1);
+        std::vector<uint16_t> halves(kCells, 1);
+        std::vector<float> floats(kCells, 1.0f);
+        pmtp::attention::fill_mask_row(cells, sequence, first, last, halves.data(), kCells);
+        pmtp::attention::fill_mask_row(cells, sequence, first, last, floats.data(), kCells);
+        for (uint32_t i = 0; i < kCells; i++) {
+            const bool seen = !cells.is_empty(i) && cells.seq_has(i, sequence) && cells.pos_in(i, first, last + 1);
+            n_wrong += halves[i] != (seen ? 0 : 0xfc00) || floats[i] != (seen ? 0.0f : -INFINITY) ||
+                       (seen && (i < range.begin || i >= range.end));
+        }
+    }
+    return n_wrong;
 }

@@ -186,7 +186,7 @@ template <int head_size, int tiles> class Chunk {
                 const auto * columns = (const uint4 *) (q + n * kTileColumns * plan_.q_pitch + b * 128);
                 const uint4 c = columns[0], d = columns[1];
                 float unscaled[4] = {};
-                float(&sum)[4] = F::kOneScale ? unscaled : sums[n];
+                float (&sum)[4] = F::kOneScale ? unscaled : sums[n];
                 multiply(sum, x[0], y[0], x[1], y[1], c.x, c.y);
                 multiply(sum, x[2], y[2], x[3], y[3], c.z, c.w);
                 multiply(sum, x[4], y[4], x[5], y[5], d.x, d.y);

@@ -11,14 +11,11 @@ constexpr int kPage = 64;  // cells
 struct Tier {
     int chunk, page, width;
 };
-constexpr int kTiers = 4;
+constexpr int kTiers = 3;
 constexpr int kMaxChunkPages = 8;
 
 __host__ __device__ constexpr Tier tier(int i) {
-    return i == 0   ? Tier{ 0, 0, 1 }
-           : i == 1 ? Tier{ 128, 128, 2 }
-           : i == 2 ? Tier{ 320, 512, 4 }
-                    : Tier{ 704, 2048, kMaxChunkPages };
+    return i == 0 ? Tier{ 0, 0, 1 } : i == 1 ? Tier{ 128, 128, 2 } : Tier{ 320, 512, kMaxChunkPages };
 }
 
 // The first page of a chunk.

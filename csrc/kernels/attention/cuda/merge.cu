@@ -16,8 +16,8 @@ constexpr int kLanes = kSlice / kOwn;
 constexpr int kFewWarps = 8, kManyWarps = 32;
 constexpr int kFewChunks = 2 * kFewWarps * kWarp / kLanes;
 
-// R x of the kSlice values that the threads of two warps have, in the order of turboquant/cuda/rotate_row.cuh. All threads
-// of the block call it.
+// R x of the kSlice values that the threads of two warps have, in the order of turboquant/cuda/rotate_row.cuh. All
+// threads of the block call it.
 __device__ __forceinline__ float rotate(float x, float sign, float (&memory)[kSlice]) {
     const int thread = (int) threadIdx.x;
     x *= copysignf(0.125f, sign);
