@@ -45,7 +45,7 @@ def test_products_equal_float64_and_do_not_depend_on_the_batch(tmp_path: Path, t
         assert float(error) <= 4e-6 * float(scale), case
 
 
-@pytest.mark.parametrize("kernel", ["q6_K", "q5_0"])
+@pytest.mark.parametrize("kernel", ["q6_K", "q5_0", "q5_K"])
 def test_weights_are_prefetched(kernel: str):
     """GCC took a function that only prefetches for one without effects and dropped its calls: four rows of Q8_0 took
     a third longer."""

@@ -33,9 +33,9 @@ Choice choose_plain(const ggml_tensor * weights) {
         case GGML_TYPE_Q5_0: return { q5_0, Coding::plain, 4 };
         case GGML_TYPE_Q4_1: return { q4_1, Coding::plain, 4 };
         case GGML_TYPE_IQ4_NL: return { iq4_nl, Coding::plain, 4 };
-        case GGML_TYPE_IQ4_XS: return { iq4_xs, Coding::super, 4 };
+        case GGML_TYPE_IQ4_XS: return { iq4_xs, Coding::super, 16 };
         case GGML_TYPE_Q3_K: return { q3_K, Coding::super, 4 };
-        case GGML_TYPE_Q5_K: return { q5_K, Coding::super, 4 };
+        case GGML_TYPE_Q5_K: return { q5_K, Coding::super, 16 };
         case GGML_TYPE_Q6_K: return { q6_K, Coding::super, 4 };
         case GGML_TYPE_F32: return { whole_records ? f32 : nullptr, Coding::floats, 4 };
         case GGML_TYPE_F16: return { whole_records ? f16 : nullptr, Coding::floats, 4 };
