@@ -43,14 +43,16 @@ struct IQ4_XS {
         }
 
         template <class F> PMTP_INLINE void for_each(F f) const {
+            Int packed[4], w[8];
+            transpose_words(first->packed[0], step, packed);
             for (int i = 0; i < 8; i++) {
-                Int packed[4], w[8];
-                transpose_words(first->packed[i], step, packed);
                 PMTP_UNROLL
                 for (int j = 0; j < 4; j++) {
                     w[j] = iq4_values<kByteOffset>(and_bits(packed[j], broadcast8(0x0f)));
                     w[j + 4] = iq4_values<kByteOffset>(high_nibbles(packed[j]));
                 }
+                // What comes next is ready when the products before it, which wait for one another, are.
+                transpose_words(first->packed[std::min(i + 1, 7)], step, packed);
                 f(i, w);
             }
         }

@@ -57,7 +57,6 @@ PMTP_INLINE Float high_half_numbers(Int a) { return of_half_bits(shift_right32(a
 
 // Byte i of each lane.
 PMTP_INLINE Int byte_of(Int a, int i) { return and_bits(shift_right32(a, 8 * i), broadcast32(0xff)); }
-PMTP_INLINE Int signed_byte(Int a, int i) { return (Int) ((Int32) shift_left32(a, 24 - 8 * i) >> 24); }
 
 // Of a scale in each lane, what dots are multiplied with: without VNNI the scale in both halves of the lane.
 #ifdef PMTP_SIMD_VNNI
