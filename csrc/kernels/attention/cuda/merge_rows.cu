@@ -102,7 +102,8 @@ __global__ __launch_bounds__(kColumnsOfBlock * kWarp) void merge_rows(const __gr
     for (int i = 0; i < kOwn; i += 2) {
         float a = values[i * kWarp + lane], b = values[(i + 1) * kWarp + lane];
         if (task.rotates) {
-            const float ra = rotate_half(a * copysignf(0.125f, signs[0])), rb = rotate_half(b * copysignf(0.125f, signs[1]));
+            const float ra = rotate_half(a * copysignf(0.125f, signs[0])),
+                        rb = rotate_half(b * copysignf(0.125f, signs[1]));
             a = signs[0] < 0.0f ? -(ra + rb) : ra + rb;
             b = signs[1] < 0.0f ? -(ra - rb) : ra - rb;
         }
