@@ -8,6 +8,7 @@ the rounds accept the first draft, the first two, all three. The peer is llama-s
 with its CPU or its backend sampling, whichever is faster. Ours plain, ours drafting, theirs plain and theirs drafting
 alternate; figures are medians, ratios are taken run by run. How many tokens a few hundred rounds give is chance, so
 rates and ratios use the expected number, 1 + the sum of the forced rates, on both sides; milliseconds are measured.
+Drafts and the rows that verify them are queued together, so verify ms hold both; CUDA_LAUNCH_BLOCKING=1 parts them.
 
 The table has a row for each shape, type of weights and number of drafts. A folder with `site`, this package, or with
 `peer-build/bin/llama-server` is used as it is; otherwise they are built, which needs nvcc, cmake and ninja, and,

@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[0.868, 0.765, 0.687])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=48)
-    parser.add_argument("--n-ctx", type=int, default=512)
+    parser.add_argument("--n-ctx", type=int, default=512, help="tokens of each; with layers on a GPU, of all together")
     parser.add_argument("--n-threads", type=int, default=2)
     parser.add_argument("--no-peer", action="store_true", help="without llama.cpp")
     parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
