@@ -141,11 +141,11 @@ def test_the_rest_of_a_header_and_its_way_of_counting_stay(tmp_path):
 def test_the_series_does_not_grow():
     """Before there were folders it touched 16 files in 61 hunks, with 124 lines added and 22 removed. What came
     since: weights that all threads check and repack (0018), tokenizing in linear time (0019), allocations that fail
-    (0020, a third of it all), cells in pages (0021), and rotations, copies and attention on a device (0023 to
-    0025). Lower the bounds with it.
+    (0020, a third of it all), cells in pages (0021), rotations, copies and attention on a device (0023 to 0025), and
+    who holds a cell in four bytes (0026). Lower the bounds with it.
     """
     files, _, added, removed = map(int, re.findall(r"\d+", apply.count(PATCHES)))
-    assert files <= 23 and added <= 276 and removed <= 92
+    assert files <= 24 and added <= 285 and removed <= 93
 
 
 def test_the_readme_lists_every_hook_and_hidden_channel():

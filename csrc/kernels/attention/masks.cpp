@@ -41,22 +41,16 @@ void fill_mask_row(const llama_kv_cells & cells, llama_seq_id sequence, int64_t 
     fill_row(cells, sequence, first, last, row, n_kv, -INFINITY);
 }
 
-bool fill_mask(ggml_tensor * mask, const llama_kv_cells & cells, const llama_ubatch & batch, uint32_t n_swa,
-               llama_swa_type swa_type) {
-    const bool standard = swa_type == LLAMA_SWA_TYPE_STANDARD;
-    if (!standard && swa_type != LLAMA_SWA_TYPE_NONE) {
-        return false;
-    }
+void fill_mask(ggml_tensor * mask, const llama_kv_cells & cells, const llama_ubatch & batch, int64_t window) {
     const int64_t n_kv = mask->ne[0];
     for (uint32_t i = 0; i < batch.n_tokens; i++) {
-        const int64_t last = batch.pos[i], first = standard ? last - (int64_t) n_swa + 1 : 0;
+        const int64_t last = batch.pos[i], first = window > 0 ? last - window + 1 : 0;
         if (mask->type == GGML_TYPE_F16) {
             fill_mask_row(cells, batch.seq_id[i][0], first, last, (uint16_t *) mask->data + i * n_kv, n_kv);
         } else {
             fill_mask_row(cells, batch.seq_id[i][0], first, last, (float *) mask->data + i * n_kv, n_kv);
         }
     }
-    return true;
 }
 
 CellRange cells_of(const llama_kv_cells & cells, llama_seq_id sequence, llama_pos first, llama_pos end_position) {

@@ -17,10 +17,9 @@ void fill_mask_row(const llama_kv_cells & cells, llama_seq_id sequence, int64_t 
 void fill_mask_row(const llama_kv_cells & cells, llama_seq_id sequence, int64_t first, int64_t last, float * row,
                    int64_t n_kv);
 
-// The mask [n_kv, rows] of a batch whose rows see their own position and earlier ones; false for windows that are not
-// llama.cpp's standard ones.
-bool fill_mask(ggml_tensor * mask, const llama_kv_cells & cells, const llama_ubatch & batch, uint32_t n_swa,
-               llama_swa_type swa_type);
+// The mask [n_kv, rows], f16 or f32, of a batch whose rows see their own position and earlier ones. window 0: all of
+// them.
+void fill_mask(ggml_tensor * mask, const llama_kv_cells & cells, const llama_ubatch & batch, int64_t window);
 
 // Cells [begin, end) have all of the sequence's positions first .. end_position - 1.
 struct CellRange {

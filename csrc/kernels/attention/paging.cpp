@@ -190,16 +190,20 @@ void PageTable::attach(ggml_tensor * mask, const llama_kv_cells & cells, int64_t
     mask->extra = paged ? &pages_ : nullptr;
 }
 
-void PageTable::attach(ggml_tensor * mask, const llama_kv_cells & cells, const llama_ubatch & batch, uint32_t n_swa,
-                       llama_swa_type swa_type) {
+bool PageTable::fill(ggml_tensor * mask, const llama_kv_cells & cells, const llama_ubatch & batch, uint32_t n_swa,
+                     llama_swa_type swa_type, bool causal) {
     const bool standard = swa_type == LLAMA_SWA_TYPE_STANDARD;
     if (!standard && swa_type != LLAMA_SWA_TYPE_NONE) {
-        return;
+        return false;
     }
     for (uint32_t i = 0; i < batch.n_tokens; i++) {
         add(batch.seq_id[i][0], batch.pos[i]);
     }
     attach(mask, cells, standard ? n_swa : 0);
+    if (causal) {
+        fill_mask(mask, cells, batch, standard ? n_swa : 0);
+    }
+    return causal;
 }
 
 bool PageTable::find_pages(Pages::Run & run, llama_seq_id sequence, const llama_kv_cells & cells, int64_t n_kv) {

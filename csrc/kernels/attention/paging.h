@@ -3,6 +3,7 @@
 // (csrc/llama/patches/0021).
 #pragma once
 
+#include "kernels/attention/masks.h"
 #include "kernels/attention/pages.h"
 
 #include "llama-batch.h"
@@ -53,9 +54,10 @@ class PageTable {
     // in their own order.
     void attach(ggml_tensor * mask, const llama_kv_cells & cells, int64_t window);
 
-    // Likewise for the rows of a batch.
-    void attach(ggml_tensor * mask, const llama_kv_cells & cells, const llama_ubatch & batch, uint32_t n_swa,
-                llama_swa_type swa_type);
+    // Likewise for the rows of a batch, whose mask is filled if they see themselves and earlier positions (`causal`),
+    // in windows that are llama.cpp's standard ones or none: whether it was.
+    bool fill(ggml_tensor * mask, const llama_kv_cells & cells, const llama_ubatch & batch, uint32_t n_swa,
+              llama_swa_type swa_type, bool causal);
 
   private:
     bool find_pages(Pages::Run & run, llama_seq_id sequence, const llama_kv_cells & cells, int64_t n_kv);
