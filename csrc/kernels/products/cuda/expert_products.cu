@@ -158,17 +158,7 @@ template <typename Format, int n_tiles, int n_matrices> __global__ __launch_boun
             }
             const int pair = of_expert.pairs[first + at / kOut];
             const int column = first_row + at % kOut;
-            if constexpr (n_matrices == 1) {
-                out *= p.scales != nullptr ? p.scales[expert] : 1.0f;
-                out *= p.by != nullptr ? p.by[pair] : 1.0f;
-            }
-            p.out[(size_t) pair * p.n_out + column] = out;
-            if constexpr (n_matrices == 2) {
-                if (p.quantised != nullptr) {
-                    const float values[1] = { out };
-                    pmtp_quantise(values, pmtp_place(p.quantised, p.n_out, 1, pair, column / 32));
-                }
-            }
+            put_result<n_matrices>(p, expert, pair, column, out);
         }
         __syncthreads();
     }

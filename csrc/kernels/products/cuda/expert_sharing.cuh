@@ -36,4 +36,21 @@ template <typename Format> constexpr bool has_loose() {
     return false;
 }
 
+// A column of a pair's result: with one matrix scaled and weighted, with two quantised too. Called by whole warps,
+// whose lanes have columns side by side.
+template <int n_matrices>
+__device__ __forceinline__ void put_result(const ExpertProduct & p, int expert, int pair, int column, float out) {
+    if constexpr (n_matrices == 1) {
+        out *= p.scales != nullptr ? p.scales[expert] : 1.0f;
+        out *= p.by != nullptr ? p.by[pair] : 1.0f;
+    }
+    p.out[(size_t) pair * p.n_out + column] = out;
+    if constexpr (n_matrices == 2) {
+        if (p.quantised != nullptr) {
+            const float values[1] = { out };
+            pmtp_quantise(values, pmtp_place(p.quantised, p.n_out, 1, pair, column / 32));
+        }
+    }
+}
+
 }  // namespace

@@ -171,18 +171,7 @@ __global__ __launch_bounds__(kPromptWarps * 32,
         if (column >= p.n_out) {
             continue;
         }
-        float out = results[i];
-        if constexpr (n_matrices == 1) {
-            out *= p.scales != nullptr ? p.scales[tile.expert] : 1.0f;
-            out *= p.by != nullptr ? p.by[pair] : 1.0f;
-        }
-        p.out[(size_t) pair * p.n_out + column] = out;
-        if constexpr (n_matrices == 2) {
-            if (p.quantised != nullptr) {
-                const float values[1] = { out };
-                pmtp_quantise(values, pmtp_place(p.quantised, p.n_out, 1, pair, column / 32));
-            }
-        }
+        put_result<n_matrices>(p, tile.expert, pair, column, results[i]);
     }
 }
 
