@@ -42,6 +42,18 @@ __device__ __forceinline__ float lane_sum(float x) {
     return sum;
 }
 
+__device__ __forceinline__ unsigned largest(unsigned x) {
+#if __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(kAll, x);
+#else
+#pragma unroll
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+        x = max(x, __shfl_xor_sync(kAll, x, offset));
+    }
+    return x;
+#endif
+}
+
 // This lane's part of the sums of |x| c and c^2, x quantised with a scale to levels c.
 template <int bits>
 __device__ __forceinline__ void products(const float (&x)[kParts], float scale, float & xc, float & cc) {
@@ -61,16 +73,16 @@ __device__ __forceinline__ void products(const float (&x)[kParts], float scale, 
 // The whole sums.
 template <int bits>
 __device__ __forceinline__ void whole_products(const float (&x)[kParts], float scale, float & xc, float & cc) {
+    const bool is_upper = threadIdx.x % kWarp >= kLanes;
     products<bits>(x, scale, xc, cc);
-    const float sum = lane_sum(threadIdx.x % kWarp < kLanes ? xc : cc);
-    xc = __shfl_sync(kAll, sum, 0);
-    cc = __shfl_sync(kAll, sum, kLanes);
+    const float sum = lane_sum(is_upper ? cc : xc), other = __shfl_xor_sync(kAll, sum, kLanes);
+    xc = is_upper ? other : sum;
+    cc = is_upper ? sum : other;
 }
 
-// The best scale of the grid around the root mean square; the first of equal ones. The halves of the team's warps take
-// steps in turn.
+// Sums for the scales of a grid around the root mean square. The halves of the team's warps take steps in turn.
 template <int bits>
-__device__ __forceinline__ float grid_scale(const float (&x)[kParts], float rms, Partial & partial, Team team) {
+__device__ __forceinline__ void try_grid(const float (&x)[kParts], float rms, Partial & partial, Team team) {
     const int lane = threadIdx.x % kLanes, half = threadIdx.x % kWarp / kLanes;
 #pragma unroll 1
     for (int step = 2 * team.own + half; step < kLanes; step += 2 * team.n_warps) {
@@ -79,53 +91,23 @@ __device__ __forceinline__ float grid_scale(const float (&x)[kParts], float rms,
         partial.xc[step][lane] = xc;
         partial.cc[step][lane] = cc;
     }
-    team.meet();
-    const float * lanes = half == 0 ? partial.xc[lane] : partial.cc[lane];
+}
+
+// The best scale of the grid, of whose steps `partial` has the sums; the first of equal ones.
+__device__ __forceinline__ float best_scale(const Partial & partial) {
+    const int step = threadIdx.x % kLanes;
+    const bool is_upper = threadIdx.x % kWarp >= kLanes;
+    const float * lanes = is_upper ? partial.cc[step] : partial.xc[step];
     float sum = 0;
 #pragma unroll
     for (int j = 0; j < kLanes; j++) {
         sum += lanes[j];
     }
-    const float xc = __shfl_sync(kAll, sum, lane), cc = __shfl_sync(kAll, sum, lane + kLanes);
-    int step = lane;
-    float met = step < kSteps ? xc * xc / cc : -1.0f;  // the squares' part that is met
-    float scale = xc / cc;
-#pragma unroll
-    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-        const float other_met = __shfl_xor_sync(kAll, met, offset), other_scale = __shfl_xor_sync(kAll, scale, offset);
-        const int other_step = __shfl_xor_sync(kAll, step, offset);
-        if (other_met > met || (other_met == met && other_step < step)) {
-            met = other_met;
-            scale = other_scale;
-            step = other_step;
-        }
-    }
-    return scale;
-}
-
-template <int bits> __device__ __forceinline__ float search_scale(const float (&x)[kParts], float & unbiased,
-                                                                  Partial & partial, Team team) {
-    float squares = 0;
-#pragma unroll
-    for (int p = 0; p < kParts; p++) {
-        squares += x[p] * x[p];
-    }
-    squares = lane_sum(squares);
-    if (!(squares > 0) || !(squares < INFINITY)) {
-        unbiased = squares;
-        return squares;
-    }
-    float scale = grid_scale<bits>(x, sqrtf(squares / TURBO_BLOCK), partial, team), xc, cc;
-#pragma unroll 1
-    for (int step = 0;; step++) {
-        whole_products<bits>(x, scale, xc, cc);
-        if (step == 2) {
-            break;
-        }
-        scale = xc / cc;
-    }
-    unbiased = squares / xc;
-    return scale;
+    const float other = __shfl_xor_sync(kAll, sum, kLanes);
+    const float xc = is_upper ? other : sum, cc = is_upper ? sum : other;
+    // the squares' part that is met: no number below 0, so that its bits have its order
+    const unsigned met = step < kSteps ? __float_as_uint(xc * xc / cc) : 0, best = largest(met);
+    return __shfl_sync(kAll, xc / cc, __ffs((int) __ballot_sync(kAll, step < kSteps && met == best)) - 1);
 }
 
 template <int bits> __device__ __forceinline__ int quantise(float x, float scale) {
@@ -137,9 +119,15 @@ template <int bits> __device__ __forceinline__ int quantise(float x, float scale
     return x < 0 ? kHalf<bits> - 1 - level : kHalf<bits> + level;
 }
 
+// All of a block but its scale.
 template <int bits>
-__device__ __forceinline__ void store_block(const int (&index)[kParts], float scale, uint8_t * block) {
+__device__ __forceinline__ void store_indices(const float (&x)[kParts], float scale, uint8_t * block) {
     const int lane = threadIdx.x % kWarp;
+    int index[kParts];
+#pragma unroll
+    for (int p = 0; p < kParts; p++) {
+        index[p] = quantise<bits>(x[p], scale);
+    }
     uint16_t high = 0;
     if (bits == 3) {
 #pragma unroll
@@ -150,9 +138,6 @@ __device__ __forceinline__ void store_block(const int (&index)[kParts], float sc
     }
     if (lane >= kLanes) {
         return;
-    }
-    if (lane == 0) {
-        *(uint16_t *) block = __half_as_ushort(__float2half_rn(scale > 65504.0f ? 65504.0f : scale));
     }
     uint8_t * data = block + sizeof(uint16_t);
     if (bits == 4) {
@@ -169,17 +154,34 @@ __device__ __forceinline__ void store_block(const int (&index)[kParts], float sc
 // All lanes of the team's warps call it, once: x are values j, j + 16, j + 32 and j + 48 of a block, j = lane % 16.
 template <int bits> __device__ __forceinline__ void encode_block(const float (&x)[kParts], turbo_role role,
                                                                  uint8_t * block, Partial & partial, Team team = {}) {
-    float unbiased;
-    const float scale = search_scale<bits>(x, unbiased, partial, team);
+    float squares = 0;
+#pragma unroll
+    for (int p = 0; p < kParts; p++) {
+        squares += x[p] * x[p];
+    }
+    squares = lane_sum(squares);
+    const bool is_sought = squares > 0 && squares < INFINITY;
+    if (is_sought) {
+        try_grid<bits>(x, sqrtf(squares / TURBO_BLOCK), partial, team);
+        team.meet();
+    }
     if (team.own != 0) {
         return;
     }
-    int index[kParts];
-#pragma unroll
-    for (int p = 0; p < kParts; p++) {
-        index[p] = quantise<bits>(x[p], scale);
+    float scale = is_sought ? best_scale(partial) : squares, xc, cc;
+#pragma unroll 1
+    for (int round = 0; is_sought && round < 2; round++) {
+        whole_products<bits>(x, scale, xc, cc);
+        scale = xc / cc;
     }
-    store_block<bits>(index, role == TURBO_VALUE ? unbiased : scale, block);
+    store_indices<bits>(x, scale, block);
+    if (is_sought && role == TURBO_VALUE) {  // the unbiased one
+        whole_products<bits>(x, scale, xc, cc);
+        scale = squares / xc;
+    }
+    if (threadIdx.x % kWarp == 0) {
+        *(uint16_t *) block = __half_as_ushort(__float2half_rn(scale > 65504.0f ? 65504.0f : scale));
+    }
 }
 
 }  // namespace pmtp::turboquant

@@ -9,6 +9,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
+
 namespace {
 
 using pmtp::HeadValues, pmtp::kWarp, pmtp::Layout;
@@ -32,6 +34,18 @@ template <int n> __host__ __device__ int blocks_of(const Heads & heads, int n_ro
     using L = Layout<n>;
     const int n_heads = n_rows * heads.n_heads;
     return is_shared<n>(heads, n_rows) ? n_heads * L::kWarps : (n_heads + L::kHeads - 1) / L::kHeads;
+}
+
+// Searches of a block of threads at once.
+template <int n> int n_partials(const HeadsOp & op) {
+    int n_searches = 0;
+    for (int i = 0; i < op.n_kinds; i++) {
+        const Heads & heads = op.kinds[i];
+        if (heads.cells.data != nullptr && is_turbo(heads.cells.type)) {
+            n_searches = std::max(n_searches, is_shared<n>(heads, op.n_rows) ? 1 : Layout<n>::kThreads / kWarp);
+        }
+    }
+    return n_searches;
 }
 
 // The angle without its whole turns, of which __sinf and __cosf lose half of the bits.
@@ -96,7 +110,7 @@ template <int n> __global__ void __launch_bounds__(Layout<n>::kThreads)
     finish_heads(const __grid_constant__ HeadsOp op) {
     using L = Layout<n>;
     __shared__ typename HeadValues<n>::Memory memory;
-    __shared__ pmtp::turboquant::Partial partial[L::kThreads / kWarp];
+    extern __shared__ pmtp::turboquant::Partial partial[];  // n_partials()
     HeadValues<n> all(memory);
 
     int block = blockIdx.x;
@@ -110,10 +124,10 @@ template <int n> __global__ void __launch_bounds__(Layout<n>::kThreads)
     const bool is_task = task < op.n_rows * heads.n_heads;  // else the warps do nothing that is seen
     const int row = is_task ? task / heads.n_heads : 0;
     const int head = is_task ? task % heads.n_heads : 0;
-    float frequency = 0.0f, weight[2] = { 1.0f, 1.0f }, sign[2] = { 1.0f, 1.0f };
-    if (heads.turns) {
-        const float factor = op.turn.factors != nullptr ? op.turn.factors[all.at(0)] : 1.0f;
-        frequency = op.turn.scale * exp2f(op.turn.log2_base * (float) all.at(0)) / factor;
+    // All loads first, so that they wait for memory together.
+    float turn_factor = 1.0f, weight[2] = { 1.0f, 1.0f }, sign[2] = { 1.0f, 1.0f }, rotated_sign[2] = { 1.0f, 1.0f };
+    if (heads.turns && op.turn.factors != nullptr) {
+        turn_factor = op.turn.factors[all.at(0)];
     }
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -121,9 +135,14 @@ template <int n> __global__ void __launch_bounds__(Layout<n>::kThreads)
             weight[i] = heads.weight[all.at(i)];
         }
         if (heads.rotation != 0 && heads.signs != nullptr) {
-            sign[i] = heads.signs[all.at(i) % heads.rotation];
+            sign[i] = heads.signs[all.at(i) & (heads.rotation - 1)];
+            rotated_sign[i] = heads.signs[all.at_rotated(i) & (heads.rotation - 1)];
         }
     }
+    const float frequency = op.turn.scale * exp2f(op.turn.log2_base * (float) all.at(0)) / turn_factor;
+    const float rotated = heads.rotation != 0 ? 1.0f / sqrtf((float) heads.rotation) : 0.0f;
+    const float rotation[2] = { copysignf(rotated, sign[0]), copysignf(rotated, sign[1]) };
+    const bool negative[2] = { rotated_sign[0] < 0, rotated_sign[1] < 0 };
     wait_for_previous();
     let_next_begin();
 
@@ -134,6 +153,9 @@ template <int n> __global__ void __launch_bounds__(Layout<n>::kThreads)
     const int64_t number = cells.data == nullptr ? 0
                            : cells.wide          ? ((const int64_t *) cells.numbers)[row]
                                                  : ((const int32_t *) cells.numbers)[row];
+    const float angle = within_one_turn((float) position * frequency);
+    const float sine = __sinf(angle) * op.turn.magnitude;
+    const float cosine = __cosf(angle) * op.turn.magnitude;
     if (heads.norms) {
         const float scale = rsqrtf(all.sum(v[0] * v[0] + v[1] * v[1]) / n + heads.eps);
         v[0] *= scale;
@@ -144,19 +166,17 @@ template <int n> __global__ void __launch_bounds__(Layout<n>::kThreads)
         v[1] *= weight[1];
     }
     if (heads.turns) {
-        const float angle = within_one_turn((float) position * frequency);
-        const float sine = __sinf(angle) * op.turn.magnitude;
-        const float cosine = __cosf(angle) * op.turn.magnitude;
         const float a = v[0], b = v[1];
         v[0] = a * cosine - b * sine;
         v[1] = a * sine + b * cosine;
     }
-    if (heads.rotation != 0) {
-        all.rotate(v, heads.rotation, sign);
+    const bool is_rotated = heads.rotation != 0;
+    if (is_rotated) {
+        all.rotate(v, heads.rotation, rotation, negative);
     }
     char * cell = cells.data + cells.cell_bytes * number;
     if (heads.out == nullptr && is_turbo(cells.type)) {
-        const float * values = all.share(v);
+        const float * values = all.share(v, is_rotated);
         const int slice = shared ? block % L::kWarps : all.warp();
         const pmtp::turboquant::Team team{ shared ? L::kWarps : 1, shared ? all.warp() : 0 };
         if (is_task) {
@@ -165,12 +185,18 @@ template <int n> __global__ void __launch_bounds__(Layout<n>::kThreads)
         }
         return;
     }
+    const bool in_order = heads.out == nullptr && (cells.type == CellType::q8_0 || cells.type == CellType::q4_0);
+    if (is_rotated && in_order) {  // a warp has whole blocks of 32
+        const float * values = all.share(v, true);
+        v[0] = values[all.at(0)];
+        v[1] = values[all.at(1)];
+    }
     if (!is_task) {
         return;
     }
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        const int at = head * n + all.at(i);
+        const int at = head * n + (is_rotated && !in_order ? all.at_rotated(i) : all.at(i));
         if (heads.out != nullptr) {
             heads.out[(size_t) row * heads.n_heads * n + at] = v[i];
         } else if (cells.type == CellType::f16) {
@@ -238,7 +264,8 @@ void pmtp_cuda_finish_heads(const HeadsOp & op, int n, cudaStream_t stream) {
         for (int i = 0; i < op.n_kinds; i++) {
             n_blocks += blocks_of<size>(op.kinds[i], op.n_rows);
         }
-        launch_early(finish_heads<size>, n_blocks, Layout<size>::kThreads, stream, 0, op);
+        launch_early(finish_heads<size>, n_blocks, Layout<size>::kThreads, stream,
+                     n_partials<size>(op) * sizeof(pmtp::turboquant::Partial), op);
     };
     switch (n) {
         case 64: launch(std::integral_constant<int, 64>()); break;
