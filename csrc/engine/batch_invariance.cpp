@@ -75,7 +75,7 @@ bool attention_is_served(const llama_model & model, const CacheTypes & types, bo
 
 }  // namespace
 
-std::string batch_dependence(const llama_context & context, const CacheTypes & types, int n_cells) {
+std::string batch_dependence(const llama_context & context, const CacheTypes & types) {
     const llama_model & model = context.get_model();
     if (model.arch != LLM_ARCH_GEMMA4) {
         return "no architecture but gemma4 has been looked at";
@@ -96,9 +96,8 @@ std::string batch_dependence(const llama_context & context, const CacheTypes & t
     } else if (!attention_is_served(model, types, matrices.on_cpu())) {
         reasons.push_back("attention by llama.cpp's own kernel");
     }
-    if (!matrices.on_cpu() && n_cells > kCudaCellsInAnyOrder) {
-        reasons.push_back(format("a cache of %d cells on a GPU: behind %d the places of its pages count", n_cells,
-                                 kCudaCellsInAnyOrder));
+    if (!matrices.on_cpu() && (int) model.hparams.n_swa > kCudaWindow) {
+        reasons.push_back(format("a sliding window of %d tokens on a GPU", (int) model.hparams.n_swa));
     }
     std::string line;
     for (const std::string & reason : reasons) {

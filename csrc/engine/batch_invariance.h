@@ -15,7 +15,7 @@ struct CacheTypes {
 };
 
 // Empty if so: the text of a seed, and greedy text, are then the same with drafting on and off. Else the reasons, as
-// one line of text. n_cells: of the cache.
-std::string batch_dependence(const llama_context & context, const CacheTypes & types, int n_cells);
+// one line of text.
+std::string batch_dependence(const llama_context & context, const CacheTypes & types);
 
 }  // namespace pmtp

@@ -216,7 +216,7 @@ Model::Model(const std::string & target_path, const char * head_path, const Mode
     set_drafter(params.drafter);
     text_limits_ = TextLimits(vocab(), metadata("tokenizer.ggml.model"));
     describe_placement();
-    batch_dependence_ = pmtp::batch_dependence(*engine_->target().context(), types, engine_->n_cells());
+    batch_dependence_ = pmtp::batch_dependence(*engine_->target().context(), types);
     watch.check();
 }
 

@@ -22,7 +22,7 @@ constexpr bool cuda_prompts_are_batch_invariant(int64_t n_floats, int64_t n_quan
     return n_floats <= n_quantised;
 }
 
-// Cells of a cache whose pages may lie in any order on a CUDA device.
-constexpr int kCudaCellsInAnyOrder = 8192;
+// Largest sliding window for which it holds there.
+constexpr int kCudaWindow = 4096;
 
 }  // namespace pmtp

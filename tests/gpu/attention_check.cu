@@ -4,6 +4,7 @@
 #include "cache_cells.cuh"
 #include "device.cuh"
 #include "kernels/attention/cuda/attention.cuh"
+#include "kernels/attention/device_table.h"
 #include "kernels/rows/cuda/row_ops.cuh"
 
 #include <algorithm>
@@ -18,7 +19,7 @@ namespace {
 namespace cuda = pmtp::attention::cuda;
 
 constexpr int kPage = 64;
-constexpr int kCellsInAnyOrder = 128 * kPage;  // chunks.cuh
+constexpr int kWindow = 100;
 
 std::atomic<int> failures = 0;
 
@@ -26,9 +27,10 @@ std::atomic<int> failures = 0;
 enum class Mask {
     none,     // everything, without a mask
     causal,   // all up to its own cell
-    window,   // the last 100 of these
+    window,   // the last kWindow of these
     holes,    // cells and whole pages are missing, and what is seen has a bias
     two,      // the first rows one sequence, the others another, whose pages alternate
+    shared,   // likewise, but the first half of the pages is both's
     nothing,  // row 1: nothing
 };
 
@@ -41,14 +43,26 @@ struct Case {
     int n_batches = 1;
 };
 
+int n_pages_of(int n_cells) { return (n_cells + kPage - 1) / kPage; }
+
+int sequence_of(const Case & c, int row) {
+    return (c.mask == Mask::two || c.mask == Mask::shared) && row >= c.n_rows / 2;
+}
+
+bool is_page_of(const Case & c, int page, int sequence) {
+    return (c.mask != Mask::two && c.mask != Mask::shared) || page % 2 == sequence ||
+           (c.mask == Mask::shared && page < n_pages_of(c.n_cells) / 2);
+}
+
 float bias_of(const Case & c, int row, int cell) {
     const int own = c.n_cells - c.n_rows + row;
     switch (c.mask) {
         case Mask::none: return 0.0f;
-        case Mask::window: return cell > own || cell <= own - 100 ? -INFINITY : 0.0f;
+        case Mask::window: return cell > own || cell <= own - kWindow ? -INFINITY : 0.0f;
         case Mask::holes:
             return cell / kPage % 3 == 1 || (cell * 7 + row) % 5 == 0 ? -INFINITY : 0.25f * (float) ((cell + row) % 9);
-        case Mask::two: return cell / kPage % 2 != (row >= c.n_rows / 2) || cell > own ? -INFINITY : 0.0f;
+        case Mask::two:
+        case Mask::shared: return !is_page_of(c, cell / kPage, sequence_of(c, row)) || cell > own ? -INFINITY : 0.0f;
         case Mask::nothing: return row == 1 || cell > own ? -INFINITY : 0.0f;
         default: return cell > own ? -INFINITY : 0.0f;
     }
@@ -102,11 +116,40 @@ struct Inputs {
     }
 };
 
+// Where the pages lie; empty: in their order, and there is no table.
+using Places = std::vector<int>;
+
+// The table of rows of a case, which is behind them in a mask, or that there is none.
+std::vector<int32_t> table_of(const Case & c, int first, int n_rows, int n_cells, const Places & places) {
+    pmtp::attention::Pages pages;
+    for (int row = first; row < first + n_rows;) {
+        const int sequence = sequence_of(c, row), begin = row;
+        while (row < first + n_rows && sequence_of(c, row) == sequence) {
+            row++;
+        }
+        const int own = c.n_cells - c.n_rows + begin;
+        const int first_page = c.mask == Mask::window ? std::max(own - kWindow + 1, 0) / kPage : 0;
+        pages.runs.push_back({ begin - first, row - begin, first_page, 0, (int64_t) pages.first_cells.size() });
+        for (int page = first_page; page < n_pages_of(n_cells); page++) {
+            if (is_page_of(c, page, sequence)) {
+                pages.first_cells.push_back(places.empty() ? 0 : places[page] * kPage);
+                pages.runs.back().n_pages++;
+            }
+        }
+    }
+    using Table = pmtp::attention::DeviceTable;
+    std::vector<int32_t> words(Table::chunks_at(n_rows) + 2 * n_pages_of(c.n_cells) * Table::kChunkWords);
+    pmtp::attention::write_table(places.empty() ? nullptr : &pages, c.mask == Mask::window ? kWindow : 0, c.n_cells,
+                                 n_rows, words.data(), (int64_t) words.size());
+    return words;
+}
+
 // Inputs on the device, and any of their rows' results.
 class Device {
   public:
-    Device(const Case & c, const Inputs & in)
+    Device(const Case & c, const Inputs & in, const Places & places = {})
         : case_(c),
+          places_(places),
           q_(in.q),
           sinks_(in.sinks),
           mask_(in.mask),
@@ -144,6 +187,8 @@ class Device {
         task.scale = 0.5f / std::sqrt((float) c.head_size);
         task.softcap = c.softcap;
         task.mask_is_old = n_rows % 2 == 1;
+        const DeviceArray<int32_t> table(table_of(c, first, n_rows, n_cells, places_));
+        task.table = places_.empty() && n_rows % 3 == 1 ? nullptr : table.get();
         return attend(task);
     }
 
@@ -223,6 +268,7 @@ class Device {
     }
 
     const Case & case_;
+    const Places places_;
     DeviceArray<float> q_, sinks_;
     DeviceArray<uint16_t> mask_;
     DeviceArray<uint8_t> k_, v_;
@@ -326,14 +372,11 @@ void check_bits(const Case & c, const Device & device, const std::vector<float> 
     }
 }
 
-// The same with whole pages at other places.
-Inputs scattered(const Case & c, const Inputs & in, std::mt19937 & random) {
+// The same with whole pages at these places.
+Inputs scattered(const Case & c, const Inputs & in, const Places & places) {
     Inputs out = in;
-    std::vector<int> pages(c.n_cells / kPage);
-    std::iota(pages.begin(), pages.end(), 0);
-    std::shuffle(pages.begin(), pages.end(), random);
-    for (int to = 0; to < (int) pages.size(); to++) {
-        const size_t from = (size_t) pages[to] * kPage, at = (size_t) to * kPage;
+    for (int page = 0; page < c.n_cells / kPage; page++) {
+        const size_t from = (size_t) page * kPage, at = (size_t) places[page] * kPage;
         for (int row = 0; row < c.n_rows; row++) {
             std::copy_n(&in.mask[row * c.n_cells + from], kPage, &out.mask[row * c.n_cells + at]);
         }
@@ -350,13 +393,35 @@ Inputs scattered(const Case & c, const Inputs & in, std::mt19937 & random) {
 // A sliding cache gives pages out again, so that drafts which are rejected leave later ones at other places: two texts
 // in three of the embedded pair differed with drafting on and off.
 void check_places(const Case & c, const Inputs & in, const std::vector<float> & found, std::mt19937 & random) {
-    if (c.mask == Mask::none || c.n_cells > kCellsInAnyOrder) {
+    if (c.mask == Mask::none) {
         return;
     }
-    const Inputs moved = scattered(c, in, random);
-    const std::vector<float> again = Device(c, moved).run(0, c.n_rows, c.n_cells);
-    if (std::memcmp(again.data(), found.data(), found.size() * sizeof(float)) != 0) {
-        fail(c, "other bits: pages at other places");
+    const bool few = c.n_cells <= pmtp::attention::DeviceTable::kCellsWithout;
+    const auto expect = [&](const std::vector<float> & right, const std::vector<float> & again, const char * what) {
+        if (std::memcmp(again.data(), right.data(), right.size() * sizeof(float)) != 0) {
+            fail(c, what);
+        }
+    };
+    Places places(n_pages_of(c.n_cells));
+    std::iota(places.begin(), places.end(), 0);
+    std::vector<float> with_table = found;
+    if (c.n_batches == 1) {
+        const Device device(c, in, places);
+        with_table = device.run(0, c.n_rows, c.n_cells);
+        check_values(c, in, with_table);
+        check_bits(c, device, with_table);
+        if (few) {
+            expect(found, with_table, "other bits: with a table");
+        }
+    }
+    std::shuffle(places.begin(), places.begin() + c.n_cells / kPage, random);
+    const Inputs moved = scattered(c, in, places);
+    if (few) {
+        expect(found, Device(c, moved).run(0, c.n_rows, c.n_cells), "other bits: pages at other places");
+    }
+    if (c.n_batches == 1) {
+        expect(with_table, Device(c, moved, places).run(0, c.n_rows, c.n_cells),
+               "other bits: pages of a table at other places");
     }
 }
 
@@ -395,6 +460,7 @@ std::vector<Case> cases(bool small) {
         }
         out.push_back({ size, 2, 3, 5, 200, Format::turbo4, Format::turbo3, Mask::holes, true });
         out.push_back({ size, 1, 2, 20, 150, Format::q8_0, Format::turbo3 });
+        out.push_back({ size, 1, 4, 5, 700, Format::f16, Format::turbo3, Mask::shared });
     }
     if (small) {  // for tools that follow every access
         return out;
@@ -423,12 +489,15 @@ std::vector<Case> cases(bool small) {
         out.push_back({ size, 2, 2, 7, 2176, k, v, Mask::window, false, 50.0f });
         out.push_back({ size, 1, 4, 4, 321, k, v, Mask::holes, true, 20.0f, 3 });
         out.push_back({ size, 1, 1, 2, 34000, k, v, Mask::two });
+        out.push_back({ size, 1, 2, 6, 12345, k, v, Mask::shared });
+        out.push_back({ size, 1, 8, 3, 40000, v, k });
         out.push_back({ size, 1, 4, 2, 8192, k, v, Mask::two });
         out.push_back({ size, 1, 8, 16, 5000, Format::f16, k, Mask::two });
         // prompts
         out.push_back({ size, 1, 8, 65, 400, k, v });
         out.push_back({ size, 2, 2, 200, 700, Format::f16, Format::f16, Mask::window, true, 50.0f });
         out.push_back({ size, 1, 4, 17, 9000, Format::bf16, v, Mask::two });
+        out.push_back({ size, 1, 4, 70, 9000, v, Format::f16, Mask::shared });
         out.push_back({ size, 1, 16, 300, 350, v, k, Mask::holes });
         out.push_back({ size, 2, 3, 40, 321, k, v, Mask::nothing, false, 0.0f, 3 });
     }

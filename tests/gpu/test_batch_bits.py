@@ -78,3 +78,20 @@ def test_rows_behind_many_cells_do_not_depend_on_the_batch(device, tmp_path: Pat
         few = model.logits(ids, n_batch=8)
         assert np.array_equal(model.logits(ids, n_batch=16), few)
         assert np.array_equal(model.logits(ids, n_batch=32), few)
+
+
+@pytest.mark.parametrize("cache_types", [("f16", "f16"), ("turbo4", "turbo3")])
+def test_rows_behind_many_cells_do_not_depend_on_where_their_pages_lie(device, tmp_path: Path, cache_types):
+    """Behind 8192 cells several pages were a chunk as they lay in the cache, whosever they were."""
+    shape = dataclasses.replace(SHAPE, context_length=16384)
+    target = write_target(tmp_path / "target.gguf", shape, weights="q8_0")
+    k, v = cache_types
+    ids = tokens(shape, 9000)
+    with Model(target, n_ctx=16384, max_num_seqs=2, n_threads=2, cache_type_k=k, cache_type_v=v) as model:
+        alone = model.logits(ids)
+        # Two texts side by side, whose pages alternate.
+        prompts = [tokens(shape, 3000)[::-1], tokens(shape, 2500)[1:]]
+        assert not any(c.error for c in model.generate_all(prompts, max_tokens=200, ignore_eos=True))
+        assert np.array_equal(model.logits(ids), alone)
+        few = model.logits(ids[:8500], n_batch=3)
+        assert np.array_equal(few, alone[:8500])

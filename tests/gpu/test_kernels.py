@@ -30,6 +30,7 @@ PROGRAMS = {
     + [
         ATTENTION / "merge.cu",
         ATTENTION / "merge_rows.cu",
+        ATTENTION.parent / "device_table.cpp",
         KERNELS / "rows" / "cuda" / "row_ops.cu",
         TURBOQUANT / "reference.c",
     ],

@@ -53,6 +53,13 @@ def test_masks_are_those_of_the_cells(library, seed):
     assert library.pages_wrong_masks(seed) == 0
 
 
+@pytest.mark.parametrize("window", [0, 512])
+@pytest.mark.parametrize("seed", range(6))
+def test_tables_for_devices_have_the_pages_of_positions(library, seed, window):
+    """Of caches with more than 8192 cells: a row's bits depended there on where its sequence's pages lay."""
+    assert library.pages_wrong_tables(seed, window) == 0
+
+
 class Alone:
     """Logits of texts, a row at a time, alone in an empty cache, on one thread; remembered."""
 

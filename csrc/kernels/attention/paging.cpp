@@ -1,6 +1,7 @@
 #include "kernels/attention/paging.h"
 
 #include "kernels/attention/chunks.h"
+#include "kernels/attention/device_table.h"
 
 #include "ggml-backend.h"
 #include "ggml.h"
@@ -105,6 +106,10 @@ class Taker {
     size_t next_ = 0;           // pages before it are not free
 };
 
+int64_t words_of_table(const ggml_tensor * mask, const llama_ubatch & batch, const llama_cparams & cparams) {
+    return cparams.flash_attn && cparams.kv_unified ? table_words(mask->ne[0], batch.n_tokens, batch.n_seqs_unq) : 0;
+}
+
 }  // namespace
 
 uint32_t sliding_cells(uint32_t n_swa, uint32_t n_running, uint32_t n_batch) {
@@ -123,6 +128,22 @@ uint32_t seen_cells(uint32_t n_used, uint32_t n_multiple, const ggml_tensor * ke
         }
     }
     return std::max(multiple, GGML_PAD(n_used, multiple));
+}
+
+void add_table(ggml_context * context, ggml_tensor * mask, const llama_ubatch & batch, const llama_cparams & cparams) {
+    if (const int64_t n_words = words_of_table(mask, batch, cparams); n_words > 0) {
+        mask->src[0] = ggml_new_tensor_1d(context, GGML_TYPE_I32, n_words);
+        ggml_set_input(mask->src[0]);
+        ggml_set_name(mask->src[0], "attn_inp_pages");
+    }
+}
+
+bool fits_table(const ggml_tensor * mask, const llama_ubatch & batch, const llama_cparams & cparams) {
+    return words_of_table(mask, batch, cparams) == (mask->src[0] != nullptr ? mask->src[0]->ne[0] : 0);
+}
+
+void pass_table(ggml_tensor * attention, const ggml_tensor * mask) {
+    attention->src[5] = mask != nullptr && mask->op == GGML_OP_NONE ? mask->src[0] : nullptr;
 }
 
 bool find_cells(const llama_kv_cells & cells, const llama_ubatch & batch, uint32_t n_swa, llama_swa_type swa_type,
@@ -191,19 +212,23 @@ void PageTable::attach(ggml_tensor * mask, const llama_kv_cells & cells, int64_t
 }
 
 bool PageTable::fill(ggml_tensor * mask, const llama_kv_cells & cells, const llama_ubatch & batch, uint32_t n_swa,
-                     llama_swa_type swa_type, bool causal) {
-    const bool standard = swa_type == LLAMA_SWA_TYPE_STANDARD;
-    if (!standard && swa_type != LLAMA_SWA_TYPE_NONE) {
-        return false;
-    }
-    for (uint32_t i = 0; i < batch.n_tokens; i++) {
+                     llama_swa_type swa_type, bool paged, bool causal) {
+    const int64_t window = swa_type == LLAMA_SWA_TYPE_STANDARD ? n_swa : 0;
+    paged = paged && (window > 0 || swa_type == LLAMA_SWA_TYPE_NONE);
+    for (uint32_t i = 0; paged && i < batch.n_tokens; i++) {
         add(batch.seq_id[i][0], batch.pos[i]);
     }
-    attach(mask, cells, standard ? n_swa : 0);
-    if (causal) {
-        fill_mask(mask, cells, batch, standard ? n_swa : 0);
+    if (paged) {
+        attach(mask, cells, window);
     }
-    return causal;
+    if (ggml_tensor * table = mask->src[0]; table != nullptr && table->data != nullptr) {
+        write_table(paged && mask->extra != nullptr ? &pages_ : nullptr, window, mask->ne[0], batch.n_tokens,
+                    (int32_t *) table->data, table->ne[0]);
+    }
+    if (paged && causal) {
+        fill_mask(mask, cells, batch, window);
+    }
+    return paged && causal;
 }
 
 bool PageTable::find_pages(Pages::Run & run, llama_seq_id sequence, const llama_kv_cells & cells, int64_t n_kv) {

@@ -7,12 +7,14 @@
 #include "kernels/attention/pages.h"
 
 #include "llama-batch.h"
+#include "llama-cparams.h"
 #include "llama-hparams.h"
 #include "llama-kv-cells.h"
 
 #include <cstdint>
 #include <vector>
 
+struct ggml_context;
 struct ggml_tensor;
 
 namespace pmtp::attention {
@@ -38,6 +40,13 @@ void take_pages(llama_kv_cells & cells, const llama_ubatch & batch, const std::v
 // it has fewer values.
 uint32_t seen_cells(uint32_t n_used, uint32_t n_multiple, const ggml_tensor * keys);
 
+// Gives the mask of a batch a tensor for the table of its pages, where a device needs one: its src[0].
+void add_table(ggml_context * context, ggml_tensor * mask, const llama_ubatch & batch, const llama_cparams & cparams);
+// Whether the table of a mask, or that it has none, serves this batch too.
+bool fits_table(const ggml_tensor * mask, const llama_ubatch & batch, const llama_cparams & cparams);
+// Hands a FLASH_ATTN_EXT the table of its mask: as src[5], so that it comes to the device.
+void pass_table(ggml_tensor * attention, const ggml_tensor * mask);
+
 // The pages of the rows of one mask.
 class PageTable {
   public:
@@ -54,10 +63,11 @@ class PageTable {
     // in their own order.
     void attach(ggml_tensor * mask, const llama_kv_cells & cells, int64_t window);
 
-    // Likewise for the rows of a batch, whose mask is filled if they see themselves and earlier positions (`causal`),
-    // in windows that are llama.cpp's standard ones or none: whether it was.
+    // Likewise for the rows of a batch over a cache that is `paged`, whose mask is filled if they see themselves and
+    // earlier positions (`causal`), in windows that are llama.cpp's standard ones or none: whether it was. The
+    // mask's table is written, or that there is none.
     bool fill(ggml_tensor * mask, const llama_kv_cells & cells, const llama_ubatch & batch, uint32_t n_swa,
-              llama_swa_type swa_type, bool causal);
+              llama_swa_type swa_type, bool paged, bool causal);
 
   private:
     bool find_pages(Pages::Run & run, llama_seq_id sequence, const llama_kv_cells & cells, int64_t n_kv);

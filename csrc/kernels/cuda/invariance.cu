@@ -1,6 +1,7 @@
 #include "kernels/invariance.h"
 
 #include "kernels/attention/cuda/hook.cuh"
+#include "kernels/attention/device_table.h"
 #include "kernels/products/cuda/experts.cuh"
 #include "kernels/products/cuda/weight_format.cuh"
 
@@ -47,6 +48,8 @@ bool pmtp::cuda_product_is_batch_invariant(const ggml_tensor * weights) {
     p.n_rows = 1;
     return pmtp_cuda_has_product(p);
 }
+
+static_assert(pmtp::kCudaWindow == pmtp::attention::DeviceTable::kWindow, "what the table for a device keeps");
 
 bool pmtp::cuda_attention_is_batch_invariant(int head_size, int group, ggml_type k, ggml_type v) {
     return pmtp_cuda_has_attention(head_size, group, k, v);

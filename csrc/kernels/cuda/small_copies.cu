@@ -1,5 +1,6 @@
 #include "kernels/cuda/small_copies.cuh"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -12,9 +13,9 @@ namespace {
 // Of a launch: parameters of kernels may have 4 KiB.
 constexpr int kMostCopies = 64;
 // Bytes of a launch that come from the host or go there.
-constexpr size_t kMostBytes = 512 << 10;
+constexpr size_t kMostBytes = 2 << 20;
 // Of a copy to or within the device, from where on the copy engine is as fast.
-constexpr size_t kMostOfOne = 64 << 10;
+constexpr size_t kMostOfOne = 512 << 10;
 // Of one to the host, which waits for the copy engine where its memory is not pinned.
 constexpr size_t kMostRead = 256 << 10;
 // Launches whose bytes may wait for the device or for the host: those of a round with drafts, which the host queues
@@ -22,8 +23,9 @@ constexpr size_t kMostRead = 256 << 10;
 constexpr int kBuffers = 4;
 
 constexpr int kThreads = 256;
-// Blocks that share a copy.
-constexpr int kBlocks = 4;
+// Blocks that share each copy of a launch: as many as its largest has pieces of so many bytes.
+constexpr int kLeastBlocks = 4, kMostBlocks = 64;
+constexpr size_t kBytesOfBlock = 8 << 10;
 
 struct Copy {
     char * to;
@@ -37,7 +39,7 @@ struct Copies {
 
 template <typename T> __device__ __forceinline__ void copy_words(const Copy & copy) {
     const uint32_t n = copy.size / sizeof(T);
-    for (uint32_t i = blockIdx.y * kThreads + threadIdx.x; i < n; i += kBlocks * kThreads) {
+    for (uint32_t i = blockIdx.y * kThreads + threadIdx.x; i < n; i += gridDim.y * kThreads) {
         ((T *) copy.to)[i] = ((const T *) copy.from)[i];
     }
 }
@@ -117,7 +119,12 @@ class Queue {
             return;
         }
         const CurrentDevice current(device_);
-        spread<<<dim3(n_, kBlocks), kThreads, 0, stream>>>(copies_);
+        size_t largest = 0;
+        for (int i = 0; i < n_; i++) {
+            largest = std::max<size_t>(largest, copies_.all[i].size);
+        }
+        const int n_blocks = std::clamp((int) (largest / kBytesOfBlock), kLeastBlocks, kMostBlocks);
+        spread<<<dim3(n_, n_blocks), kThreads, 0, stream>>>(copies_);
         cudaEventRecord(buffers_[current_].done, stream);
         current_ = (current_ + 1) % kBuffers;
         n_ = 0;

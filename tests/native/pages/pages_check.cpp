@@ -1,11 +1,16 @@
 // A KV cache of several sequences as C functions, for test_pages.py: llama.cpp's own calls, with arrays for structs.
+#include "kernels/attention/device_table.h"
 #include "llama/hooks/cache_types.h"
 #include "llama/internal.h"
 
 #include "ggml-backend.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <memory>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -170,4 +175,98 @@ EXPORT int pages_wrong_masks(unsigned seed) {
         }
     }
     return n_wrong;
+}
+
+// The table for a device, of sequences whose first pages are one's and whose others lie anywhere: how much of it is
+// wrong.
+EXPORT int pages_wrong_tables(unsigned seed, int window) {
+    using pmtp::attention::DeviceTable, pmtp::attention::kPage;
+    constexpr int kCells = 25600, kSequences = 3;
+    std::mt19937 random(seed);
+    llama_kv_cells cells;
+    cells.resize(kCells);
+    std::vector<int> free_pages(kCells / kPage);
+    std::iota(free_pages.begin(), free_pages.end(), 0);
+    std::shuffle(free_pages.begin(), free_pages.end(), random);
+    const int n_shared = (int) (random() % 40);  // pages
+    std::vector<int> first_cells[kSequences], lengths;
+    for (int s = 0; s < kSequences; s++) {
+        lengths.push_back(n_shared * kPage + 1 + (int) (random() % 7000));
+        for (int position = 0; position < lengths[s]; position += kPage) {
+            const bool is_shared = s > 0 && position < n_shared * kPage;
+            first_cells[s].push_back(is_shared ? first_cells[0][position / kPage] : free_pages.back() * kPage);
+            if (!is_shared) {
+                free_pages.pop_back();
+            }
+            for (int at = 0; at < kPage && position + at < lengths[s]; at++) {
+                const auto cell = (uint32_t) (first_cells[s].back() + at);
+                if (!is_shared) {
+                    cells.pos_set(cell, position + at);
+                }
+                cells.seq_add(cell, s);
+            }
+        }
+    }
+
+    std::vector<llama_seq_id> sequences;
+    std::vector<llama_pos> positions;
+    for (int s = 0; s < kSequences; s++) {
+        const int n = std::min(lengths[s], 1 + (int) (random() % 100));
+        for (int i = 0; i < n; i++) {
+            sequences.push_back(s);
+            positions.push_back(lengths[s] - n + i);
+        }
+    }
+    std::vector<llama_seq_id *> ids;
+    for (llama_seq_id & s : sequences) {
+        ids.push_back(&s);
+    }
+    const int n_rows = (int) positions.size();
+    llama_ubatch batch{};
+    batch.n_tokens = (uint32_t) n_rows;
+    batch.pos = positions.data();
+    batch.seq_id = ids.data();
+    llama_cparams cparams{};
+    cparams.flash_attn = cparams.kv_unified = true;
+    batch.n_seqs_unq = kSequences;
+    const std::unique_ptr<ggml_context, decltype(&ggml_free)> context(
+        ggml_init({ (size_t) (n_rows * kCells * 2 + (1 << 20)), nullptr, false }), ggml_free);
+    ggml_tensor * mask = ggml_new_tensor_2d(context.get(), GGML_TYPE_F16, kCells, n_rows);
+    pmtp::attention::add_table(context.get(), mask, batch, cparams);
+    const auto fill = [&](bool paged) {
+        pmtp::attention::PageTable().fill(mask, cells, batch, (uint32_t) window,
+                                          window > 0 ? LLAMA_SWA_TYPE_STANDARD : LLAMA_SWA_TYPE_NONE, paged, true);
+    };
+    const auto * words = (const int32_t *) mask->src[0]->data;
+    const auto n_chunks = [&] { return ((const DeviceTable::Header *) words)->n_chunks; };
+    fill(true);
+    if (n_chunks() == 0) {
+        return -1;
+    }
+    int n_wrong = 0;
+    const auto * chunks = (const DeviceTable::Chunk *) (words + DeviceTable::chunks_at(n_rows));
+    for (int row = 0; row < n_rows; row++) {
+        // Its chunks by number: their pages are those of its sequence's positions from the run's first on, in order.
+        std::map<int, DeviceTable::Chunk> own;
+        for (int i = 0; i < n_chunks(); i++) {
+            if (row >= chunks[i].first_row && row < chunks[i].end_row) {
+                n_wrong += !own.emplace(chunks[i].number, chunks[i]).second;
+            }
+        }
+        const int sequence = sequences[row];
+        const auto run = std::find(sequences.begin(), sequences.end(), sequence) - sequences.begin();
+        int page = window > 0 ? std::max(positions[run] - window + 1, 0) / kPage : 0;
+        n_wrong += (int) own.size() != words[DeviceTable::kHeaderWords + row];
+        for (const auto & [number, chunk] : own) {
+            const int whole = window > 0 ? 1 : page < 128 ? 1 : 2;  // fewer than 512 pages
+            const int left = (int) first_cells[sequence].size() - page;
+            n_wrong += number >= (int) own.size() || chunk.n_pages != std::min(whole, left);
+            for (int i = 0; i < chunk.n_pages; i++) {
+                n_wrong += chunk.first_cells[i] != first_cells[sequence][page++];
+            }
+        }
+        n_wrong += page != (int) first_cells[sequence].size();
+    }
+    fill(false);  // a table that is left from before would be believed
+    return n_wrong + n_chunks();
 }

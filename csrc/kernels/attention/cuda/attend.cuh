@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/attention/cuda/pages.cuh"
+#include "kernels/attention/cuda/table.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
 
@@ -34,12 +35,10 @@ template <int head_size, int tiles> class Chunk {
         : plan_(plan),
           task_(plan.task),
           memory_(memory),
-          chunk_((int) (gridDim.y - 1 - blockIdx.y)),  // the longest first
           unit_((int) blockIdx.z),
           batch_(plan.task.n_batches == 1 ? 0 : unit_ / plan.task.n_kv_heads),
           head_(unit_ - batch_ * plan.task.n_kv_heads),
           first_column_((int) blockIdx.x * kColumns),
-          first_page_(chunk_begin(chunk_)),
           lane_((int) threadIdx.x % kWarp),
           warp_((int) threadIdx.x / kWarp) {
 #pragma unroll
@@ -48,10 +47,12 @@ template <int head_size, int tiles> class Chunk {
         }
     }
 
-    __device__ void run(void * work_memory) {
+    // The i-th chunk of all; how many there are.
+    __device__ int run(int i, void * work_memory) {
         if (!task_.mask_is_old) {
             wait_for_previous();
         }
+        const int n_chunks = find_place(i);
         const uint32_t pages = find_pages();
         if (task_.mask_is_old) {
             wait_for_previous();
@@ -66,11 +67,19 @@ template <int head_size, int tiles> class Chunk {
             __syncthreads();
             store_values(work.values);
         }
+        return n_chunks;
     }
 
   private:
     template <typename T> __device__ __forceinline__ T * at(int offset) const { return (T *) (memory_ + offset); }
-    __device__ __forceinline__ bool is_column(int column) const { return first_column_ + column < plan_.columns; }
+    __device__ __forceinline__ DeviceTable::Chunk & chunk() const { return at<ChunkPlace>(plan_.place_at)->chunk; }
+    __device__ __forceinline__ uint32_t & seen() const { return at<ChunkPlace>(plan_.place_at)->seen; }
+
+    // Whether it is one of those that see the chunk.
+    __device__ __forceinline__ bool is_column(int column) const {
+        const int row = task_.first_row + plan_.row_of(first_column_ + column);
+        return first_column_ + column < plan_.columns && row >= chunk().first_row && row < chunk().end_row;
+    }
 
     __device__ __forceinline__ MaskRow mask_of(int row) const {
         const int batch = task_.mask_batches == 1 ? 0 : batch_ % task_.mask_batches;
@@ -80,34 +89,67 @@ template <int head_size, int tiles> class Chunk {
                  task_.n_cells, plan_.mask_is_aligned };
     }
 
+    // Finds out what the i-th chunk is: one of a sequence's positions, or without a table of the cells as they lie.
+    __device__ __forceinline__ int find_place(int i) const {
+        using Table = DeviceTable;
+        const int thread = (int) threadIdx.x;
+        if (task_.table != nullptr) {
+            // There is room for as many as there are blocks: no need to wait for how many there are.
+            const int32_t * words = task_.table + Table::chunks_at(task_.all_rows) + i * Table::kChunkWords;
+            const int word = thread < Table::kChunkWords ? words[thread] : 0;
+            const int n_chunks = chunks_of_table(task_);
+            if (n_chunks > 0) {
+                if (thread < Table::kChunkWords) {
+                    // Beyond the last nothing is seen by any row.
+                    ((int *) &chunk())[thread] = i < n_chunks ? word : 0;
+                }
+                return n_chunks;
+            }
+        }
+        const int first_page = chunk_begin(i);
+        const int n_pages = min(chunk_begin(i + 1), (task_.n_cells + kPage - 1) / kPage) - first_page;
+        if (thread < kMaxChunkPages) {
+            chunk().first_cells[thread] = (first_page + thread) * kPage;
+        }
+        if (thread == 0) {
+            chunk().number = i;
+            chunk().first_row = 0;
+            chunk().end_row = task_.all_rows;
+            chunk().n_pages = n_pages;
+        }
+        return plan_.n_chunks;
+    }
+
     // A bit for every page of the chunk that some column sees.
     __device__ __forceinline__ uint32_t find_pages() const {
-        auto * seen = at<uint32_t>(plan_.pages_at);
-        const int n_pages = min(chunk_begin(chunk_ + 1), (task_.n_cells + kPage - 1) / kPage) - first_page_;
+        if (threadIdx.x == 0) {
+            seen() = 0;
+        }
+        __syncthreads();
+        const int n_pages = chunk().n_pages;
         if (task_.mask == nullptr) {
             return (1u << n_pages) - 1;
         }
-        if (threadIdx.x == 0) {
-            *seen = 0;
-        }
-        __syncthreads();
-        const int last_row = plan_.row_of(min(first_column_ + kColumns, plan_.columns) - 1);
+        const int first_row = max(plan_.row_of(first_column_), chunk().first_row - task_.first_row);
+        const int end_row =
+            min(plan_.row_of(min(first_column_ + kColumns, plan_.columns) - 1) + 1, chunk().end_row - task_.first_row);
         for (int page = warp_; page < n_pages; page += G::kWarps) {
+            const int cell = chunk().first_cells[page];
             bool any = false;
-            for (int row = plan_.row_of(first_column_) + lane_ / 8; row <= last_row; row += kWarp / 8) {
-                any = any || mask_of(row).sees_eight((first_page_ + page) * kPage + lane_ % 8 * 8);
+            for (int row = first_row + lane_ / 8; cell >= 0 && row < end_row; row += kWarp / 8) {
+                any = any || mask_of(row).sees_eight(cell + lane_ % 8 * 8);
             }
             if (__any_sync(0xffffffffu, any) && lane_ == 0) {
-                atomicOr(seen, 1u << page);
+                atomicOr(&seen(), 1u << page);
             }
         }
         __syncthreads();
-        return *seen;
+        return seen();
     }
 
     __device__ __forceinline__ void load(const Cells & cells, const Rows & rows, int page, int to) const {
         const int kv_batch = plan_.batches_of_a_kv_batch == 1 ? batch_ : batch_ / plan_.batches_of_a_kv_batch;
-        const int first = (first_page_ + page) * kPage;
+        const int first = chunk().first_cells[page];
         load_page<G::kThreads>(rows, cells.cell_stride,
                                cells.data + head_ * cells.head_stride + kv_batch * cells.batch_stride +
                                    first * cells.cell_stride,
@@ -329,7 +371,7 @@ template <int head_size, int tiles> class Chunk {
         with_format(task_.k.format, [&](auto f) { store_queries<decltype(f)>(queries); });
 #pragma unroll 1
         while (pages != 0) {
-            const int cell = (first_page_ + next) * kPage + 4 * part();
+            const int cell = chunk().first_cells[next] + 4 * part();
             pages &= pages - 1;
             next = __ffs((int) pages) - 1;
             uint2 mask[kSteps][2];
@@ -402,7 +444,7 @@ template <int head_size, int tiles> class Chunk {
         const int2 dims = with_format(
             task_.v.format, [&](auto f) { return make_int2(decltype(f)::dim(g, 0), decltype(f)::dim(g, 1)); });
         const float * inverse_sums = at<float>(plan_.factors_at) + 2 * t;
-        half * all = values + plan_.state(unit_, chunk_, first_column_ + 2 * t) * head_size + block * 64;
+        half * all = values + plan_.state(unit_, chunk().number, first_column_ + 2 * t) * head_size + block * 64;
 #pragma unroll
         for (int n = 0; n < tiles; n++) {
 #pragma unroll
@@ -435,7 +477,7 @@ template <int head_size, int tiles> class Chunk {
             if (column < kColumns && part() == 0) {
                 at<float>(plan_.factors_at)[column] = sum > 0.0f ? 1.0f / sum : 0.0f;
                 if (is_column(column)) {
-                    states[plan_.state(unit_, chunk_, first_column_ + column)] = { max_[step], sum };
+                    states[plan_.state(unit_, chunk().number, first_column_ + column)] = { max_[step], sum };
                 }
             }
         }
@@ -444,7 +486,7 @@ template <int head_size, int tiles> class Chunk {
     const Plan & plan_;
     const Task & task_;
     char * const memory_;
-    const int chunk_, unit_, batch_, head_, first_column_, first_page_, lane_, warp_;
+    const int unit_, batch_, head_, first_column_, lane_, warp_;
     float max_[kSteps];
     float sum_[kSteps] = {};
     // Of a tile: four pairs of dimensions, each for columns 2 t and 2 t + 1, the pair's second behind its first.
@@ -459,7 +501,15 @@ __global__ __launch_bounds__(Geometry<head_size>::kThreads,
                              kResident<head_size, tiles>) void attend_chunks(const __grid_constant__ Plan plan,
                                                                              void * work) {
     extern __shared__ uint4 memory[];
-    Chunk<head_size, tiles>(plan, (char *) memory).run(work);
+    // The longest first; there are more chunks than blocks only where sequences share pages.
+    for (int i = (int) (gridDim.y - 1 - blockIdx.y);;) {
+        const int n_chunks = Chunk<head_size, tiles>(plan, (char *) memory).run(i, work);
+        i += (int) gridDim.y;
+        if (i >= n_chunks) {
+            return;
+        }
+        __syncthreads();
+    }
 }
 
 // Launches attend_chunks; a source for each head size has it.

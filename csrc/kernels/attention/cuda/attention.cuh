@@ -1,8 +1,8 @@
 // Attention of query rows over a KV cache of any type on tensor cores.
 //
-// Cells are taken in pages of 64, pages in chunks (chunks.cuh). A block of threads computes one chunk for one KV head
-// and one tile of columns, query rows times the heads of the group: its keys and values are copied to shared memory as
-// they are and decoded there, once for all columns. The softmax is taken online (Milakov, Gimelshein, arXiv
+// Cells are taken in pages of 64, pages in chunks (device_chunks.h). A block of threads computes one chunk for one KV
+// head and one tile of columns, query rows times the heads of the group: its keys and values are copied to shared
+// memory as they are and decoded there, once for all columns. The softmax is taken online (Milakov, Gimelshein, arXiv
 // 1805.02867), and a second kernel merges the chunks in fixed point (FlashDecoding: Dao, Haziza, Massa, Sizov 2023).
 //
 // A column's bits depend on its query and on the cells that it sees, keys, values and places: not on other columns and
@@ -40,8 +40,9 @@ struct Task {
     int64_t q_row_stride, q_head_stride, q_batch_stride;  // bytes
     const char * mask;                                    // f16 [mask_batches][n_rows][n_cells], or null: all are seen
     int64_t mask_row_stride, mask_batch_stride;           // bytes
-    const float * sinks;  // [n_heads], or null: a logit a head that takes its share of the softmax and has no value
-    float * result;       // [n_batches][n_rows][n_heads][head_size], 16-byte aligned
+    const int32_t * table;  // a DeviceTable of the rows, 16-byte aligned, as old as the mask; or null
+    const float * sinks;    // [n_heads], or null: a logit a head that takes its share of the softmax and has no value
+    float * result;         // [n_batches][n_rows][n_heads][head_size], 16-byte aligned
     int head_size, n_cells, n_rows, n_heads, n_kv_heads, n_batches, kv_batches, mask_batches;
     float scale, softcap;  // logits: scale * q.k, then softcap * tanh(. / softcap) unless it is 0
     bool mask_is_old;      // no kernel that may still run writes it

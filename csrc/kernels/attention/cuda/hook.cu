@@ -73,6 +73,8 @@ bool task_of(const ggml_tensor * op, Task & task) {
         task.mask_batch_stride = (int64_t) mask->nb[3];
         task.mask_batches = (int) mask->ne[3];
         task.mask_is_old = mask->op == GGML_OP_NONE && mask->view_src == nullptr;  // an input
+        const ggml_tensor * table = op->src[5];
+        task.table = table != nullptr && table->op == GGML_OP_NONE ? (const int32_t *) table->data : nullptr;
     }
     task.sinks = sinks != nullptr ? (const float *) sinks->data : nullptr;
     task.result = (float *) op->data;

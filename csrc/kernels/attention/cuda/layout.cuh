@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/attention/cuda/attention.cuh"
-#include "kernels/attention/cuda/chunks.cuh"
+#include "kernels/attention/device_table.h"
 #include "kernels/attention/cuda/formats.cuh"
 
 #include <algorithm>
@@ -51,6 +51,12 @@ struct Rows {
     static int padded(int bytes) { return (bytes + 15) / 32 * 32 + 16; }
 };
 
+// A chunk, in shared memory; without a table one of the cells as they lie, which all rows see.
+struct ChunkPlace {
+    DeviceTable::Chunk chunk;
+    uint32_t seen;  // a bit for each page that some column sees
+};
+
 // A task with all that is the same for its blocks of threads. Those compute a chunk, a KV head of a batch (a unit) and
 // block_columns columns each.
 struct Plan {
@@ -62,7 +68,7 @@ struct Plan {
     int batches_of_a_kv_batch;
     bool mask_is_aligned;  // to 16 bytes, of each row
     // Offsets in shared memory, and bytes in all.
-    int q_pitch, k_at, v_at, q_at, scores_at, weights_at, factors_at, pages_at, shared_bytes;
+    int q_pitch, k_at, v_at, q_at, scores_at, weights_at, factors_at, place_at, shared_bytes;
 
     // With as many tiles as the shared memory of a block allows.
     template <int head_size> static Plan of(const Task & task, int shared_limit) {
@@ -89,8 +95,8 @@ struct Plan {
         // At the end the sums of parts of the page are put together at 0.
         const int sums = (G::kValueSplits - 1) * p.block_columns * head_size * (int) sizeof(float);
         p.factors_at = std::max(p.weights_at + p.block_columns * kWeightPitch * (int) sizeof(half), sums);
-        p.pages_at = p.factors_at + p.block_columns * (int) sizeof(float);
-        p.shared_bytes = p.pages_at + (int) sizeof(uint32_t);
+        p.place_at = p.factors_at + p.block_columns * (int) sizeof(float);
+        p.shared_bytes = p.place_at + (int) sizeof(ChunkPlace);
         return p;
     }
 

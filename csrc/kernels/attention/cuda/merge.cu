@@ -2,6 +2,7 @@
 // result must not depend on where. So sums of chunks are taken in fixed point.
 #include "kernels/attention/cuda/fixed_point.cuh"
 #include "kernels/attention/cuda/merge_rows.cuh"
+#include "kernels/attention/cuda/table.cuh"
 
 #include <type_traits>
 
@@ -55,24 +56,28 @@ __global__ __launch_bounds__(n_warps * kWarp) void merge_chunks(const __grid_con
     const auto values_of = [&](int c) {
         return *(const uint4 *) (work.values + plan.state(unit, c, column) * task.head_size + at);
     };
+    int n_chunks = task.mask_is_old ? chunks_of(plan, row) : 0;
     const auto state_of = [&](int c) {
-        return c < plan.n_chunks ? work.states[plan.state(unit, c, column)] : State{ -INFINITY, 0.0f };
+        return c < n_chunks ? work.states[plan.state(unit, c, column)] : State{ -INFINITY, 0.0f };
     };
 
     const float sign = task.signs != nullptr ? task.signs[thread % kSlice] : 1.0f;
     wait_for_previous();
     let_next_begin();
+    if (!task.mask_is_old) {
+        n_chunks = chunks_of(plan, row);
+    }
     const float sink = task.sinks != nullptr ? task.sinks[head] : -INFINITY;
     // Of the first chunks the values come while their weights do; of one that saw nothing they may be anything.
-    const uint4 first = own < plan.n_chunks ? values_of(own) : uint4{};
+    const uint4 first = own < n_chunks ? values_of(own) : uint4{};
     const State first_state = state_of(thread);
     float max = fmaxf(sink, first_state.max);
-    for (int c = thread + kThreads; c < plan.n_chunks; c += kThreads) {
+    for (int c = thread + kThreads; c < n_chunks; c += kThreads) {
         max = fmaxf(max, state_of(c).max);
     }
     max = reduce(max, Max());
     long long fixed_sum = 0;
-    for (int c = thread; c < plan.n_chunks; c += kThreads) {
+    for (int c = thread; c < n_chunks; c += kThreads) {
         const State state = c < kThreads ? first_state : state_of(c);
         const float weight = weight_of(state, max);
         weights[c] = weight;
@@ -82,11 +87,11 @@ __global__ __launch_bounds__(n_warps * kWarp) void merge_chunks(const __grid_con
     const float inverse_sum = inverse_of(fixed_sum, sink, max);
     FixedSums<kOwn> sums;
     const auto add = [&](float weight, const uint4 & x) { sums.add(weight, { x.x, x.y, x.z, x.w }); };
-    if (own < plan.n_chunks && weights[own] != 0.0f) {
+    if (own < n_chunks && weights[own] != 0.0f) {
         add(weights[own] * inverse_sum, first);
     }
 #pragma unroll 4
-    for (int c = own + kStep; c < plan.n_chunks; c += kStep) {
+    for (int c = own + kStep; c < n_chunks; c += kStep) {
         const float weight = weights[c] * inverse_sum;
         add(weight, weight != 0.0f ? values_of(c) : uint4{});
     }

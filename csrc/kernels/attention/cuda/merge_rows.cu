@@ -1,6 +1,7 @@
 #include "kernels/attention/cuda/merge_rows.cuh"
 
 #include "kernels/attention/cuda/fixed_point.cuh"
+#include "kernels/attention/cuda/table.cuh"
 
 namespace pmtp::attention::cuda {
 namespace {
@@ -35,16 +36,17 @@ __global__ __launch_bounds__(kColumnsOfBlock * kWarp) void merge_rows(const __gr
     const int row = plan.row_of(column);
     const int head = (unit - batch * task.n_kv_heads) * plan.group + column - row * plan.group;
     const float sink = task.sinks != nullptr ? task.sinks[head] : -INFINITY;
+    const int n_chunks = chunks_of(plan, row);
     float max = sink;
-    for (int c = lane; c < plan.n_chunks; c += kWarp) {
+    for (int c = lane; c < n_chunks; c += kWarp) {
         max = fmaxf(max, work.states[plan.state(unit, c, column)].max);
     }
     max = reduce_lanes<kWarp>(max, Max());
     long long fixed_sum = 0;
     int n_seen = 0;
-    for (int first = 0; first < plan.n_chunks; first += kWarp) {
+    for (int first = 0; first < n_chunks; first += kWarp) {
         const int c = first + lane;
-        const float weight = c < plan.n_chunks ? weight_of(work.states[plan.state(unit, c, column)], max) : 0.0f;
+        const float weight = c < n_chunks ? weight_of(work.states[plan.state(unit, c, column)], max) : 0.0f;
         fixed_sum += __float2ll_rn(weight * kWeightOne);
         const uint32_t with_weight = __ballot_sync(0xffffffffu, weight != 0.0f);
         if (weight != 0.0f) {

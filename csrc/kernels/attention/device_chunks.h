@@ -1,7 +1,13 @@
-// How cells are cut into chunks, in pages of 64. Where one begins depends on its number alone: chunks of one page
-// first, which give the same wherever the pages of a sequence lie, and longer ones later, which bounds the partial
-// results.
+// How pages of 64 cells are put together in chunks: those of a sequence by its positions where the mask has a page
+// table (device_table.h), else those of the cache as they lie. Where a chunk begins depends on its number alone: chunks
+// of one page first, which give the same either way, and longer ones later, which bounds the partial results.
 #pragma once
+
+#ifdef __CUDACC__
+#define PMTP_HOST_DEVICE __host__ __device__
+#else
+#define PMTP_HOST_DEVICE
+#endif
 
 namespace pmtp::attention::cuda {
 
@@ -14,12 +20,12 @@ struct Tier {
 constexpr int kTiers = 3;
 constexpr int kMaxChunkPages = 8;
 
-__host__ __device__ constexpr Tier tier(int i) {
+PMTP_HOST_DEVICE constexpr Tier tier(int i) {
     return i == 0 ? Tier{ 0, 0, 1 } : i == 1 ? Tier{ 128, 128, 2 } : Tier{ 320, 512, kMaxChunkPages };
 }
 
 // The first page of a chunk.
-__host__ __device__ constexpr int chunk_begin(int chunk) {
+PMTP_HOST_DEVICE constexpr int chunk_begin(int chunk) {
     int i = kTiers - 1;
     while (chunk < tier(i).chunk) {
         i--;
@@ -28,13 +34,16 @@ __host__ __device__ constexpr int chunk_begin(int chunk) {
 }
 
 // How many begin among the first pages.
-__host__ __device__ constexpr int chunk_count(int pages) {
+PMTP_HOST_DEVICE constexpr int chunk_count(int pages) {
     int i = kTiers - 1;
     while (pages <= tier(i).page && i > 0) {
         i--;
     }
     return tier(i).chunk + (pages - tier(i).page + tier(i).width - 1) / tier(i).width;
 }
+
+// The one that holds a page.
+PMTP_HOST_DEVICE constexpr int chunk_of_page(int page) { return chunk_count(page + 1) - 1; }
 
 constexpr bool tiers_meet() {
     for (int i = 1; i < kTiers; i++) {
