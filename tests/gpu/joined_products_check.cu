@@ -3,8 +3,8 @@
 #include "device.cuh"
 #include "kernels/products/cuda/products.cuh"
 #include "kernels/rows/cuda/row_ops.cuh"
+#include "product_rows.cuh"
 #include "quantised.cuh"
-#include "weight_blocks.cuh"
 
 #include <cstring>
 #include <memory>
@@ -73,6 +73,7 @@ class Products {
         const DeviceArray<float> out((size_t) n_out * n_rows_);
         p.out = out.get();
         expect(pmtp_cuda_has_product(p), "refused");
+        const RowParts parts(p);
         pmtp_cuda_launch_product(p, nullptr);
         return out.host();
     }
@@ -127,7 +128,7 @@ int main(int argc, char ** argv) {
     std::mt19937 random(6);
     for (const WeightBlocks & blocks : all_weight_blocks()) {
         for (const int n_in : small ? std::vector<int>{ 512 } : std::vector<int>{ 256, 1536, 5376 }) {
-            for (const int n_rows : small ? std::vector<int>{ 2, 9 } : std::vector<int>{ 1, 4, 8, 9, 33, 64 }) {
+            for (const int n_rows : small ? std::vector<int>{ 2, 9 } : std::vector<int>{ 1, 4, 8, 9, 33, 64, 600 }) {
                 Products(blocks, n_in, n_rows, random).check();
             }
         }

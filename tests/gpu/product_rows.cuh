@@ -1,6 +1,7 @@
 // Random rows of activations, and their products with rows of weights in double precision.
 #pragma once
 
+#include "device.cuh"
 #include "weight_blocks.cuh"
 
 #include <cmath>
@@ -63,3 +64,19 @@ inline std::pair<double, double> multiply_rows(const WeightBlocks & blocks, cons
     }
     return { sum, size };
 }
+
+// The parts of a product's rows, which it has while they live.
+class RowParts {
+  public:
+    explicit RowParts(WeightProduct & p)
+        : memory_(pmtp_cuda_takes_parts(p) ? pmtp_cuda_part_bytes(p.format, p.n_in, p.n_rows) : 1) {
+        p.parts = nullptr;
+        if (pmtp_cuda_takes_parts(p)) {
+            pmtp_cuda_split_rows(p.format, p.floats, memory_.get(), p.n_in, p.n_rows, nullptr);
+            p.parts = memory_.get();
+        }
+    }
+
+  private:
+    const DeviceArray<char> memory_;
+};

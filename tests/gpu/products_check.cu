@@ -36,6 +36,7 @@ void check_product(const WeightBlocks & blocks, int n_in, int n_out, int n_rows,
     p.n_in = n_in;
     p.n_out = n_out;
     p.n_rows = n_rows;
+    const RowParts parts(p);
     if (!pmtp_cuda_has_product(p)) {
         printf("%s, refused: %d to %d\n", blocks.name, n_in, n_out);
         failures++;
@@ -63,6 +64,18 @@ void check_product(const WeightBlocks & blocks, int n_in, int n_out, int n_rows,
     }
     if (gated) {
         failures += !is_quantised("product", n_out, n_rows, quantised.host(), found);
+    }
+    if (p.parts != nullptr) {  // and without parts, as where there is no memory for them
+        const DeviceArray<float> again(out.host().size());
+        WeightProduct q = p;
+        q.parts = nullptr;
+        q.out = again.get();
+        pmtp_cuda_launch_product(q, nullptr);
+        if (std::memcmp(again.host().data(), found.data(), found.size() * sizeof(float)) != 0) {
+            printf("%s, %d to %d%s, %d rows: parts change the bits\n", blocks.name, n_in, n_out, gated ? ", gated" : "",
+                   n_rows);
+            failures++;
+        }
     }
     // rows alone have the same bits
     const int64_t row_blocks = pmtp_row_blocks(n_in);
@@ -115,6 +128,83 @@ void check_products(const WeightBlocks & blocks, int n_rows, bool small) {
     }
 }
 
+// Rows of floats of very different sizes, of which some are not finite.
+std::vector<float> draw_extremes(int n_in, int n_rows, std::mt19937 & random) {
+    std::normal_distribution<float> normal(0, 1);
+    std::vector<float> out((size_t) n_in * n_rows);
+    for (int row = 0; row < n_rows; row++) {
+        const int kind = row % 12;
+        const float size = kind == 1 ? 1e30f : kind == 2 ? 1e-30f : kind == 3 ? 0.0f : 1.0f;
+        for (int i = 0; i < n_in; i++) {
+            // each stage of a row may have a size of its own
+            const float of_stage = kind == 4 ? std::ldexp(1.0f, i / 128 * 7 % 60 - 30) : 1.0f;
+            out[(size_t) row * n_in + i] = normal(random) * size * of_stage;
+        }
+        float & one = out[(size_t) row * n_in + random() % n_in];
+        uint32_t nan = 0x7f800001;
+        switch (kind) {
+            case 5: one = 1e6f; break;
+            case 6: one = 3.4028235e38f; break;
+            case 7: one = INFINITY; break;
+            case 8: one = -INFINITY; break;
+            case 9: one = NAN; break;
+            case 10: std::memcpy(&one, &nan, sizeof(nan)); break;
+            default: break;
+        }
+    }
+    return out;
+}
+
+// Of them each row has what double precision has, and the bits that it has alone.
+void check_extremes(const WeightBlocks & blocks, int n_in, int n_out) {
+    constexpr int kMost = 600;
+    std::mt19937 random(n_out);
+    const std::vector<uint8_t> weights = draw_weights(blocks, ((size_t) n_in * n_out + 255) / 256, random);
+    Columns x = { {}, draw_extremes(n_in, kMost, random) };
+    x.quantised.resize(pmtp_row_blocks(n_in) * kMost);
+    const DeviceArray<uint8_t> device_weights(weights);
+    const DeviceArray<float> floats(x.floats);
+    std::vector<float> first(kMost * (size_t) n_out);
+    for (const int n_rows : { 1, 4, 8, 13, 64, 65, 512, kMost }) {
+        const DeviceArray<float> out(first.size());
+        WeightProduct p = {};
+        p.format = blocks.format;
+        p.weights = device_weights.get();
+        p.n_in = n_in;
+        p.n_out = n_out;
+        for (int row = 0; row < kMost; row += n_rows) {
+            p.n_rows = std::min(n_rows, kMost - row);
+            p.floats = floats.get() + (size_t) row * n_in;
+            p.out = out.get() + (size_t) row * n_out;
+            const RowParts parts(p);
+            pmtp_cuda_launch_product(p, nullptr);
+        }
+        const std::vector<float> found = out.host();
+        if (n_rows == 1) {
+            first = found;
+        } else if (std::memcmp(found.data(), first.data(), first.size() * sizeof(float)) != 0) {
+            printf("%s, %d to %d: rows of extremes differ from the same of %d\n", blocks.name, n_in, n_out, n_rows);
+            failures++;
+        }
+    }
+    for (int row = 0; row < kMost; row += row < 24 ? 1 : 37) {
+        for (int i = row % 5; i < n_out; i += 29) {
+            const float found = first[(size_t) row * n_out + i];
+            const auto [expected, size] = multiply_rows(
+                blocks, &weights[(size_t) i * (n_in / 32) * blocks.n_bytes / 8], x, n_in, row);
+            const bool right = std::isnan(expected)   ? std::isnan(found)
+                               : std::isinf(expected) ? (double) found == expected
+                                                      : std::abs(found - expected) <= 1e-6 * size;
+            if (!right) {
+                printf("%s, %d to %d, row %d of extremes: value %d is %g, expected %g\n", blocks.name, n_in, n_out, row,
+                       i, found, expected);
+                failures++;
+                return;
+            }
+        }
+    }
+}
+
 int n_multiprocessors() {
     int device = 0, n = 0;
     check(cudaGetDevice(&device));
@@ -148,6 +238,12 @@ int main(int argc, char ** argv) {
         if (small) {  // for tools that follow every access
             threads.back().join();
             threads.pop_back();
+        }
+        if (pmtp_takes_floats(blocks.format) && !small) {
+            for (const int n_out : { 40, 520, 32 * n_multiprocessors() + 136 }) {  // tiled, small and large blocks
+                threads.emplace_back([&blocks, n_out] { check_extremes(blocks, 1152, n_out); });
+            }
+            threads.emplace_back([&blocks] { check_extremes(blocks, 3840, 1536); });
         }
         for (int n_rows : small ? std::vector<int>{ 3, 20, 70 }
                           : blocks.format == WeightFormat::q4_0

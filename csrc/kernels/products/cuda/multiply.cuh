@@ -129,7 +129,7 @@ __global__ __launch_bounds__((n_splits == 1 ? 1 : 2) * kMaxWarps * 32) void mult
         };
         if constexpr (kTiled && !Format::kQuantised) {
             const int first = blockIdx.y * kBlockRows;
-            add_tiled_float_stage<Format, n_matrices * n_tiles, kBlockRows / kBatch>(
+            add_tiled_float_stage<Format, n_matrices * n_tiles, n_row_tiles>(
                 sum, at, p.floats + (size_t) first * p.n_in + stage * Format::kStage, p.n_rows - first, p.n_in);
         } else if constexpr (kTiled) {
             const size_t row_tile_words = (size_t) pmtp_row_blocks(p.n_in) * kPmtpTileWords;

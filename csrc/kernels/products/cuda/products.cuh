@@ -38,6 +38,7 @@ struct WeightProduct {
     const float * factor;   // [n_out] a row, or null. Then out = gelu(weights x) * factor
     int64_t factor_stride;  // values from one of its rows to the next
     OtherMatrix others[2];  // without gate and factor
+    const void * parts;     // of floats, see pmtp_cuda_split_rows(), or null: then more rows than kPmtpVerifyRows take long
 };
 
 // Whether there is a kernel for the shape on this device.
@@ -51,3 +52,9 @@ void pmtp_cuda_launch_odd_product(const WeightProduct & product, cudaStream_t st
 // Of more than kPmtpVerifyRows rows; likewise.
 void pmtp_cuda_launch_prompt_product(const WeightProduct & product, cudaStream_t stream);
 void pmtp_cuda_launch_prompt_floats(const WeightProduct & product, cudaStream_t stream);
+
+// Whether the product takes its rows' parts, and how many bytes those of rows are. n_in: a multiple of 128.
+bool pmtp_cuda_takes_parts(const WeightProduct & product);
+size_t pmtp_cuda_part_bytes(WeightFormat format, int64_t n_in, int64_t n_rows);
+void pmtp_cuda_split_rows(WeightFormat format, const float * x, void * parts, int n_in, int n_rows,
+                          cudaStream_t stream);

@@ -28,11 +28,11 @@ template <int block_out> struct PromptBlock {
     int n_out;
     int block;
 
-    __device__ __forceinline__ explicit PromptBlock(const WeightProduct & p)
+    __device__ __forceinline__ explicit PromptBlock(const WeightProduct & p, int of_all = blockIdx.x)
         : weights(p.weights),
           out(p.out),
           n_out(p.n_out),
-          block(blockIdx.x) {
+          block(of_all) {
         for (const OtherMatrix & other : p.others) {
             const int n_blocks = (n_out + block_out - 1) / block_out;
             if (other.weights != nullptr && block >= n_blocks) {
@@ -118,6 +118,22 @@ template <typename Format, int n_tiles, int n_matrices> class WarpWeights {
     const size_t row_bytes_;
 };
 
+// Of a block whose results lie in shared memory.
+template <int block_rows, int block_out>
+__device__ __forceinline__ void quantise_results(const WeightProduct & p, int block, int first_row,
+                                                 const float * shared) {
+    const int n_rows = min(block_rows, p.n_rows - first_row);
+    // Whole warps, as columns are multiples of 32.
+    for (int i = threadIdx.x; i < n_rows * block_out; i += blockDim.x) {
+        const int column = block * block_out + i % block_out;
+        const float values[1] = { shared[i] };
+        pmtp_quantise(values,
+                      column < p.n_out
+                          ? pmtp_place(p.quantised, p.n_out, p.n_rows, first_row + i / block_out, column / 32)
+                          : PmtpQ8Place());
+    }
+}
+
 // Gives out a lane's results, total[tile][4 r + i] placed as multiply_32() has them; with two matrices the second half
 // of the tiles are the gate's. shared: memory that no warp has a use for any more.
 template <int n_matrices, typename Share>
@@ -160,15 +176,7 @@ __device__ __forceinline__ void store_results(const WeightProduct & p,
     }
     if (quantises) {
         __syncthreads();
-        const int n_rows = min(Share::kRows, p.n_rows - first_row);
-        // Whole warps, as columns are multiples of 32.
-        for (int i = threadIdx.x; i < n_rows * kOut; i += blockDim.x) {
-            const int column = own.block * kOut + i % kOut;
-            const float values[1] = { shared[i] };
-            pmtp_quantise(values, column < p.n_out
-                                      ? pmtp_place(p.quantised, p.n_out, p.n_rows, first_row + i / kOut, column / 32)
-                                      : PmtpQ8Place());
-        }
+        quantise_results<Share::kRows, kOut>(p, own.block, first_row, shared);
     }
 }
 

@@ -1,150 +1,393 @@
-// Products of a prompt's rows with weights that are floats, as prompt_products.cu has those of quantised ones: the
-// arithmetic of a result is that of float_stages.cuh.
+// Products of a prompt's rows with weights that are floats, as prompt_products.cu has those of quantised ones. A row's
+// parts are made once, in device memory; the arithmetic of a result is that of float_stages.cuh.
 #include "kernels/products/cuda/prompt_blocks.cuh"
 
 namespace {
 
-// In shared memory: twice a stage of the block's rows, then of each warp's weights.
-template <typename Format, typename Share> struct FloatMemory {
-    static constexpr int kStride = Layout<Format>::kColumnStride;
-    static constexpr int kXWords = Share::kRows * kStride;
-    static constexpr int kStageWords = Share::kTiles * kTile * Layout<Format>::kWords;
-    static constexpr size_t kBytes = 2 * (kXWords + kPromptWarps * kStageWords) * sizeof(uint32_t);
+// Values of a row that are on their way together: eight times 16 bytes.
+constexpr int kChunk = kFloatChunk;
+constexpr int kChunksOfStage = formats::Floats::kStage / kChunk;
+// A chunk that is multiplied, and others on their way.
+constexpr int kBuffers = 3;
+// Rows of activations, and tiles of eight of weights, of a warp.
+constexpr int kWarpRows = 32;
+
+// What a block has: row_warps times column_warps warps, of which each has kWarpRows rows and so many tiles.
+template <int row_warps, int column_warps, int tiles_, int resident_> struct FloatShare {
+    static constexpr int kTiles = tiles_;
+    static constexpr int kRowTiles = kWarpRows / kPmtpTileRows;
+    static constexpr int kRowWarps = row_warps;
+    static constexpr int kResident = resident_;
+    static constexpr int kThreads = row_warps * column_warps * 32;
+    static constexpr int kRows = row_warps * kWarpRows;
+    static constexpr int kWarpWeights = kTiles * kTile;
+    static constexpr int kWeights = column_warps * kWarpWeights;
+
+    static constexpr __host__ __device__ int block_out(int n_matrices) { return kWeights / n_matrices; }
+    template <typename Format> static constexpr size_t bytes() {
+        return (size_t) kBuffers * (FloatParts<Format>::kParts * kRows + kWeights) * kChunk * sizeof(uint16_t);
+    }
 };
 
-// Adds a stage of the product of the warp's tiles and the block's rows x. Sixteen rows share an instruction here, and
-// what they lack of their activations has one of its own.
-template <typename Format, typename Share>
-__device__ __forceinline__ void add_prompt_floats(float (&sum)[Share::kTiles][Share::kResults],
-                                                  const uint32_t * weights, const float * x) {
-    constexpr int kStride = FloatMemory<Format, Share>::kStride;
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const auto * w = (const uint2 *) (weights + g * Layout<Format>::kWords) + t;
-    float near[Share::kTiles][Share::kRowTiles][4] = {}, rest[Share::kTiles][Share::kRowTiles][4] = {};
-#pragma unroll
-    for (int i = 0; i < Format::kStage / 16; i++) {
-        uint2 words[Share::kTiles];
-#pragma unroll
-        for (int tile = 0; tile < Share::kTiles; tile++) {
-            words[tile] = w[tile * kTile * Layout<Format>::kWords / 2 + 4 * i];
-        }
-#pragma unroll
-        for (int r = 0; r < Share::kRowTiles; r++) {
-            const auto * row = (const float4 *) (x + (r * kPmtpTileRows + g) * kStride) + t + 4 * i;
-            const float4 a = row[0], b = row[8 * kStride / 4];
-            const float values[2][4] = { { a.x, b.x, a.y, b.y }, { a.z, b.z, a.w, b.w } };
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                uint32_t large[4], small[4];
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    large[j] = round_to_tf32(values[half][j]);
-                    small[j] = round_to_tf32(values[half][j] - __uint_as_float(large[j]));
-                }
-#pragma unroll
-                for (int tile = 0; tile < Share::kTiles; tile++) {
-                    const uint32_t word = half == 0 ? words[tile].x : words[tile].y;
-                    multiply_8(near[tile][r], large, Format::low(word), Format::high(word));
-                    multiply_8(rest[tile][r], small, Format::low(word), Format::high(word));
-                }
+// Chunks in the order in which they are added up: those of a stage, of the stages of a split, of all splits.
+struct ChunkOrder {
+    int n_stages, n_splits;
+    int split = 0, stage = 0, chunk = 0;
+
+    __device__ __forceinline__ int first_value() const { return stage * formats::Floats::kStage + chunk * kChunk; }
+    __device__ __forceinline__ bool ends_split() const {
+        return chunk + 1 == kChunksOfStage && stage + n_splits >= n_stages;
+    }
+    __device__ __forceinline__ bool is_there() const { return split < n_splits; }
+    __device__ __forceinline__ void advance() {
+        if (++chunk == kChunksOfStage) {
+            chunk = 0;
+            stage += n_splits;
+            if (stage >= n_stages) {
+                stage = ++split;
             }
         }
     }
+};
+
+// What a thread copies of each chunk: 16 bytes of some rows of weights and of the rows' parts. Of 128 bytes of a row in
+// shared memory the place of 16 depends on the row, so that reads of eight rows are free of conflicts.
+template <typename Format, int n_matrices, typename Share> class Copies {
+    static constexpr int kParts = FloatParts<Format>::kParts;
+    static constexpr int kSixteens = kChunk / 8;
+    // Rows apart, a multiple of 8.
+    static constexpr int kStep = Share::kThreads / kSixteens;
+    static constexpr int kWeightCopies = Share::kWeights / kStep, kRowCopies = Share::kRows / kStep;
+    static_assert(kWeightCopies * kStep == Share::kWeights && kRowCopies * kStep == Share::kRows);
+
+  public:
+    static constexpr int kXWords = kParts * Share::kRows * (kChunk / 2);
+    static constexpr int kWords = kXWords + Share::kWeights * (kChunk / 2);
+    // Of so many steps each does as much as any other.
+    static constexpr int kSteps = kRowCopies < kWeightCopies ? kRowCopies : kWeightCopies;
+
+    __device__ __forceinline__ Copies(const WeightProduct & p, const void * weights, int n_out, int first_out,
+                                      int first_row)
+        : weights_((const uint4 *) weights),
+          gate_((const uint4 *) p.gate),
+          parts_((const uint4 *) p.parts),
+          of_part_((size_t) p.n_rows * p.n_in / 8) {
+        constexpr int kOut = Share::kWarpWeights / n_matrices;
+        const int row = threadIdx.x / kSixteens, sixteen = threadIdx.x % kSixteens;
+        to_ = row * (kChunk / 2) + (sixteen ^ row % 8) * 4;
 #pragma unroll
-    for (int tile = 0; tile < Share::kTiles; tile++) {
+        for (int i = 0; i < kWeightCopies; i++) {
+            const int at = row + i * kStep;
+            is_gate_[i] = n_matrices == 2 && at % Share::kWarpWeights >= kOut;
+            const int of_matrix = first_out + at / Share::kWarpWeights * kOut + at % Share::kWarpWeights % kOut;
+            of_weights_[i] = (uint32_t) min(of_matrix, n_out - 1) * (p.n_in / 8) + sixteen;
+        }
 #pragma unroll
-        for (int i = 0; i < Share::kResults; i++) {
-            sum[tile][i] += near[tile][i / 4][i % 4] + rest[tile][i / 4][i % 4];
+        for (int i = 0; i < kRowCopies; i++) {
+            of_rows_[i] = (uint32_t) min(first_row + row + i * kStep, p.n_rows - 1) * (p.n_in / 8) + sixteen;
+        }
+    }
+
+    // The step-th part of the weights, or the rows, of the chunk that begins with a value.
+    __device__ __forceinline__ void load_weights(int step, int value, uint32_t * buffer) const {
+#pragma unroll
+        for (int i = step; i < kWeightCopies; i += kSteps) {
+            const uint4 * from = n_matrices == 2 && is_gate_[i] ? gate_ : weights_;
+            copy_16(buffer + kXWords + to_ + i * kStep * (kChunk / 2), from + value / 8 + of_weights_[i]);
+        }
+    }
+    __device__ __forceinline__ void load_rows(int step, int value, uint32_t * buffer) const {
+#pragma unroll
+        for (int part = 0; part < kParts; part++) {
+#pragma unroll
+            for (int i = step; i < kRowCopies; i += kSteps) {
+                copy_16(buffer + to_ + (part * Share::kRows + i * kStep) * (kChunk / 2),
+                        parts_ + part * of_part_ + value / 8 + of_rows_[i]);
+            }
+        }
+    }
+
+  private:
+    const uint4 * weights_;
+    const uint4 * gate_;
+    const uint4 * parts_;
+    size_t of_part_;
+    int to_;  // words
+    uint32_t of_weights_[kWeightCopies], of_rows_[kRowCopies];
+    bool is_gate_[kWeightCopies];
+};
+
+// A stage's results of a lane.
+template <typename Share> using Results = float[Share::kRowTiles][Share::kTiles][4];
+
+// The products of a chunk. x: the parts' rows, of which the warp has those from first_row on, and likewise w. load(i)
+// is called beside each 16 values' products.
+template <typename Format, typename Share, typename Load>
+__device__ __forceinline__ void multiply_chunk(Results<Share> & c, const uint32_t * x, int first_row,
+                                               const uint32_t * w, int first_weight, const Load & load) {
+    using Parts = FloatParts<Format>;
+    const int lane = threadIdx.x % 32;
+    const uint32_t * x_row = x + (first_row + lane % 16) * (kChunk / 2);
+    const uint32_t * w_row = w + (first_weight + lane / 16 * 8 + lane % 8) * (kChunk / 2);
+#pragma unroll
+    for (int i = 0; i < kChunk / 16; i++) {
+        uint32_t words[Share::kTiles][2];
+#pragma unroll
+        for (int tile = 0; tile < Share::kTiles; tile += 2) {
+            const uint4 two =
+                load_matrices(w_row + tile * kTile * (kChunk / 2) + ((2 * i + lane / 8 % 2) ^ lane % 8) * 4);
+            words[tile][0] = two.x;
+            words[tile][1] = two.y;
+            words[tile + 1][0] = two.z;
+            words[tile + 1][1] = two.w;
+        }
+#pragma unroll
+        for (int part = 0; part < Parts::kParts; part++) {
+#pragma unroll
+            for (int r = 0; r < Share::kRowTiles; r++) {
+                const uint4 a = load_matrices(x_row + (part * Share::kRows + r * kPmtpTileRows) * (kChunk / 2) +
+                                              ((2 * i + lane / 16) ^ lane % 8) * 4);
+                if (part == 0 && r == Share::kRowTiles - 1) {
+                    load(i);
+                }
+#pragma unroll
+                for (int tile = 0; tile < Share::kTiles; tile++) {
+                    Parts::multiply(c[r][tile], { a.x, a.y, a.z, a.w }, words[tile][0], words[tile][1]);
+                }
+            }
         }
     }
 }
 
+// Gives out a lane's results; with two matrices the second half of the tiles are the gate's. shared: memory that no
+// warp has a use for any more.
+template <int n_matrices, typename Share>
+__device__ __forceinline__ void store_floats(const WeightProduct & p,
+                                             const PromptBlock<Share::block_out(n_matrices)> & own, int first_row,
+                                             const Results<Share> & total, float * shared) {
+    constexpr int kOut = Share::block_out(n_matrices);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int first_in_block = warp % Share::kRowWarps * kWarpRows + lane / 4;
+    const int first_of_block = warp / Share::kRowWarps * (Share::kWarpWeights / n_matrices) + 2 * (lane % 4);
+    const bool quantises = p.quantised != nullptr;
+    if (quantises) {
+        __syncthreads();
+    }
+#pragma unroll
+    for (int r = 0; r < 2 * Share::kRowTiles; r++) {
+        const int in_block = first_in_block + 8 * r;
+        const int row = first_row + in_block;
+#pragma unroll
+        for (int tile = 0; tile < Share::kTiles / n_matrices; tile++) {
+            const int of_block = first_of_block + tile * kTile;
+            const int column = own.block * kOut + of_block;
+            const bool is_there = row < p.n_rows && column < own.n_out;
+            float two[2];
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                two[j] = total[r / 2][tile][r % 2 * 2 + j];
+                if constexpr (n_matrices == 2) {
+                    two[j] *= gelu(total[r / 2][tile + Share::kTiles / 2][r % 2 * 2 + j]);
+                } else if (p.factor != nullptr && is_there) {
+                    two[j] = gelu(two[j]) * p.factor[row * p.factor_stride + column + j];
+                }
+            }
+            if (is_there) {
+                *(float2 *) (own.out + (size_t) row * own.n_out + column) = make_float2(two[0], two[1]);
+            }
+            if (quantises) {
+                *(float2 *) (shared + in_block * kOut + of_block) = make_float2(two[0], two[1]);
+            }
+        }
+    }
+    if (quantises) {
+        __syncthreads();
+        quantise_results<Share::kRows, kOut>(p, own.block, first_row, shared);
+    }
+}
+
 template <typename Format, int n_matrices, typename Share>
-__global__ __launch_bounds__(kPromptWarps * 32, Share::kResident) void multiply_prompt_floats(const WeightProduct p,
-                                                                                              int n_splits) {
-    using Memory = FloatMemory<Format, Share>;
-    constexpr int kWarpRows = Share::kTiles * kTile;
+__global__ __launch_bounds__(Share::kThreads, Share::kResident) void multiply_prompt_floats(const WeightProduct p,
+                                                                                           int n_row_blocks,
+                                                                                           int n_splits) {
+    using Parts = FloatParts<Format>;
+    using Copies = Copies<Format, n_matrices, Share>;
     extern __shared__ uint4 shared[];
-    const int lane = threadIdx.x % 32;
+    auto * buffers = (uint32_t *) shared;
     const int warp = threadIdx.x / 32;
-    auto * x = (uint32_t *) shared;
-    uint32_t * buffers = x + 2 * (Memory::kXWords + warp * Memory::kStageWords);
-    const PromptBlock<Share::block_out(n_matrices)> block(p);
-    const WarpWeights<Format, Share::kTiles, n_matrices> weights(
-        block.weights, p.gate, block.block * Share::block_out(n_matrices) + warp * kWarpRows / n_matrices, block.n_out,
-        (size_t) p.n_in / Format::kStage * Format::kBytes);
-    const auto load_rows = [&](int stage, uint32_t * to) {
-#pragma unroll 4
-        for (int i = warp; i < Share::kRows; i += kPromptWarps) {
-            const size_t row = min((int) blockIdx.y * Share::kRows + i, p.n_rows - 1);
-            copy_cached_16(to + i * Memory::kStride + 4 * lane,
-                           p.floats + row * p.n_in + stage * Format::kStage + 4 * lane);
+    // Blocks of the same weights run together.
+    const int first_row = blockIdx.x % n_row_blocks * Share::kRows;
+    const int first_of_warp = warp % Share::kRowWarps * kWarpRows;
+    const PromptBlock<Share::block_out(n_matrices)> own(p, blockIdx.x / n_row_blocks);
+    const Copies copies(p, own.weights, own.n_out, own.block * Share::block_out(n_matrices), first_row);
+    const auto * scales = (const float *) p.parts + (size_t) Parts::kParts * p.n_rows * p.n_in / 2;
+    ChunkOrder ahead{ p.n_in / Format::kStage, n_splits };
+    ChunkOrder order = ahead;
+    const auto load_all = [&](uint32_t * buffer, bool weights, bool rows) {
+        for (int i = 0; i < Copies::kSteps && ahead.is_there(); i++) {
+            if (weights) {
+                copies.load_weights(i, ahead.first_value(), buffer);
+            }
+            if (rows) {
+                copies.load_rows(i, ahead.first_value(), buffer);
+            }
         }
     };
 
-    weights.load(0, buffers);
+    load_all(buffers, true, false);
     wait_for_previous();
     let_next_begin();
-    load_rows(0, x);
+    load_all(buffers, false, true);
     end_group();
-    float sum[Share::kTiles][Share::kResults] = {};
-    float total[Share::kTiles][Share::kResults] = {};
-    StageOrder order{ p.n_in / Format::kStage, n_splits };
-    for (int turn = 0;; turn ^= 1) {
-        wait_for_group<0>();
-        // All have the rows, and have done with those before.
-        __syncthreads();
-        const bool is_last = order.is_last();
-        if (!is_last) {
-            load_rows(order.next(), x + (turn ^ 1) * Memory::kXWords);
-            weights.load(order.next(), buffers + (turn ^ 1) * Memory::kStageWords);
-        }
-        end_group();
-        add_prompt_floats<Format, Share>(sum, buffers + turn * Memory::kStageWords,
-                                         (const float *) x + turn * Memory::kXWords);
-        if (order.ends_split()) {
+    ahead.advance();
+    load_all(buffers + Copies::kWords, true, true);
+    end_group();
+    ahead.advance();
+    Results<Share> sum = {}, total = {};
+    int from = 0;
+    for (; order.is_there(); order.advance(), ahead.advance()) {
+        float back[Share::kRowTiles][2];
+        if constexpr (Parts::kScaled) {
 #pragma unroll
-            for (int i = 0; i < Share::kTiles * Share::kResults; i++) {
-                total[i / Share::kResults][i % Share::kResults] += sum[i / Share::kResults][i % Share::kResults];
-                sum[i / Share::kResults][i % Share::kResults] = 0.0f;
+            for (int i = 0; i < 2 * Share::kRowTiles; i++) {
+                const int row = first_row + first_of_warp + threadIdx.x % 32 / 4 + 8 * i;
+                back[i / 2][i % 2] = scales[(size_t) order.stage * p.n_rows + min(row, p.n_rows - 1)];
             }
         }
-        if (is_last) {
-            break;
+        wait_for_group<kBuffers - 2>();
+        // All have the chunk, and have done with the one before.
+        __syncthreads();
+        const uint32_t * buffer = buffers + from * Copies::kWords;
+        uint32_t * next = buffers + (from == 0 ? kBuffers - 1 : from - 1) * Copies::kWords;
+        from = from + 1 < kBuffers ? from + 1 : 0;
+        const bool loads = ahead.is_there();
+        const int value = ahead.first_value();
+        Results<Share> c = {};
+        multiply_chunk<Format, Share>(c, buffer, first_of_warp, buffer + Copies::kXWords,
+                                      warp / Share::kRowWarps * Share::kWarpWeights, [&](int i) {
+                                          if (loads && i < Copies::kSteps) {
+                                              copies.load_weights(i, value, next);
+                                              copies.load_rows(i, value, next);
+                                          }
+                                      });
+        end_group();
+#pragma unroll
+        for (int i = 0; i < Share::kRowTiles * Share::kTiles * 4; i++) {
+            const int r = i / 4 / Share::kTiles, tile = i / 4 % Share::kTiles, j = i % 4;
+            sum[r][tile][j] = __fmaf_rn(c[r][tile][j], Parts::kScaled ? back[r][j / 2] : 1.0f, sum[r][tile][j]);
         }
-        order.stage = order.next();
+        if (order.ends_split()) {
+#pragma unroll
+            for (int i = 0; i < Share::kRowTiles * Share::kTiles * 4; i++) {
+                const int r = i / 4 / Share::kTiles, tile = i / 4 % Share::kTiles, j = i % 4;
+                total[r][tile][j] += sum[r][tile][j];
+                sum[r][tile][j] = 0.0f;
+            }
+        }
     }
-    store_results<n_matrices, Share>(p, block, total, (float *) shared);
+    wait_for_group<0>();
+    store_floats<n_matrices, Share>(p, own, first_row, total, (float *) shared);
+}
+
+// A warp splits a stage of a row; a lane has four values.
+template <typename Format> __global__ __launch_bounds__(128) void split_floats(const float * x, uint16_t * parts,
+                                                                                int n_in, int n_rows) {
+    using Parts = FloatParts<Format>;
+    static_assert(Format::kStage == 4 * 32);
+    const int stage = blockIdx.x * 4 + threadIdx.x / 32;
+    const int row = blockIdx.y;
+    const size_t at = (size_t) row * n_in + stage * Format::kStage + threadIdx.x % 32 * 4;
+    wait_for_previous();
+    let_next_begin();
+    if (stage >= n_in / Format::kStage) {
+        return;
+    }
+    const float4 four = *(const float4 *) (x + at);
+    const float largest = fmaxf(fmaxf(fabsf(four.x), fabsf(four.y)), fmaxf(fabsf(four.z), fabsf(four.w)));
+    const StageScale scale = Parts::scale(Parts::kScaled ? pmtp::reduce_lanes<32>(largest, pmtp::Max()) : largest);
+    uint32_t first[Parts::kParts], second[Parts::kParts];
+    Parts::split(first, make_float2(four.x, four.y), scale);
+    Parts::split(second, make_float2(four.z, four.w), scale);
+#pragma unroll
+    for (int part = 0; part < Parts::kParts; part++) {
+        *(uint2 *) (parts + (size_t) part * n_rows * n_in + at) = make_uint2(first[part], second[part]);
+    }
+    if (Parts::kScaled && threadIdx.x % 32 == 0) {
+        auto * scales = (float *) (parts + (size_t) Parts::kParts * n_rows * n_in);
+        scales[(size_t) stage * n_rows + row] = scale.back;
+    }
+}
+
+template <typename Share> int n_blocks(const WeightProduct & p) {
+    const dim3 grid = p.gate != nullptr ? prompt_grid<Share, 2>(p) : prompt_grid<Share, 1>(p);
+    return (int) (grid.x * grid.y);
 }
 
 template <typename Format, int n_matrices, typename Share>
 void launch(const WeightProduct & p, int n_splits, cudaStream_t stream) {
-    launch_early(multiply_prompt_floats<Format, n_matrices, Share>, prompt_grid<Share, n_matrices>(p),
-                 kPromptWarps * 32, stream, FloatMemory<Format, Share>::kBytes, p, n_splits);
+    static_assert(Share::template bytes<Format>() >= Share::kRows * Share::block_out(n_matrices) * sizeof(float),
+                  "results take the place of buffers");
+    launch_early(multiply_prompt_floats<Format, n_matrices, Share>, n_blocks<Share>(p), Share::kThreads, stream,
+                 Share::template bytes<Format>(), p, (p.n_rows + Share::kRows - 1) / Share::kRows, n_splits);
 }
 
-using FloatShare = Share<4, 2, 2>;
+using Large = FloatShare<4, 2, 8, 1>;
+template <typename Format> using Small = FloatShare<2, 2, 4, FloatParts<Format>::kParts == 2 ? 3 : 2>;
 
-// Whether blocks are too few for all multiprocessors, or too large for one: those of tiled_products.cu are smaller.
-template <typename Format> bool is_small(const WeightProduct & p) {
-    const dim3 grid = p.gate != nullptr ? prompt_grid<FloatShare, 2>(p) : prompt_grid<FloatShare, 1>(p);
-    return (int) (grid.x * grid.y) < attribute(cudaDevAttrMultiProcessorCount) ||
-           FloatMemory<Format, FloatShare>::kBytes > (size_t) attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+template <typename Format, typename Share> void launch_share(const WeightProduct & p, cudaStream_t stream) {
+    const int n_splits = geometry_of<Format>(p).n_warps;
+    p.gate != nullptr ? launch<Format, 2, Share>(p, n_splits, stream) : launch<Format, 1, Share>(p, n_splits, stream);
+}
+
+// Of how large a share blocks are: those of tiled_products.cu, which split rows themselves, where there would be too
+// few others for all multiprocessors, or no memory for one.
+enum class Blocks { tiled, small, large };
+
+template <typename Format> Blocks blocks_of(const WeightProduct & p) {
+    const size_t limit = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    const int n_processors = attribute(cudaDevAttrMultiProcessorCount);
+    return Small<Format>::template bytes<Format>() > limit || n_blocks<Small<Format>>(p) < n_processors / 2
+               ? Blocks::tiled
+           : Large::bytes<Format>() > limit || n_blocks<Large>(p) < n_processors ? Blocks::small
+                                                                                 : Blocks::large;
 }
 
 template <typename Format> void launch_format(const WeightProduct & p, cudaStream_t stream) {
-    const int n_splits = geometry_of<Format>(p).n_warps;
-    if (is_small<Format>(p)) {
-        pmtp_cuda_launch_tiled_product(p, stream);
-    } else if (p.gate != nullptr) {
-        launch<Format, 2, FloatShare>(p, n_splits, stream);
-    } else {
-        launch<Format, 1, FloatShare>(p, n_splits, stream);
-    }
+    const Blocks blocks = p.parts != nullptr ? blocks_of<Format>(p) : Blocks::tiled;
+    blocks == Blocks::large   ? launch_share<Format, Large>(p, stream)
+    : blocks == Blocks::small ? launch_share<Format, Small<Format>>(p, stream)
+                              : pmtp_cuda_launch_tiled_product(p, stream);
+}
+
+// visit(Format()).
+template <typename Visit> auto with_floats(WeightFormat format, Visit visit) {
+    return format == WeightFormat::f16 ? visit(formats::F16()) : visit(formats::BF16());
 }
 
 }  // namespace
 
+bool pmtp_cuda_takes_parts(const WeightProduct & p) {
+    return pmtp_takes_floats(p.format) && p.n_rows > kPmtpVerifyRows && p.n_in % formats::Floats::kStage == 0 &&
+           with_floats(p.format, [&](auto format) { return blocks_of<decltype(format)>(p) != Blocks::tiled; });
+}
+
+size_t pmtp_cuda_part_bytes(WeightFormat format, int64_t n_in, int64_t n_rows) {
+    return with_floats(format, [&](auto format) {
+        using Parts = FloatParts<decltype(format)>;
+        return (size_t) (n_in * n_rows * Parts::kParts) * sizeof(uint16_t) +
+               (size_t) (Parts::kScaled ? n_in / decltype(format)::kStage * n_rows : 0) * sizeof(float);
+    });
+}
+
+void pmtp_cuda_split_rows(WeightFormat format, const float * x, void * parts, int n_in, int n_rows,
+                          cudaStream_t stream) {
+    with_floats(format, [&](auto format) {
+        using Format = decltype(format);
+        launch_early(split_floats<Format>, dim3((n_in / Format::kStage + 3) / 4, n_rows), 128, stream, 0, x,
+                     (uint16_t *) parts, n_in, n_rows);
+    });
+}
+
 void pmtp_cuda_launch_prompt_floats(const WeightProduct & p, cudaStream_t stream) {
-    p.format == WeightFormat::f16 ? launch_format<formats::F16>(p, stream) : launch_format<formats::BF16>(p, stream);
+    with_floats(p.format, [&](auto format) { launch_format<decltype(format)>(p, stream); });
 }

@@ -27,9 +27,9 @@ template <typename Format> struct Layout {
     // Of activations, which are blocks of 36 bytes, or floats.
     static constexpr int kColumnWords = Format::kQuantised ? Format::kStage / 32 * 9 : Format::kStage;
     // A warp's reads are free of conflicts where rows begin an odd number of 4 banks apart, and floats, which are read
-    // in twos and fours, 8 and 16 banks.
-    static constexpr int kWords = Format::kQuantised ? 4 * (kChunks | 1) : 4 * kChunks + 8;
-    static constexpr int kColumnStride = kColumnWords + (Format::kQuantised ? 4 : 16);
+    // in twos, 8 banks.
+    static constexpr int kWords = 4 * (kChunks | 1);
+    static constexpr int kColumnStride = kColumnWords + (Format::kQuantised ? 4 : 8);
 
     static __device__ __forceinline__ formats::Stage stage(const uint32_t * row, uint32_t begin) {
         return kAligned ? formats::Stage{ row, 0 } : formats::Stage{ row + begin % 16 / 4, begin % 4 * 8 };
