@@ -31,7 +31,6 @@ bool is_looked_up(const llama_model & model, const ggml_tensor * tensor) {
 struct Matrices {
     std::set<ggml_backend_dev_t> devices;
     std::map<ggml_type, int> served_elsewhere;
-    int64_t n_floats = 0, n_quantised = 0;  // values
 
     explicit Matrices(const llama_model & model) {
         for (const auto & [name, tensor] : llama_internal_get_tensor_map(&model)) {
@@ -43,7 +42,6 @@ struct Matrices {
             if (ggml_n_dims(tensor) < 2) {
                 continue;
             }
-            (ggml_is_quantized(tensor->type) ? n_quantised : n_floats) += ggml_nelements(tensor);
             if (!(device != nullptr && is_cuda(device) ? cuda_product_is_batch_invariant(tensor)
                                                        : product_is_batch_invariant(tensor))) {
                 served_elsewhere[tensor->type]++;
@@ -87,9 +85,6 @@ std::string batch_dependence(const llama_context & context, const CacheTypes & t
     }
     for (const auto & [type, n] : matrices.served_elsewhere) {
         reasons.push_back(format("%d matrices of type %s", n, ggml_type_name(type)));
-    }
-    if (matrices.on_one_cuda_device() && !cuda_prompts_are_batch_invariant(matrices.n_floats, matrices.n_quantised)) {
-        reasons.push_back("prompts of more than 64 tokens with weights of floats on a GPU");
     }
     if (!context.get_cparams().flash_attn) {
         reasons.push_back("flash attention is off");

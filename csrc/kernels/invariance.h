@@ -16,12 +16,6 @@ bool attention_is_batch_invariant(int head_size);
 bool cuda_product_is_batch_invariant(const ggml_tensor * weights);
 bool cuda_attention_is_batch_invariant(int head_size, int group, ggml_type k, ggml_type v);
 
-// Of prompts there, whose products with weights that are floats are ours only where most weights are quantised: with
-// them alone a prompt would take more than twice as long as with cuBLAS. n_floats, n_quantised: values of matrices.
-constexpr bool cuda_prompts_are_batch_invariant(int64_t n_floats, int64_t n_quantised) {
-    return n_floats <= n_quantised;
-}
-
 // Largest sliding window for which it holds there.
 constexpr int kCudaWindow = 4096;
 

@@ -14,6 +14,8 @@ OF_FLOATS = ("f32", "f16", "bf16")  # whose experts are llama.cpp's
 SERVED = [weights for weights in WEIGHT_TYPES if weights != "q3_k"]  # whose products are llama.cpp's
 # Rows that are no whole number of 64 or 128 values, which the kernels on tensor cores take at a time.
 ODD = dataclasses.replace(SHAPE, n_embd=288, n_ff=352, n_ple=32)
+# Wide enough for the largest blocks of a prompt's products.
+WIDE = dataclasses.replace(SHAPE, n_ff=2560)
 
 
 def tokens(shape, n: int = 96) -> list[int]:

@@ -22,6 +22,18 @@ static const PmtpQ8Block * quantised(const ggml_tensor * x, cudaStream_t stream)
     return (const PmtpQ8Block *) rows.data;
 }
 
+// The parts of x, by now, or null.
+static const void * split(const WeightProduct & p, const ggml_tensor * x, cudaStream_t stream) {
+    if (!pmtp_cuda_takes_parts(p)) {
+        return nullptr;
+    }
+    const PmtpSharedRows parts = pmtp_shared_parts(x, p.format);
+    if (parts.data != nullptr && !parts.written) {
+        pmtp_cuda_split_rows(p.format, p.floats, parts.data, p.n_in, p.n_rows, stream);
+    }
+    return parts.data;
+}
+
 bool pmtp_is_product(const ggml_tensor * weights, const ggml_tensor * gate, const ggml_tensor * x,
                      const ggml_tensor * out, WeightProduct & p) {
     WeightFormat format;
@@ -35,8 +47,7 @@ bool pmtp_is_product(const ggml_tensor * weights, const ggml_tensor * gate, cons
         }
     }
     // Blocks read floats of x while others write; the result of a GLU may lie where x did.
-    const bool takes_x =
-        pmtp_takes_floats(format) ? are_apart(out, x) && pmtp_multiplies_floats(x->ne[1]) : pmtp_is_multiplied(x);
+    const bool takes_x = pmtp_takes_floats(format) ? are_apart(out, x) : pmtp_is_multiplied(x);
     if (!is_rows(x) || !is_rows(out) || x->ne[1] > kPmtpMostRows || !takes_x) {
         return false;
     }
@@ -54,6 +65,7 @@ bool pmtp_is_product(const ggml_tensor * weights, const ggml_tensor * gate, cons
 
 void pmtp_launch_product(WeightProduct & p, const ggml_tensor * x, const ggml_tensor * result, cudaStream_t stream) {
     p.x = pmtp_takes_floats(p.format) ? nullptr : quantised(x, stream);
+    p.parts = split(p, x, stream);
     p.quantised = result != nullptr ? (PmtpQ8Block *) pmtp_rows_of(result).data : nullptr;
     pmtp_cuda_launch_product(p, stream);
 }

@@ -10,7 +10,7 @@ namespace {
 
 bool is_float_product(const ggml_tensor * weights, const ggml_tensor * x, const ggml_tensor * out) {
     return is_weight(weights) && is_rows(weights) && is_rows(x) && is_rows(out) && x->ne[0] % 4 == 0 && x->ne[1] > 0 &&
-           x->ne[1] <= kPmtpMostFloatRows && pmtp_multiplies_floats(x->ne[1]);
+           x->ne[1] <= kPmtpMostFloatRows;
 }
 
 bool is_scaled_norm(const ggml_cgraph * graph, int i) {

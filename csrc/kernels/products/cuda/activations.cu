@@ -1,7 +1,7 @@
 #include "kernels/products/cuda/activations.cuh"
 
-#include "kernels/invariance.h"
 #include "kernels/products/cuda/experts.cuh"
+#include "kernels/products/cuda/weight_format.cuh"
 
 #include "ggml-impl.h"
 
@@ -17,11 +17,6 @@ PmtpSharedActivations::PmtpSharedActivations(const ggml_cgraph * graph) : graph(
     active = this;
     for (int i = 0; graph != nullptr && i < graph->n_nodes; i++) {
         const ggml_tensor * node = graph->nodes[i];
-        if (node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_MUL_MAT_ID) {
-            const ggml_tensor * weights = node->src[0];
-            const int64_t n_used = node->op == GGML_OP_MUL_MAT ? 1 : node->src[2]->ne[0];
-            (ggml_is_quantized(weights->type) ? n_quantised : n_floats) += weights->ne[0] * weights->ne[1] * n_used;
-        }
         if (node->op == GGML_OP_MUL_MAT && ggml_is_quantized(node->src[0]->type) &&
             node->src[1]->type == GGML_TYPE_F32 && node->ne[1] <= kPmtpMostRows) {
             const ggml_tensor * x = node->src[1];
@@ -30,6 +25,12 @@ PmtpSharedActivations::PmtpSharedActivations(const ggml_cgraph * graph) : graph(
                 rows_of_attention[x->src[0]] = x;
             }
             n_bytes = std::max(n_bytes, (size_t) pmtp_all_blocks(x->ne[0], ggml_nrows(x)) * sizeof(PmtpQ8Block));
+        }
+        WeightFormat format;
+        if (node->op == GGML_OP_MUL_MAT && pmtp_weight_format(node->src[0]->type, format) &&
+            pmtp_takes_floats(format) && node->src[1]->type == GGML_TYPE_F32 && node->ne[1] > kPmtpVerifyRows &&
+            node->ne[1] <= kPmtpMostRows) {
+            n_part_bytes = std::max(n_part_bytes, pmtp_cuda_part_bytes(format, node->src[1]->ne[0], node->ne[1]));
         }
         if (node->op == GGML_OP_MUL_MAT_ID && ggml_is_quantized(node->src[0]->type) &&
             node->src[1]->type == GGML_TYPE_F32 && node->ne[2] <= kPmtpMostTokens) {
@@ -89,7 +90,13 @@ PmtpSharedRows pmtp_shared_order(const ggml_tensor * ids) {
     return { active->data + 2 * active->n_bytes, written };
 }
 
-bool pmtp_multiplies_floats(int64_t n_rows) {
-    return n_rows <= kPmtpVerifyRows ||
-           (active != nullptr && pmtp::cuda_prompts_are_batch_invariant(active->n_floats, active->n_quantised));
+PmtpSharedRows pmtp_shared_parts(const ggml_tensor * x, WeightFormat format) {
+    if (active == nullptr || active->data == nullptr ||
+        pmtp_cuda_part_bytes(format, x->ne[0], x->ne[1]) > active->n_part_bytes) {
+        return { nullptr, false };
+    }
+    const bool written = active->split == x && active->split_for == format;
+    active->split = x;
+    active->split_for = format;
+    return { active->data + active->before_parts(), written };
 }

@@ -1,10 +1,11 @@
-// Activations quantised for ggml-cuda's products of a few rows with quantised weights. ggml-cuda quantises them in a
+// Activations quantised for products with quantised weights, or split for those with floats. ggml-cuda quantises them in a
 // kernel of its own before every product; here the kernel that computes them does it, and products of the same
 // activations (queries, keys, values) share the result.
 #pragma once
 
 #include "ggml.h"
 
+#include "kernels/products/cuda/products.cuh"
 #include "kernels/rows/cuda/quantise.cuh"
 
 #include <unordered_map>
@@ -27,19 +28,22 @@ class PmtpSharedActivations {
     PmtpSharedActivations(const PmtpSharedActivations &) = delete;
     PmtpSharedActivations & operator=(const PmtpSharedActivations &) = delete;
 
-    size_t size() const { return 2 * n_bytes + n_order_bytes; }  // of device memory, for use(); 0: nothing is shared
-    void use(char * memory) { data = memory; }                   // must outlive this
+    // Of device memory, for use(); 0: nothing is shared.
+    size_t size() const { return n_part_bytes > 0 ? before_parts() + n_part_bytes : 2 * n_bytes + n_order_bytes; }
+    void use(char * memory) { data = memory; }  // must outlive this
 
   private:
     friend PmtpSharedRows pmtp_shared_rows_or_tiles(const ggml_tensor * x, size_t n_bytes);
     friend PmtpSharedRows pmtp_shared_order(const ggml_tensor * ids);
-    friend bool pmtp_multiplies_floats(int64_t n_rows);
+    friend PmtpSharedRows pmtp_shared_parts(const ggml_tensor * x, WeightFormat format);
     friend bool pmtp_shares_activations(const ggml_cgraph * graph);
     friend bool pmtp_is_multiplied(const ggml_tensor * x);
     friend const ggml_tensor * pmtp_rows_of_attention(const ggml_tensor * op);
     friend void pmtp_mark_rotated(const ggml_tensor * rotation);
     friend bool pmtp_is_rotated(const ggml_tensor * rotation);
     friend const ggml_cgraph * pmtp_graph_of_shared();
+
+    size_t before_parts() const { return (2 * n_bytes + n_order_bytes + 127) / 128 * 128; }
 
     const ggml_cgraph * graph;
     std::unordered_set<const ggml_tensor *> multiplied;
@@ -51,8 +55,9 @@ class PmtpSharedActivations {
     const ggml_tensor * kept[2] = {};
     int last = 0;  // of the two, what was asked for last
     const ggml_tensor * ordered = nullptr;
-    int64_t n_floats = 0;     // values of the weights that rows are multiplied with,
-    int64_t n_quantised = 0;  // by kind
+    size_t n_part_bytes = 0;
+    const ggml_tensor * split = nullptr;
+    WeightFormat split_for = {};
     PmtpSharedActivations * outer;
 };
 
@@ -82,6 +87,5 @@ PmtpSharedRows pmtp_shared_rows_or_tiles(const ggml_tensor * x, size_t n_bytes);
 // Where the order of a prompt's pairs by expert is or belongs, of the ids of a MUL_MAT_ID that the graph has.
 PmtpSharedRows pmtp_shared_order(const ggml_tensor * ids);
 
-// Whether products of so many rows with weights that are floats are ours: of a prompt's rows only where most of the
-// graph's weights are quantised.
-bool pmtp_multiplies_floats(int64_t n_rows);
+// Where the parts of a prompt's rows x are or belong, for products with weights that are floats; null without memory.
+PmtpSharedRows pmtp_shared_parts(const ggml_tensor * x, WeightFormat format);
