@@ -28,16 +28,12 @@ template <typename Format, typename TwoOf> __device__ __forceinline__ StageScale
     return FloatParts<Format>::scale(largest);
 }
 
-// The weights of 16 values of two tiles, as a lane has them, of which the second lies so many words behind the first.
-struct LaneTiles {
-    uint32_t words[2][2];
-
-    template <int row_words> static __device__ __forceinline__ LaneTiles load(const uint32_t * first, int to_second) {
-        const int lane = threadIdx.x % 32;
-        const uint4 two = load_matrices(first + lane / 16 * to_second + lane % 8 * row_words + lane / 8 % 2 * 4);
-        return { { { two.x, two.y }, { two.z, two.w } } };
-    }
-};
+// Where a lane reads weights of 16 values of two tiles, of which the second lies so many words behind the first.
+template <typename Format> __device__ __forceinline__ const uint32_t * lane_weights(const uint32_t * first,
+                                                                                    int to_second) {
+    const int lane = threadIdx.x % 32;
+    return first + lane / 16 * to_second + lane % 8 * Layout<Format>::kWords + lane / 8 % 2 * 4;
+}
 
 // Adds a stage of all tiles and up to eight of n_rows rows, all in shared memory.
 template <typename Format, int n_tiles>
@@ -50,10 +46,11 @@ __device__ __forceinline__ void add_float_stage(float (&sum)[n_tiles][2], const 
     constexpr int kBeside = n_tiles <= 2 ? kChunks : 1;
     const int lane = threadIdx.x % 32;
     const auto * x = (const float2 *) (columns + min(lane / 4, n_rows - 1) * Layout<Format>::kColumnStride) + lane % 4;
+    const uint32_t * w = lane_weights<Format>(tiles, n_tiles == 1 ? kFloatChunk / 2 : kTile * kWords);
     const StageScale scale = scale_of_row<Format>([&](int i) { return x[4 * i]; });
     // Values are read again, since registers have no room for all.
     __syncwarp();
-#pragma unroll 1
+#pragma unroll
     for (int chunk = 0; chunk < kChunks; chunk += kBeside) {
         float c[kBeside * n_tiles][4] = {};
 #pragma unroll
@@ -66,16 +63,16 @@ __device__ __forceinline__ void add_float_stage(float (&sum)[n_tiles][2], const 
             }
 #pragma unroll
             for (int at = 0; at < kBeside * n_tiles; at += 2) {
-                const auto w = LaneTiles::load<kWords>(
-                    tiles + at % n_tiles * kTile * kWords + ((chunk + at / n_tiles) * kFloatChunk + 16 * i) / 2,
-                    n_tiles == 1 ? kFloatChunk / 2 : kTile * kWords);
+                const uint4 two = load_matrices(w + at % n_tiles * kTile * kWords +
+                                                ((chunk + at / n_tiles) * kFloatChunk + 16 * i) / 2);
+                const uint32_t words[2][2] = { { two.x, two.y }, { two.z, two.w } };
 #pragma unroll
                 for (int part = 0; part < Parts::kParts; part++) {
 #pragma unroll
                     for (int j = 0; j < 2; j++) {
                         const auto & of_chunk = parts[(at + j) / n_tiles];
-                        Parts::multiply(c[at + j], { of_chunk[0][part], 0, of_chunk[1][part], 0 }, w.words[j][0],
-                                        w.words[j][1]);
+                        Parts::multiply(c[at + j], { of_chunk[0][part], 0, of_chunk[1][part], 0 }, words[j][0],
+                                        words[j][1]);
                     }
                 }
             }
@@ -90,68 +87,101 @@ __device__ __forceinline__ void add_float_stage(float (&sum)[n_tiles][2], const 
     }
 }
 
+// Of 16 values of sixteen rows: what an instruction takes of each part. values: of the lane's two rows, two of each eight.
+template <typename Format>
+__device__ __forceinline__ void split_rows(uint32_t (&parts)[FloatParts<Format>::kParts][4], const float2 (&values)[4],
+                                           const StageScale (&scale)[2]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint32_t of_two[FloatParts<Format>::kParts];
+        FloatParts<Format>::split(of_two, values[i], scale[i % 2]);
+#pragma unroll
+        for (int part = 0; part < FloatParts<Format>::kParts; part++) {
+            parts[part][i] = of_two[part];
+        }
+    }
+}
+
 // The same of up to n_row_tiles times sixteen of n_rows rows, which have the stage at x and lie n_in floats apart.
 template <typename Format, int n_tiles, int n_row_tiles>
 __device__ __forceinline__ void add_tiled_float_stage(float (&sum)[n_tiles][4 * n_row_tiles], const uint32_t * tiles,
                                                       const float * x, int n_rows, int n_in) {
     using Parts = FloatParts<Format>;
     constexpr int kWords = Layout<Format>::kWords;
-    // Tiles whose sums, beside all others, registers have room for; and 16 values that are read together.
+    constexpr int kSteps = Format::kStage / 16, kStepsOfChunk = kFloatChunk / 16;
+    // Whether registers have room for all values of sixteen rows; else few are read at a time, again and again.
+    constexpr bool kHeld = n_tiles <= 2;
+    // Tiles whose sums, beside all others, they have room for.
     constexpr int kTogether = n_tiles < 4 ? n_tiles : 4;
-    constexpr int kSteps = kTogether == 4 ? 1 : 2;
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int r = 0; r < n_row_tiles; r++) {
         const float * rows[2];
-        StageScale scale[2];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             rows[i] = x + (size_t) min(kPmtpTileRows * r + lane / 4 + 8 * i, n_rows - 1) * n_in + lane % 4 * 2;
-            scale[i] = scale_of_row<Format>([&](int j) { return load_late(rows[i] + 8 * j); });
+        }
+        float2 held[kHeld ? kSteps : 1][4];
+        StageScale scale[2];
+        const auto load = [&](float2 (&values)[4], int step) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                values[i] = load_late(rows[i % 2] + 16 * step + i / 2 * 8);
+            }
+        };
+        if constexpr (kHeld) {
+#pragma unroll
+            for (int step = 0; step < kSteps; step++) {
+                load(held[step], step);
+            }
         }
 #pragma unroll
+        for (int i = 0; i < 2; i++) {
+            scale[i] = scale_of_row<Format>([&](int j) {
+                return kHeld ? held[kHeld ? j / 2 : 0][i + j % 2 * 2] : load_late(rows[i] + 8 * j);
+            });
+        }
+        // What is read early would not fit into registers.
+        __syncwarp();
+#pragma unroll
         for (int first = 0; first < n_tiles; first += kTogether) {
-#pragma unroll 1
-            for (int chunk = 0; chunk < Format::kStage / kFloatChunk; chunk++) {
-                float c[kTogether][4] = {};
+            const uint32_t * w =
+                lane_weights<Format>(tiles + first * kTile * kWords, kTogether == 1 ? 8 : kTile * kWords);
+            float c[kTogether][4];
+            uint4 two;
 #pragma unroll
-                for (int i = 0; i < kFloatChunk / 16; i += kSteps) {
-                    const int at = chunk * kFloatChunk + 16 * i;
-                    float2 values[2][2 * kSteps];
+            for (int step = 0; step < kSteps; step++) {
+                if (step % kStepsOfChunk == 0) {
 #pragma unroll
-                    for (int j = 0; j < 4 * kSteps; j++) {
-                        values[j % 2][j / 2] = load_late(rows[j % 2] + at + j / 2 * 8);
-                    }
-                    // What is read early would not fit into registers.
-                    __syncwarp();
-                    uint32_t parts[kSteps][4][Parts::kParts];
-#pragma unroll
-                    for (int j = 0; j < 4 * kSteps; j++) {
-                        Parts::split(parts[j / 4][j % 4], values[j % 2][j / 2], scale[j % 2]);
-                    }
-#pragma unroll
-                    for (int j = 0; j < kSteps * kTogether; j += 2) {
-                        const int step = j / kTogether, tile = j % kTogether;
-                        const auto w = LaneTiles::load<kWords>(
-                            tiles + (first + tile) * kTile * kWords + at / 2 + 8 * step,
-                            kTogether == 1 ? 8 : kTile * kWords);
-#pragma unroll
-                        for (int two = 0; two < 2; two++) {
-                            const auto & x_parts = parts[(j + two) / kTogether];
-#pragma unroll
-                            for (int part = 0; part < Parts::kParts; part++) {
-                                Parts::multiply(c[(j + two) % kTogether],
-                                                { x_parts[0][part], x_parts[1][part], x_parts[2][part],
-                                                  x_parts[3][part] },
-                                                w.words[two][0], w.words[two][1]);
-                            }
-                        }
+                    for (int i = 0; i < 4 * kTogether; i++) {
+                        c[i / 4][i % 4] = 0.0f;
                     }
                 }
+                float2 values[4];
+                if constexpr (!kHeld) {
+                    load(values, step);
+                    __syncwarp();
+                }
+                uint32_t parts[Parts::kParts][4];
+                split_rows<Format>(parts, kHeld ? held[kHeld ? step : 0] : values, scale);
 #pragma unroll
-                for (int i = 0; i < 4 * kTogether; i++) {
-                    float & to = sum[first + i / 4][4 * r + i % 4];
-                    to = __fmaf_rn(c[i / 4][i % 4], scale[i % 4 / 2].back, to);
+                for (int tile = 0; tile < kTogether; tile++) {
+                    // Two matrices of each of two tiles, or of two steps.
+                    if (kTogether == 1 ? step % 2 == 0 : tile % 2 == 0) {
+                        two = load_matrices(w + tile * kTile * kWords + 8 * step);
+                    }
+                    const bool second = kTogether == 1 ? step % 2 == 1 : tile % 2 == 1;
+#pragma unroll
+                    for (int part = 0; part < Parts::kParts; part++) {
+                        Parts::multiply(c[tile], parts[part], second ? two.z : two.x, second ? two.w : two.y);
+                    }
+                }
+                if ((step + 1) % kStepsOfChunk == 0) {
+#pragma unroll
+                    for (int i = 0; i < 4 * kTogether; i++) {
+                        float & to = sum[first + i / 4][4 * r + i % 4];
+                        to = __fmaf_rn(c[i / 4][i % 4], scale[i % 4 / 2].back, to);
+                    }
                 }
             }
         }

@@ -2,18 +2,20 @@
 // parts are made once, in device memory; the arithmetic of a result is that of float_stages.cuh.
 #include "kernels/products/cuda/prompt_blocks.cuh"
 
+#include <cmath>
+
 namespace {
 
 // Values of a row that are on their way together: eight times 16 bytes.
 constexpr int kChunk = kFloatChunk;
 constexpr int kChunksOfStage = formats::Floats::kStage / kChunk;
-// A chunk that is multiplied, and others on their way.
-constexpr int kBuffers = 3;
 // Rows of activations, and tiles of eight of weights, of a warp.
 constexpr int kWarpRows = 32;
 
 // What a block has: row_warps times column_warps warps, of which each has kWarpRows rows and so many tiles.
-template <int row_warps, int column_warps, int tiles_, int resident_> struct FloatShare {
+// buffers: for a chunk that is multiplied, and others on their way.
+template <int row_warps, int column_warps, int tiles_, int buffers, int resident_> struct FloatShare {
+    static constexpr int kBuffers = buffers;
     static constexpr int kTiles = tiles_;
     static constexpr int kRowTiles = kWarpRows / kPmtpTileRows;
     static constexpr int kRowWarps = row_warps;
@@ -212,6 +214,7 @@ __global__ __launch_bounds__(Share::kThreads, Share::kResident) void multiply_pr
                                                                                            int n_splits) {
     using Parts = FloatParts<Format>;
     using Copies = Copies<Format, n_matrices, Share>;
+    constexpr int kBuffers = Share::kBuffers;
     extern __shared__ uint4 shared[];
     auto * buffers = (uint32_t *) shared;
     const int warp = threadIdx.x / 32;
@@ -240,9 +243,11 @@ __global__ __launch_bounds__(Share::kThreads, Share::kResident) void multiply_pr
     load_all(buffers, false, true);
     end_group();
     ahead.advance();
-    load_all(buffers + Copies::kWords, true, true);
-    end_group();
-    ahead.advance();
+    for (int i = 1; i + 1 < kBuffers; i++) {
+        load_all(buffers + i * Copies::kWords, true, true);
+        end_group();
+        ahead.advance();
+    }
     Results<Share> sum = {}, total = {};
     int from = 0;
     for (; order.is_there(); order.advance(), ahead.advance()) {
@@ -331,32 +336,59 @@ void launch(const WeightProduct & p, int n_splits, cudaStream_t stream) {
                  Share::template bytes<Format>(), p, (p.n_rows + Share::kRows - 1) / Share::kRows, n_splits);
 }
 
-using Large = FloatShare<4, 2, 8, 1>;
-template <typename Format> using Small = FloatShare<2, 2, 4, FloatParts<Format>::kParts == 2 ? 3 : 2>;
+// With three parts a row of activations needs half as much memory again.
+template <typename Format> constexpr bool kThree = FloatParts<Format>::kParts == 3;
+using Large = FloatShare<4, 2, 8, 3, 1>;
+template <typename Format> using Medium = FloatShare<2, 2, 8, kThree<Format> ? 2 : 3, 2>;
+template <typename Format> using Small = FloatShare<2, 2, 4, 3, kThree<Format> ? 2 : 3>;
 
 template <typename Format, typename Share> void launch_share(const WeightProduct & p, cudaStream_t stream) {
     const int n_splits = geometry_of<Format>(p).n_warps;
     p.gate != nullptr ? launch<Format, 2, Share>(p, n_splits, stream) : launch<Format, 1, Share>(p, n_splits, stream);
 }
 
-// Of how large a share blocks are: those of tiled_products.cu, which split rows themselves, where there would be too
-// few others for all multiprocessors, or no memory for one.
-enum class Blocks { tiled, small, large };
+// Of which share blocks are: of that with which the busiest multiprocessor has least to do, or those of
+// tiled_products.cu, which split rows themselves, where there would be too few others, or no memory for one.
+enum class Blocks { tiled, small, medium, large };
+
+// visit(Share(), blocks, by how much longer its results take than those of the largest).
+template <typename Format, typename Visit> void with_shares(Visit visit) {
+    visit(Small<Format>(), Blocks::small, 1.3);
+    visit(Medium<Format>(), Blocks::medium, 1.1);
+    visit(Large(), Blocks::large, 1.0);
+}
 
 template <typename Format> Blocks blocks_of(const WeightProduct & p) {
     const size_t limit = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
     const int n_processors = attribute(cudaDevAttrMultiProcessorCount);
-    return Small<Format>::template bytes<Format>() > limit || n_blocks<Small<Format>>(p) < n_processors / 2
-               ? Blocks::tiled
-           : Large::bytes<Format>() > limit || n_blocks<Large>(p) < n_processors ? Blocks::small
-                                                                                 : Blocks::large;
+    Blocks best = Blocks::tiled;
+    double least = INFINITY;
+    if (n_blocks<Small<Format>>(p) < n_processors / 2) {
+        return best;
+    }
+    with_shares<Format>([&](auto share, Blocks blocks, double factor) {
+        using Share = decltype(share);
+        const int of_one = (n_blocks<Share>(p) + n_processors - 1) / n_processors;
+        const double time = of_one * (double) (Share::kRows * Share::kWeights) * factor;
+        if (Share::template bytes<Format>() <= limit && time < least) {
+            best = blocks;
+            least = time;
+        }
+    });
+    return best;
 }
 
 template <typename Format> void launch_format(const WeightProduct & p, cudaStream_t stream) {
     const Blocks blocks = p.parts != nullptr ? blocks_of<Format>(p) : Blocks::tiled;
-    blocks == Blocks::large   ? launch_share<Format, Large>(p, stream)
-    : blocks == Blocks::small ? launch_share<Format, Small<Format>>(p, stream)
-                              : pmtp_cuda_launch_tiled_product(p, stream);
+    if (blocks == Blocks::tiled) {
+        pmtp_cuda_launch_tiled_product(p, stream);
+        return;
+    }
+    with_shares<Format>([&](auto share, Blocks of_share, double) {
+        if (of_share == blocks) {
+            launch_share<Format, decltype(share)>(p, stream);
+        }
+    });
 }
 
 // visit(Format()).
