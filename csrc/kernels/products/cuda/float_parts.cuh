@@ -13,14 +13,13 @@ struct StageScale {
     float to, back;
 };
 
-// Values whose products are added up by themselves, half a stage: chains of instructions are half as long.
-constexpr int kFloatChunk = 64;
-
 template <typename Format> struct FloatParts;
 
 template <> struct FloatParts<pmtp::formats::F16> {
     static constexpr int kParts = 2;
     static constexpr bool kScaled = true;
+    // Values whose products an instruction adds to those of the one before: a stage, or half of one.
+    static constexpr int kChain = 128;
 
     // largest: of the values' sizes, but NaN's; it becomes less than 2^15. Powers of two stay normal numbers.
     static __device__ __forceinline__ StageScale scale(float largest) {
@@ -54,6 +53,7 @@ template <> struct FloatParts<pmtp::formats::F16> {
 template <> struct FloatParts<pmtp::formats::BF16> {
     static constexpr int kParts = 3;
     static constexpr bool kScaled = false;
+    static constexpr int kChain = 64;
 
     static __device__ __forceinline__ StageScale scale(float) { return { 1.0f, 1.0f }; }
 

@@ -41,48 +41,45 @@ __device__ __forceinline__ void add_float_stage(float (&sum)[n_tiles][2], const 
                                                 const uint32_t * columns, int n_rows) {
     using Parts = FloatParts<Format>;
     constexpr int kWords = Layout<Format>::kWords;
-    constexpr int kChunks = Format::kStage / kFloatChunk;
-    // Chunks side by side, where a chunk has few sums that do not wait for each other.
-    constexpr int kBeside = n_tiles <= 2 ? kChunks : 1;
+    constexpr int kChains = Format::kStage / Parts::kChain, kSteps = Parts::kChain / 16;
+    // Chains side by side, where one has few sums that do not wait for each other.
+    constexpr int kBeside = n_tiles <= 2 ? kChains : 1;
+    // What one tile is read together with, another chain or another 16 values of the same.
+    constexpr bool kWithChain = kBeside == 2;
     const int lane = threadIdx.x % 32;
     const auto * x = (const float2 *) (columns + min(lane / 4, n_rows - 1) * Layout<Format>::kColumnStride) + lane % 4;
-    const uint32_t * w = lane_weights<Format>(tiles, n_tiles == 1 ? kFloatChunk / 2 : kTile * kWords);
+    const uint32_t * w =
+        lane_weights<Format>(tiles, n_tiles > 1 ? kTile * kWords : kWithChain ? Parts::kChain / 2 : 8);
     const StageScale scale = scale_of_row<Format>([&](int i) { return x[4 * i]; });
     // Values are read again, since registers have no room for all.
     __syncwarp();
 #pragma unroll
-    for (int chunk = 0; chunk < kChunks; chunk += kBeside) {
-        float c[kBeside * n_tiles][4] = {};
+    for (int chain = 0; chain < kChains; chain += kBeside) {
+        float c[kBeside][n_tiles][4] = {};
+        uint4 two;
 #pragma unroll
-        for (int i = 0; i < kFloatChunk / 16; i++) {
-            uint32_t parts[kBeside][2][Parts::kParts];
+        for (int i = 0; i < kSteps * kBeside; i++) {
+            const int beside = i % kBeside, step = (chain + beside) * kSteps + i / kBeside;
+            uint32_t parts[2][Parts::kParts];
+            Parts::split(parts[0], x[8 * step], scale);
+            Parts::split(parts[1], x[8 * step + 4], scale);
 #pragma unroll
-            for (int j = 0; j < 2 * kBeside; j++) {
-                const int eight = (chunk + j / 2) * (kFloatChunk / 8) + 2 * i + j % 2;
-                Parts::split(parts[j / 2][j % 2], x[4 * eight], scale);
-            }
-#pragma unroll
-            for (int at = 0; at < kBeside * n_tiles; at += 2) {
-                const uint4 two = load_matrices(w + at % n_tiles * kTile * kWords +
-                                                ((chunk + at / n_tiles) * kFloatChunk + 16 * i) / 2);
-                const uint32_t words[2][2] = { { two.x, two.y }, { two.z, two.w } };
+            for (int tile = 0; tile < n_tiles; tile++) {
+                const bool second = (n_tiles == 1 ? i : tile) % 2 == 1;
+                if (!second) {
+                    two = load_matrices(w + tile * kTile * kWords + 8 * step);
+                }
 #pragma unroll
                 for (int part = 0; part < Parts::kParts; part++) {
-#pragma unroll
-                    for (int j = 0; j < 2; j++) {
-                        const auto & of_chunk = parts[(at + j) / n_tiles];
-                        Parts::multiply(c[at + j], { of_chunk[0][part], 0, of_chunk[1][part], 0 }, words[j][0],
-                                        words[j][1]);
-                    }
+                    Parts::multiply(c[beside][tile], { parts[0][part], 0, parts[1][part], 0 }, second ? two.z : two.x,
+                                    second ? two.w : two.y);
                 }
             }
         }
 #pragma unroll
-        for (int beside = 0; beside < kBeside; beside++) {
-#pragma unroll
-            for (int i = 0; i < 2 * n_tiles; i++) {
-                sum[i / 2][i % 2] = __fmaf_rn(c[beside * n_tiles + i / 2][i % 2], scale.back, sum[i / 2][i % 2]);
-            }
+        for (int i = 0; i < kBeside * n_tiles * 2; i++) {
+            float & to = sum[i / 2 % n_tiles][i % 2];
+            to = __fmaf_rn(c[i / 2 / n_tiles][i / 2 % n_tiles][i % 2], scale.back, to);
         }
     }
 }
@@ -108,7 +105,7 @@ __device__ __forceinline__ void add_tiled_float_stage(float (&sum)[n_tiles][4 * 
                                                       const float * x, int n_rows, int n_in) {
     using Parts = FloatParts<Format>;
     constexpr int kWords = Layout<Format>::kWords;
-    constexpr int kSteps = Format::kStage / 16, kStepsOfChunk = kFloatChunk / 16;
+    constexpr int kSteps = Format::kStage / 16, kStepsOfChain = Parts::kChain / 16;
     // Whether registers have room for all values of sixteen rows; else few are read at a time, again and again.
     constexpr bool kHeld = n_tiles <= 2;
     // Tiles whose sums, beside all others, they have room for.
@@ -151,7 +148,7 @@ __device__ __forceinline__ void add_tiled_float_stage(float (&sum)[n_tiles][4 * 
             uint4 two;
 #pragma unroll
             for (int step = 0; step < kSteps; step++) {
-                if (step % kStepsOfChunk == 0) {
+                if (step % kStepsOfChain == 0) {
 #pragma unroll
                     for (int i = 0; i < 4 * kTogether; i++) {
                         c[i / 4][i % 4] = 0.0f;
@@ -176,7 +173,7 @@ __device__ __forceinline__ void add_tiled_float_stage(float (&sum)[n_tiles][4 * 
                         Parts::multiply(c[tile], parts[part], second ? two.z : two.x, second ? two.w : two.y);
                     }
                 }
-                if ((step + 1) % kStepsOfChunk == 0) {
+                if ((step + 1) % kStepsOfChain == 0) {
 #pragma unroll
                     for (int i = 0; i < 4 * kTogether; i++) {
                         float & to = sum[first + i / 4][4 * r + i % 4];

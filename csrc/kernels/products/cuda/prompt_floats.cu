@@ -7,7 +7,7 @@
 namespace {
 
 // Values of a row that are on their way together: eight times 16 bytes.
-constexpr int kChunk = kFloatChunk;
+constexpr int kChunk = 64;
 constexpr int kChunksOfStage = formats::Floats::kStage / kChunk;
 // Rows of activations, and tiles of eight of weights, of a warp.
 constexpr int kWarpRows = 32;
@@ -122,7 +122,7 @@ template <typename Format, int n_matrices, typename Share> class Copies {
 // A stage's results of a lane.
 template <typename Share> using Results = float[Share::kRowTiles][Share::kTiles][4];
 
-// The products of a chunk. x: the parts' rows, of which the warp has those from first_row on, and likewise w. load(i)
+// Adds the products of a chunk to c. x: the parts' rows, of which the warp has those from first_row on, and likewise w. load(i)
 // is called beside each 16 values' products.
 template <typename Format, typename Share, typename Load>
 __device__ __forceinline__ void multiply_chunk(Results<Share> & c, const uint32_t * x, int first_row,
@@ -248,7 +248,7 @@ __global__ __launch_bounds__(Share::kThreads, Share::kResident) void multiply_pr
         end_group();
         ahead.advance();
     }
-    Results<Share> sum = {}, total = {};
+    Results<Share> c = {}, sum = {}, total = {};
     int from = 0;
     for (; order.is_there(); order.advance(), ahead.advance()) {
         float back[Share::kRowTiles][2];
@@ -267,7 +267,13 @@ __global__ __launch_bounds__(Share::kThreads, Share::kResident) void multiply_pr
         from = from + 1 < kBuffers ? from + 1 : 0;
         const bool loads = ahead.is_there();
         const int value = ahead.first_value();
-        Results<Share> c = {};
+        constexpr int kChunksOfChain = Parts::kChain / kChunk;
+        if (order.chunk % kChunksOfChain == 0) {
+#pragma unroll
+            for (int i = 0; i < Share::kRowTiles * Share::kTiles * 4; i++) {
+                c[i / 4 / Share::kTiles][i / 4 % Share::kTiles][i % 4] = 0.0f;
+            }
+        }
         multiply_chunk<Format, Share>(c, buffer, first_of_warp, buffer + Copies::kXWords,
                                       warp / Share::kRowWarps * Share::kWarpWeights, [&](int i) {
                                           if (loads && i < Copies::kSteps) {
@@ -276,6 +282,9 @@ __global__ __launch_bounds__(Share::kThreads, Share::kResident) void multiply_pr
                                           }
                                       });
         end_group();
+        if (order.chunk % kChunksOfChain != kChunksOfChain - 1) {
+            continue;
+        }
 #pragma unroll
         for (int i = 0; i < Share::kRowTiles * Share::kTiles * 4; i++) {
             const int r = i / 4 / Share::kTiles, tile = i / 4 % Share::kTiles, j = i % 4;
@@ -351,11 +360,12 @@ template <typename Format, typename Share> void launch_share(const WeightProduct
 // tiled_products.cu, which split rows themselves, where there would be too few others, or no memory for one.
 enum class Blocks { tiled, small, medium, large };
 
-// visit(Share(), blocks, by how much longer its results take than those of the largest).
+// visit(Share(), blocks, by how much longer its results take than those of the largest, and those of a block that has
+// a multiprocessor for itself): measured.
 template <typename Format, typename Visit> void with_shares(Visit visit) {
-    visit(Small<Format>(), Blocks::small, 1.3);
-    visit(Medium<Format>(), Blocks::medium, 1.1);
-    visit(Large(), Blocks::large, 1.0);
+    visit(Small<Format>(), Blocks::small, 1.3, 1.6);
+    visit(Medium<Format>(), Blocks::medium, 1.1, kThree<Format> ? 1.6 : 1.25);
+    visit(Large(), Blocks::large, 1.0, 1.0);
 }
 
 template <typename Format> Blocks blocks_of(const WeightProduct & p) {
@@ -363,13 +373,13 @@ template <typename Format> Blocks blocks_of(const WeightProduct & p) {
     const int n_processors = attribute(cudaDevAttrMultiProcessorCount);
     Blocks best = Blocks::tiled;
     double least = INFINITY;
-    if (n_blocks<Small<Format>>(p) < n_processors / 2) {
+    if (n_blocks<Small<Format>>(p) < n_processors / 5) {
         return best;
     }
-    with_shares<Format>([&](auto share, Blocks blocks, double factor) {
+    with_shares<Format>([&](auto share, Blocks blocks, double factor, double alone) {
         using Share = decltype(share);
         const int of_one = (n_blocks<Share>(p) + n_processors - 1) / n_processors;
-        const double time = of_one * (double) (Share::kRows * Share::kWeights) * factor;
+        const double time = of_one * (double) (Share::kRows * Share::kWeights) * (of_one > 1 ? factor : alone);
         if (Share::template bytes<Format>() <= limit && time < least) {
             best = blocks;
             least = time;
@@ -384,7 +394,7 @@ template <typename Format> void launch_format(const WeightProduct & p, cudaStrea
         pmtp_cuda_launch_tiled_product(p, stream);
         return;
     }
-    with_shares<Format>([&](auto share, Blocks of_share, double) {
+    with_shares<Format>([&](auto share, Blocks of_share, double, double) {
         if (of_share == blocks) {
             launch_share<Format, decltype(share)>(p, stream);
         }
