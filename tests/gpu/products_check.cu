@@ -190,10 +190,10 @@ void check_extremes(const WeightBlocks & blocks, int n_in, int n_out) {
     for (int row = 0; row < kMost; row += row < 24 ? 1 : 37) {
         for (int i = row % 5; i < n_out; i += 29) {
             const float found = first[(size_t) row * n_out + i];
-            const auto [expected, size] = multiply_rows(
-                blocks, &weights[(size_t) i * (n_in / 32) * blocks.n_bytes / 8], x, n_in, row);
-            const bool right = std::isfinite(expected) ? std::abs(found - expected) <= 1e-6 * size
-                                                       : !std::isfinite(found);
+            const auto [expected, size] =
+                multiply_rows(blocks, &weights[(size_t) i * (n_in / 32) * blocks.n_bytes / 8], x, n_in, row);
+            const bool right =
+                std::isfinite(expected) ? std::abs(found - expected) <= 1e-6 * size : !std::isfinite(found);
             if (!right) {
                 printf("%s, %d to %d, row %d of extremes: value %d is %g, expected %g\n", blocks.name, n_in, n_out, row,
                        i, found, expected);

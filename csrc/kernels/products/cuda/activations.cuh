@@ -1,5 +1,5 @@
-// Activations quantised for products with quantised weights, or split for those with floats. ggml-cuda quantises them in a
-// kernel of its own before every product; here the kernel that computes them does it, and products of the same
+// Activations quantised for products with quantised weights, or split for those with floats. ggml-cuda quantises them
+// in a kernel of its own before every product; here the kernel that computes them does it, and products of the same
 // activations (queries, keys, values) share the result.
 #pragma once
 

@@ -29,8 +29,8 @@ template <typename Format, typename TwoOf> __device__ __forceinline__ StageScale
 }
 
 // Where a lane reads weights of 16 values of two tiles, of which the second lies so many words behind the first.
-template <typename Format> __device__ __forceinline__ const uint32_t * lane_weights(const uint32_t * first,
-                                                                                    int to_second) {
+template <typename Format>
+__device__ __forceinline__ const uint32_t * lane_weights(const uint32_t * first, int to_second) {
     const int lane = threadIdx.x % 32;
     return first + lane / 16 * to_second + lane % 8 * Layout<Format>::kWords + lane / 8 % 2 * 4;
 }
@@ -48,8 +48,7 @@ __device__ __forceinline__ void add_float_stage(float (&sum)[n_tiles][2], const 
     constexpr bool kWithChain = kBeside == 2;
     const int lane = threadIdx.x % 32;
     const auto * x = (const float2 *) (columns + min(lane / 4, n_rows - 1) * Layout<Format>::kColumnStride) + lane % 4;
-    const uint32_t * w =
-        lane_weights<Format>(tiles, n_tiles > 1 ? kTile * kWords : kWithChain ? Parts::kChain / 2 : 8);
+    const uint32_t * w = lane_weights<Format>(tiles, n_tiles > 1 ? kTile * kWords : kWithChain ? Parts::kChain / 2 : 8);
     const StageScale scale = scale_of_row<Format>([&](int i) { return x[4 * i]; });
     // Values are read again, since registers have no room for all.
     __syncwarp();
@@ -84,10 +83,11 @@ __device__ __forceinline__ void add_float_stage(float (&sum)[n_tiles][2], const 
     }
 }
 
-// Of 16 values of sixteen rows: what an instruction takes of each part. values: of the lane's two rows, two of each eight.
-template <typename Format>
-__device__ __forceinline__ void split_rows(uint32_t (&parts)[FloatParts<Format>::kParts][4], const float2 (&values)[4],
-                                           const StageScale (&scale)[2]) {
+// Of 16 values of sixteen rows: what an instruction takes of each part. values: of the lane's two rows, two of each
+// eight.
+template <typename Format> __device__ __forceinline__ void split_rows(uint32_t (&parts)[FloatParts<Format>::kParts][4],
+                                                                      const float2 (&values)[4],
+                                                                      const StageScale (&scale)[2]) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         uint32_t of_two[FloatParts<Format>::kParts];
@@ -120,7 +120,7 @@ __device__ __forceinline__ void add_tiled_float_stage(float (&sum)[n_tiles][4 * 
         }
         float2 held[kHeld ? kSteps : 1][4];
         StageScale scale[2];
-        const auto load = [&](float2 (&values)[4], int step) {
+        const auto load = [&](float2(&values)[4], int step) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 values[i] = load_late(rows[i % 2] + 16 * step + i / 2 * 8);
@@ -134,9 +134,8 @@ __device__ __forceinline__ void add_tiled_float_stage(float (&sum)[n_tiles][4 * 
         }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            scale[i] = scale_of_row<Format>([&](int j) {
-                return kHeld ? held[kHeld ? j / 2 : 0][i + j % 2 * 2] : load_late(rows[i] + 8 * j);
-            });
+            scale[i] = scale_of_row<Format>(
+                [&](int j) { return kHeld ? held[kHeld ? j / 2 : 0][i + j % 2 * 2] : load_late(rows[i] + 8 * j); });
         }
         // What is read early would not fit into registers.
         __syncwarp();

@@ -38,7 +38,8 @@ struct WeightProduct {
     const float * factor;   // [n_out] a row, or null. Then out = gelu(weights x) * factor
     int64_t factor_stride;  // values from one of its rows to the next
     OtherMatrix others[2];  // without gate and factor
-    const void * parts;     // of floats, see pmtp_cuda_split_rows(), or null: then more rows than kPmtpVerifyRows take long
+    const void *
+        parts;  // of floats, see pmtp_cuda_split_rows(), or null: then more rows than kPmtpVerifyRows take long
 };
 
 // Whether there is a kernel for the shape on this device.

@@ -119,18 +119,17 @@ template <typename Format, int n_tiles, int n_matrices> class WarpWeights {
 };
 
 // Of a block whose results lie in shared memory.
-template <int block_rows, int block_out>
-__device__ __forceinline__ void quantise_results(const WeightProduct & p, int block, int first_row,
-                                                 const float * shared) {
+template <int block_rows, int block_out> __device__ __forceinline__ void quantise_results(const WeightProduct & p,
+                                                                                          int block, int first_row,
+                                                                                          const float * shared) {
     const int n_rows = min(block_rows, p.n_rows - first_row);
     // Whole warps, as columns are multiples of 32.
     for (int i = threadIdx.x; i < n_rows * block_out; i += blockDim.x) {
         const int column = block * block_out + i % block_out;
         const float values[1] = { shared[i] };
-        pmtp_quantise(values,
-                      column < p.n_out
-                          ? pmtp_place(p.quantised, p.n_out, p.n_rows, first_row + i / block_out, column / 32)
-                          : PmtpQ8Place());
+        pmtp_quantise(values, column < p.n_out
+                                  ? pmtp_place(p.quantised, p.n_out, p.n_rows, first_row + i / block_out, column / 32)
+                                  : PmtpQ8Place());
     }
 }
 
