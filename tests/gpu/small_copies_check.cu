@@ -149,17 +149,17 @@ int main(int argc, char **) {
     for (int round = 0; round < (argc > 1 ? 2 : 8); round++) {
         check_copies(stream, 20, 64, random);
         check_copies(stream, 200, 300, random);
-        check_copies(stream, 12, 64 << 10, random);
+        check_copies(stream, 12, kMostCopied, random);
         check_order(stream, random);
-        for (const size_t most : { 8, 200, 5000, 90 << 10, 400 << 10 }) {
+        for (const size_t most : { (size_t) 8, (size_t) 200, (size_t) 5000, kMostRead / 2, kMostCopied + kMostRead }) {
             check_mixture(stream, most, random);
         }
     }
     char none[1] = {};
     expect(!pmtp_cuda_queue_copy(0, stream, none, none, 0), "nothing was queued");
-    expect(!pmtp_cuda_queue_copy(0, stream, none, none, (64 << 10) + 1), "too much was queued");
-    expect(!pmtp_cuda_queue_read(0, stream, none, none, (256 << 10) + 1), "too much was read");
-    expect(!pmtp_cuda_queue_device_copy(0, stream, stream, none, none, (64 << 10) + 1),
+    expect(!pmtp_cuda_queue_copy(0, stream, none, none, kMostCopied + 1), "too much was queued");
+    expect(!pmtp_cuda_queue_read(0, stream, none, none, kMostRead + 1), "too much was read");
+    expect(!pmtp_cuda_queue_device_copy(0, stream, stream, none, none, kMostCopied + 1),
            "too much was queued within the device");
     pmtp_cuda_launch_copies(stream);
     pmtp_cuda_forget_copies(stream);

@@ -14,10 +14,6 @@ namespace {
 constexpr int kMostCopies = 64;
 // Bytes of a launch that come from the host or go there.
 constexpr size_t kMostBytes = 2 << 20;
-// Of a copy to or within the device, from where on the copy engine is as fast.
-constexpr size_t kMostOfOne = 512 << 10;
-// Of one to the host, which waits for the copy engine where its memory is not pinned.
-constexpr size_t kMostRead = 256 << 10;
 // Launches whose bytes may wait for the device or for the host: those of a round with drafts, which the host queues
 // without waiting for one of them.
 constexpr int kBuffers = 4;
@@ -87,7 +83,7 @@ class Queue {
     }
 
     bool upload(cudaStream_t stream, void * to, const void * from, size_t size) {
-        char * bytes = room(stream, to, from, size, kMostOfOne, size);
+        char * bytes = room(stream, to, from, size, kMostCopied, size);
         if (bytes == nullptr) {
             return false;
         }
@@ -97,7 +93,7 @@ class Queue {
     }
 
     bool copy(cudaStream_t stream, void * to, const void * from, size_t size) {
-        if (room(stream, to, from, size, kMostOfOne, 0) == nullptr) {
+        if (room(stream, to, from, size, kMostCopied, 0) == nullptr) {
             return false;
         }
         add(to, from, size);

@@ -133,6 +133,33 @@ template <int block_rows, int block_out> __device__ __forceinline__ void quantis
     }
 }
 
+// Gives out what a lane has of two columns, of_block and the next of its block's, in row in_block of the block's; with two
+// matrices `gates` are the second one's. shared: the block's results, of products that are quantised.
+template <int n_matrices, int block_out>
+__device__ __forceinline__ void put_two(const WeightProduct & p, const PromptBlock<block_out> & own, int first_row,
+                                        int in_block, int of_block, const float * values, const float * gates,
+                                        float * shared) {
+    const int row = first_row + in_block;
+    const int column = own.block * block_out + of_block;
+    const bool is_there = row < p.n_rows && column < own.n_out;
+    float two[2];
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        two[j] = values[j];
+        if constexpr (n_matrices == 2) {
+            two[j] *= gelu(gates[j]);
+        } else if (p.factor != nullptr && is_there) {
+            two[j] = gelu(two[j]) * p.factor[row * p.factor_stride + column + j];
+        }
+    }
+    if (is_there) {
+        *(float2 *) (own.out + (size_t) row * own.n_out + column) = make_float2(two[0], two[1]);
+    }
+    if (p.quantised != nullptr) {
+        *(float2 *) (shared + in_block * block_out + of_block) = make_float2(two[0], two[1]);
+    }
+}
+
 // Gives out a lane's results, total[tile][4 r + i] placed as multiply_32() has them; with two matrices the second half
 // of the tiles are the gate's. shared: memory that no warp has a use for any more.
 template <int n_matrices, typename Share>
@@ -140,37 +167,21 @@ __device__ __forceinline__ void store_results(const WeightProduct & p,
                                               const PromptBlock<Share::block_out(n_matrices)> & own,
                                               const float (&total)[Share::kTiles][Share::kResults], float * shared) {
     constexpr int kOut = Share::block_out(n_matrices);
-    constexpr int kWarpOut = kOut / kPromptWarps;
+    constexpr int kOwn = Share::kTiles / n_matrices;
     const int lane = threadIdx.x % 32;
     const int first_row = blockIdx.y * Share::kRows;
+    const int first_of_block = threadIdx.x / 32 * kOwn * kTile + 2 * (lane % 4);
     const bool quantises = p.quantised != nullptr;
     if (quantises) {
         __syncthreads();
     }
 #pragma unroll
-    for (int tile = 0; tile < Share::kTiles / n_matrices; tile++) {
+    for (int tile = 0; tile < kOwn; tile++) {
 #pragma unroll
         for (int i = 0; i < Share::kResults; i += 2) {
             const int in_block = i / 4 * kPmtpTileRows + lane / 4 + i % 4 / 2 * 8;
-            const int of_block = threadIdx.x / 32 * kWarpOut + tile * kTile + 2 * (lane % 4);
-            const int row = first_row + in_block;
-            const int column = own.block * kOut + of_block;
-            const bool is_there = row < p.n_rows && column < own.n_out;
-            float two[2] = { total[tile][i], total[tile][i + 1] };
-#pragma unroll
-            for (int j = 0; j < 2; j++) {
-                if constexpr (n_matrices == 2) {
-                    two[j] *= gelu(total[tile + Share::kTiles / 2][i + j]);
-                } else if (p.factor != nullptr && is_there) {
-                    two[j] = gelu(two[j]) * p.factor[row * p.factor_stride + column + j];
-                }
-            }
-            if (is_there) {
-                *(float2 *) (own.out + (size_t) row * own.n_out + column) = make_float2(two[0], two[1]);
-            }
-            if (quantises) {
-                *(float2 *) (shared + in_block * kOut + of_block) = make_float2(two[0], two[1]);
-            }
+            put_two<n_matrices>(p, own, first_row, in_block, first_of_block + tile * kTile, &total[tile][i],
+                                &total[(tile + kOwn) % Share::kTiles][i], shared);
         }
     }
     if (quantises) {

@@ -13,6 +13,7 @@ __device__ __forceinline__ void store_floats(const WeightProduct & p,
                                              const PromptBlock<Share::block_out(n_matrices)> & own, int first_row,
                                              const Results<Share> & total, float * shared) {
     constexpr int kOut = Share::block_out(n_matrices);
+    constexpr int kOwn = Share::kTiles / n_matrices;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int first_in_block = warp % Share::kRowWarps * kWarpRows + lane / 4;
     const int first_of_block = warp / Share::kRowWarps * (Share::kWarpWeights / n_matrices) + 2 * (lane % 4);
@@ -22,29 +23,11 @@ __device__ __forceinline__ void store_floats(const WeightProduct & p,
     }
 #pragma unroll
     for (int r = 0; r < 2 * Share::kRowTiles; r++) {
-        const int in_block = first_in_block + 8 * r;
-        const int row = first_row + in_block;
 #pragma unroll
-        for (int tile = 0; tile < Share::kTiles / n_matrices; tile++) {
-            const int of_block = first_of_block + tile * kTile;
-            const int column = own.block * kOut + of_block;
-            const bool is_there = row < p.n_rows && column < own.n_out;
-            float two[2];
-#pragma unroll
-            for (int j = 0; j < 2; j++) {
-                two[j] = total[r / 2][tile][r % 2 * 2 + j];
-                if constexpr (n_matrices == 2) {
-                    two[j] *= gelu(total[r / 2][tile + Share::kTiles / 2][r % 2 * 2 + j]);
-                } else if (p.factor != nullptr && is_there) {
-                    two[j] = gelu(two[j]) * p.factor[row * p.factor_stride + column + j];
-                }
-            }
-            if (is_there) {
-                *(float2 *) (own.out + (size_t) row * own.n_out + column) = make_float2(two[0], two[1]);
-            }
-            if (quantises) {
-                *(float2 *) (shared + in_block * kOut + of_block) = make_float2(two[0], two[1]);
-            }
+        for (int tile = 0; tile < kOwn; tile++) {
+            put_two<n_matrices>(p, own, first_row, first_in_block + 8 * r, first_of_block + tile * kTile,
+                                &total[r / 2][tile][r % 2 * 2],
+                                &total[r / 2][(tile + kOwn) % Share::kTiles][r % 2 * 2], shared);
         }
     }
     if (quantises) {
