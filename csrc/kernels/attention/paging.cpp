@@ -215,20 +215,21 @@ bool PageTable::fill(ggml_tensor * mask, const llama_kv_cells & cells, const lla
                      llama_swa_type swa_type, bool paged, bool causal) {
     const int64_t window = swa_type == LLAMA_SWA_TYPE_STANDARD ? n_swa : 0;
     paged = paged && (window > 0 || swa_type == LLAMA_SWA_TYPE_NONE);
-    for (uint32_t i = 0; paged && i < batch.n_tokens; i++) {
-        add(batch.seq_id[i][0], batch.pos[i]);
-    }
     if (paged) {
+        for (uint32_t i = 0; i < batch.n_tokens; i++) {
+            add(batch.seq_id[i][0], batch.pos[i]);
+        }
         attach(mask, cells, window);
     }
     if (ggml_tensor * table = mask->src[0]; table != nullptr && table->data != nullptr) {
         write_table(paged && mask->extra != nullptr ? &pages_ : nullptr, window, mask->ne[0], batch.n_tokens,
                     (int32_t *) table->data, table->ne[0]);
     }
-    if (paged && causal) {
-        fill_mask(mask, cells, batch, window);
+    if (!paged || !causal) {
+        return false;
     }
-    return paged && causal;
+    fill_mask(mask, cells, batch, window);
+    return true;
 }
 
 bool PageTable::find_pages(Pages::Run & run, llama_seq_id sequence, const llama_kv_cells & cells, int64_t n_kv) {

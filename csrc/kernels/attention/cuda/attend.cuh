@@ -1,29 +1,17 @@
 // The kernel that computes chunks.
 #pragma once
 
-#include "kernels/attention/cuda/pages.cuh"
-#include "kernels/attention/cuda/table.cuh"
+#include "kernels/attention/cuda/block_place.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/tensor_cores.cuh"
 
 namespace pmtp::attention::cuda {
 
 constexpr float kLog2E = 1.44269504088896f;
 
-// c += a b. A lane (g = lane / 4, t = lane % 4) has of a, 16 by 16, rows g and g + 8 in turn, columns 2 t, 2 t + 1 and
-// then 2 t + 8, 2 t + 9; of b, 16 by 8, the same rows of column g; of c rows g, then g + 8, of columns 2 t, 2 t + 1.
-__device__ __forceinline__ void multiply(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                         uint32_t b1) {
-#if __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-        "%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-#endif
-}
-
 // A block of threads at its chunk.
-template <int head_size, int tiles> class Chunk {
+template <int head_size, int tiles> class Chunk : BlockPlace {
     using G = Geometry<head_size>;
     static constexpr int kColumns = tiles * kTileColumns;
     // Columns of a step of the softmax, eight threads each, and steps.
@@ -31,16 +19,7 @@ template <int head_size, int tiles> class Chunk {
     static constexpr int kSteps = (kColumns + kSoftColumns - 1) / kSoftColumns;
 
   public:
-    __device__ Chunk(const Plan & plan, char * memory)
-        : plan_(plan),
-          task_(plan.task),
-          memory_(memory),
-          unit_((int) blockIdx.z),
-          batch_(plan.task.n_batches == 1 ? 0 : unit_ / plan.task.n_kv_heads),
-          head_(unit_ - batch_ * plan.task.n_kv_heads),
-          first_column_((int) blockIdx.x * kColumns),
-          lane_((int) threadIdx.x % kWarp),
-          warp_((int) threadIdx.x / kWarp) {
+    __device__ Chunk(const Plan & plan, char * memory) : BlockPlace(plan, memory, kColumns) {
 #pragma unroll
         for (int step = 0; step < kSteps; step++) {
             max_[step] = -INFINITY;
@@ -53,7 +32,7 @@ template <int head_size, int tiles> class Chunk {
             wait_for_previous();
         }
         const int n_chunks = find_place(i);
-        const uint32_t pages = find_pages();
+        const uint32_t pages = find_pages<G::kWarps>();
         if (task_.mask_is_old) {
             wait_for_previous();
         }
@@ -71,82 +50,6 @@ template <int head_size, int tiles> class Chunk {
     }
 
   private:
-    template <typename T> __device__ __forceinline__ T * at(int offset) const { return (T *) (memory_ + offset); }
-    __device__ __forceinline__ DeviceTable::Chunk & chunk() const { return at<ChunkPlace>(plan_.place_at)->chunk; }
-    __device__ __forceinline__ uint32_t & seen() const { return at<ChunkPlace>(plan_.place_at)->seen; }
-
-    // Whether it is one of those that see the chunk.
-    __device__ __forceinline__ bool is_column(int column) const {
-        const int row = task_.first_row + plan_.row_of(first_column_ + column);
-        return first_column_ + column < plan_.columns && row >= chunk().first_row && row < chunk().end_row;
-    }
-
-    __device__ __forceinline__ MaskRow mask_of(int row) const {
-        const int batch = task_.mask_batches == 1 ? 0 : batch_ % task_.mask_batches;
-        return { task_.mask == nullptr
-                     ? nullptr
-                     : (const uint16_t *) (task_.mask + batch * task_.mask_batch_stride + row * task_.mask_row_stride),
-                 task_.n_cells, plan_.mask_is_aligned };
-    }
-
-    // Finds out what the i-th chunk is: one of a sequence's positions, or without a table of the cells as they lie.
-    __device__ __forceinline__ int find_place(int i) const {
-        using Table = DeviceTable;
-        const int thread = (int) threadIdx.x;
-        if (task_.table != nullptr) {
-            // There is room for as many as there are blocks: no need to wait for how many there are.
-            const int32_t * words = task_.table + Table::chunks_at(task_.all_rows) + i * Table::kChunkWords;
-            const int word = thread < Table::kChunkWords ? words[thread] : 0;
-            const int n_chunks = chunks_of_table(task_);
-            if (n_chunks > 0) {
-                if (thread < Table::kChunkWords) {
-                    // Beyond the last nothing is seen by any row.
-                    ((int *) &chunk())[thread] = i < n_chunks ? word : 0;
-                }
-                return n_chunks;
-            }
-        }
-        const int first_page = chunk_begin(i);
-        const int n_pages = min(chunk_begin(i + 1), (task_.n_cells + kPage - 1) / kPage) - first_page;
-        if (thread < kMaxChunkPages) {
-            chunk().first_cells[thread] = (first_page + thread) * kPage;
-        }
-        if (thread == 0) {
-            chunk().number = i;
-            chunk().first_row = 0;
-            chunk().end_row = task_.all_rows;
-            chunk().n_pages = n_pages;
-        }
-        return plan_.n_chunks;
-    }
-
-    // A bit for every page of the chunk that some column sees.
-    __device__ __forceinline__ uint32_t find_pages() const {
-        if (threadIdx.x == 0) {
-            seen() = 0;
-        }
-        __syncthreads();
-        const int n_pages = chunk().n_pages;
-        if (task_.mask == nullptr) {
-            return (1u << n_pages) - 1;
-        }
-        const int first_row = max(plan_.row_of(first_column_), chunk().first_row - task_.first_row);
-        const int end_row =
-            min(plan_.row_of(min(first_column_ + kColumns, plan_.columns) - 1) + 1, chunk().end_row - task_.first_row);
-        for (int page = warp_; page < n_pages; page += G::kWarps) {
-            const int cell = chunk().first_cells[page];
-            bool any = false;
-            for (int row = first_row + lane_ / 8; cell >= 0 && row < end_row; row += kWarp / 8) {
-                any = any || mask_of(row).sees_eight(cell + lane_ % 8 * 8);
-            }
-            if (__any_sync(0xffffffffu, any) && lane_ == 0) {
-                atomicOr(&seen(), 1u << page);
-            }
-        }
-        __syncthreads();
-        return seen();
-    }
-
     __device__ __forceinline__ void load(const Cells & cells, const Rows & rows, int page, int to) const {
         const int kv_batch = plan_.batches_of_a_kv_batch == 1 ? batch_ : batch_ / plan_.batches_of_a_kv_batch;
         const int first = chunk().first_cells[page];
@@ -229,10 +132,10 @@ template <int head_size, int tiles> class Chunk {
                 const uint4 c = columns[0], d = columns[1];
                 float unscaled[4] = {};
                 float (&sum)[4] = F::kOneScale ? unscaled : sums[n];
-                multiply(sum, x[0], y[0], x[1], y[1], c.x, c.y);
-                multiply(sum, x[2], y[2], x[3], y[3], c.z, c.w);
-                multiply(sum, x[4], y[4], x[5], y[5], d.x, d.y);
-                multiply(sum, x[6], y[6], x[7], y[7], d.z, d.w);
+                add_product_f16(sum, x[0], y[0], x[1], y[1], c.x, c.y);
+                add_product_f16(sum, x[2], y[2], x[3], y[3], c.z, c.w);
+                add_product_f16(sum, x[4], y[4], x[5], y[5], d.x, d.y);
+                add_product_f16(sum, x[6], y[6], x[7], y[7], d.z, d.w);
                 if constexpr (F::kOneScale) {
                     const float of_x = __low2float(scale_of(k + b * F::kBytes)),
                                 of_y = __low2float(scale_of(k + 8 * plan_.k.pitch + b * F::kBytes));
@@ -350,7 +253,7 @@ template <int head_size, int tiles> class Chunk {
                 }
 #pragma unroll
                 for (int m = 0; m < 4; m++) {
-                    multiply(values_[n][m], x[2 * m], x[2 * m + 1], y[2 * m], y[2 * m + 1], b0, b1);
+                    add_product_f16(values_[n][m], x[2 * m], x[2 * m + 1], y[2 * m], y[2 * m + 1], b0, b1);
                 }
             }
         }
@@ -483,10 +386,6 @@ template <int head_size, int tiles> class Chunk {
         }
     }
 
-    const Plan & plan_;
-    const Task & task_;
-    char * const memory_;
-    const int unit_, batch_, head_, first_column_, lane_, warp_;
     float max_[kSteps];
     float sum_[kSteps] = {};
     // Of a tile: four pairs of dimensions, each for columns 2 t and 2 t + 1, the pair's second behind its first.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/attention/cuda/layout.cuh"
+#include "kernels/cuda/async_copies.cuh"
 
 namespace pmtp::attention::cuda {
 
@@ -12,46 +13,21 @@ constexpr uint32_t kBothHidden = kHidden << 16 | kHidden;
 template <int n_bytes> __device__ __forceinline__ void copy(char * to, const char * from, bool there) {
     if constexpr (n_bytes == 2) {
         *(uint16_t *) to = there ? *(const uint16_t *) from : (uint16_t) 0;
+    } else if constexpr (n_bytes == 16) {
+        copy_16(to, from, there ? 16 : 0);
     } else {
-#if __CUDA_ARCH__ >= 800
-        const auto at = (uint32_t) __cvta_generic_to_shared(to);
-        const int n_read = there ? n_bytes : 0;
-        if constexpr (n_bytes == 16) {
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(n_read));
-        } else {
-            asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(at), "l"(from), "n"(n_bytes),
-                         "r"(n_read));
-        }
-#endif
+        copy_cached<n_bytes>(to, from, there ? n_bytes : 0);
     }
 }
 
 template <int n_bytes> __device__ __forceinline__ void copy_all(char * to, const char * from) {
     if constexpr (n_bytes == 2) {
         *(uint16_t *) to = *(const uint16_t *) from;
+    } else if constexpr (n_bytes == 16) {
+        copy_16(to, from);
     } else {
-#if __CUDA_ARCH__ >= 800
-        const auto at = (uint32_t) __cvta_generic_to_shared(to);
-        if constexpr (n_bytes == 16) {
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from));
-        } else {
-            asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(n_bytes));
-        }
-#endif
+        copy_cached<n_bytes>(to, from);
     }
-}
-
-__device__ __forceinline__ void end_group() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.commit_group;");
-#endif
-}
-
-// Until all groups but the last n_newer have come.
-template <int n_newer> __device__ __forceinline__ void wait_for_group() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_group %0;" ::"n"(n_newer));
-#endif
 }
 
 // Copies a page of one head, of which n_there cells are there. cells: its first cell.

@@ -92,12 +92,13 @@ template <typename Format, int n_tiles, int n_matrices> __global__ __launch_boun
                 const int of_x = p.x_of_pairs ? pair : pair / p.n_used;
                 uint32_t * to = own + kRows * kWeightWords + row * kColumnStride + word;
                 if (!p.x_in_tiles) {
-                    copy_cached_16(to, (const uint32_t *) (p.x + of_x * pmtp_row_blocks(p.n_in)) +
-                                           stage * kColumnWords + word);
+                    copy_cached<16>(to, (const uint32_t *) (p.x + of_x * pmtp_row_blocks(p.n_in)) +
+                                            stage * kColumnWords + word);
                 } else {
                     const PmtpQ8Place place = pmtp_place(const_cast<PmtpQ8Block *>(p.x), p.n_in, p.n_tokens, of_x,
                                                          stage * kGroups + word / 9);
-                    copy_4(to, word % 9 == 0 ? (const uint32_t *) place.scale_and_sum : place.word(word % 9 - 1));
+                    copy_cached<4>(to,
+                                   word % 9 == 0 ? (const uint32_t *) place.scale_and_sum : place.word(word % 9 - 1));
                 }
             }
         };

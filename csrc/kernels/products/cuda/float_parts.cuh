@@ -2,6 +2,7 @@
 // a value that a power of two has brought near the largest of them, or three of bf16, all of its 24 bits.
 #pragma once
 
+#include "kernels/cuda/tensor_cores.cuh"
 #include "kernels/products/cuda/formats.cuh"
 
 #include <cuda_fp16.h>
@@ -41,12 +42,7 @@ template <> struct FloatParts<pmtp::formats::F16> {
     // c[i] of a lane becomes c[i] and the sum over 16 values for row lane / 4 of x, of which c[2], c[3] have the one 8
     // further on, and weight row 2 (lane % 4) + i % 2 of the tile. x, w: values 2 (lane % 4) ... and 8 more on.
     static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&x)[4], uint32_t w0, uint32_t w1) {
-#if __CUDA_ARCH__ >= 800
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
-            "%2, %3};"
-            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-            : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(w0), "r"(w1));
-#endif
+        pmtp::add_product_f16(c, x[0], x[1], x[2], x[3], w0, w1);
     }
 };
 
@@ -68,12 +64,7 @@ template <> struct FloatParts<pmtp::formats::BF16> {
     }
 
     static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&x)[4], uint32_t w0, uint32_t w1) {
-#if __CUDA_ARCH__ >= 800
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, "
-            "%1, %2, %3};"
-            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-            : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(w0), "r"(w1));
-#endif
+        pmtp::add_product_bf16(c, x[0], x[1], x[2], x[3], w0, w1);
     }
 
   private:

@@ -95,7 +95,7 @@ __global__ __launch_bounds__((n_splits == 1 ? 1 : 2) * kMaxWarps * 32) void mult
                                                 : (const uint32_t *) (p.floats + (size_t) row * p.n_in);
             uint32_t * chunk = to + kRows * kWeightWords + row * kColumnStride + word;
             // Floats are too many for the first cache.
-            Format::kQuantised ? copy_cached_16(chunk, x + stage * kColumnWords + word)
+            Format::kQuantised ? copy_cached<16>(chunk, x + stage * kColumnWords + word)
                                : copy_16(chunk, x + stage * kColumnWords + word);
         }
     };

@@ -14,26 +14,27 @@ template <typename Format> constexpr bool kSumsOf16 = [] {
     return false;
 }();
 
+__device__ __forceinline__ void part(int (&c)[2][2], const int (&both)[4]) {
+    for (int i = 0; i < 4; i++) {
+        c[i / 2][i % 2] = both[i];
+    }
+}
+
 // Of a lane, the sums over 32 values of rows g = lane / 4 and g + 8 of two tiles of weights, for rows of the batch that
 // columns 2 t and 2 t + 1 have, t = lane % 4: [tile][column]. x: values 4 t ... and 16 more on of column g; w: likewise
 // of the two rows.
 __device__ __forceinline__ void multiply_pair_32(int (&c)[2][2], uint32_t x0, uint32_t x1, const formats::Quants & w,
                                                  const formats::Quants & v) {
-#if __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, "
-        "%10};"
-        : "=r"(c[0][0]), "=r"(c[0][1]), "=r"(c[1][0]), "=r"(c[1][1])
-        : "r"(w.first), "r"(v.first), "r"(w.second), "r"(v.second), "r"(x0), "r"(x1), "r"(0));
-#endif
+    int both[4] = {};
+    pmtp::product_s8(both, w.first, v.first, w.second, v.second, x0, x1);
+    part(c, both);
 }
 
 // The same over 16 values.
 __device__ __forceinline__ void multiply_pair_16(int (&c)[2][2], uint32_t x, uint32_t w, uint32_t v) {
-#if __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"
-        : "=r"(c[0][0]), "=r"(c[0][1]), "=r"(c[1][0]), "=r"(c[1][1])
-        : "r"(w), "r"(v), "r"(x), "r"(0));
-#endif
+    int both[4] = {};
+    pmtp::product_s8(both, w, v, x);
+    part(c, both);
 }
 
 // Where rows of a batch lie among the columns of an instruction: up to 4 in every other one, so that a lane has one of

@@ -103,7 +103,7 @@ struct RowScatter {
         for (int i = 0; i < 3; i++) {
             const int lane = threadIdx.x % 32;
             if (32 * i + lane < kWords) {
-                copy_4(tile + to[i] + (is_scale[i] ? row : row % 8 * 16 + row / 8), from + 32 * i + lane);
+                copy_cached<4>(tile + to[i] + (is_scale[i] ? row : row % 8 * 16 + row / 8), from + 32 * i + lane);
             }
         }
     }

@@ -23,7 +23,7 @@ __global__ __launch_bounds__(kPromptWarps * 32, Share::kResident) void multiply_
                                 (tile * pmtp_row_blocks(p.n_in) + stage * Memory::kGroups) * kPmtpTileWords + 4 * lane;
 #pragma unroll
         for (int i = 0; i < Memory::kRowTileWords; i += 4 * 32) {
-            copy_cached_16(to + 4 * lane + i, from + i);
+            copy_cached<16>(to + 4 * lane + i, from + i);
         }
     };
     float total[Share::kTiles][Share::kResults] = {};

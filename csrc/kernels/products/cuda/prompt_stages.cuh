@@ -10,35 +10,28 @@ namespace {
 // An integer of up to 22 bits, added to the bits of this float, makes the float that is so much larger: products begin
 // with these bits, so that their sums are floats without a conversion.
 constexpr float kMagic = 12582912.0f;
-constexpr uint32_t kMagicBits = 0x4b400000;
+constexpr int kMagicBits = 0x4b400000;
 
 // Numbers that a group of a row of weights has: its scale and its least value, or the scales of its halves.
 template <typename Format> constexpr int kFactors = Format::kHasLeast || kSumsOf16<Format> ? 2 : 1;
 
+__device__ __forceinline__ void as_floats(float (&c)[4], const int (&bits)[4]) {
+    for (int i = 0; i < 4; i++) {
+        c[i] = __int_as_float(bits[i]);
+    }
+}
+
 // As multiply_32() and multiply_16() of 16 rows, with kMagic added.
 __device__ __forceinline__ void multiply_32_magic(float (&c)[4], const uint4 & x, uint32_t w0, uint32_t w1) {
-#if __CUDA_ARCH__ >= 800
-    uint32_t bits[4];
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, "
-        "%10};"
-        : "=r"(bits[0]), "=r"(bits[1]), "=r"(bits[2]), "=r"(bits[3])
-        : "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w), "r"(w0), "r"(w1), "r"(kMagicBits));
-    for (int i = 0; i < 4; i++) {
-        c[i] = __uint_as_float(bits[i]);
-    }
-#endif
+    int bits[4] = {};
+    pmtp::product_s8(bits, x.x, x.y, x.z, x.w, w0, w1, kMagicBits);
+    as_floats(c, bits);
 }
 
 __device__ __forceinline__ void multiply_16_magic(float (&c)[4], uint32_t x0, uint32_t x1, uint32_t w) {
-#if __CUDA_ARCH__ >= 800
-    uint32_t bits[4];
-    asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"
-        : "=r"(bits[0]), "=r"(bits[1]), "=r"(bits[2]), "=r"(bits[3])
-        : "r"(x0), "r"(x1), "r"(w), "r"(kMagicBits));
-    for (int i = 0; i < 4; i++) {
-        c[i] = __uint_as_float(bits[i]);
-    }
-#endif
+    int bits[4] = {};
+    pmtp::product_s8(bits, x0, x1, w, kMagicBits);
+    as_floats(c, bits);
 }
 
 // The two factors of a group, of which the second may be missing.

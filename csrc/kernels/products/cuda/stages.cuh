@@ -2,12 +2,15 @@
 // shared memory and of activations, which lie there too or, if they are many, in tiles in device memory.
 #pragma once
 
+#include "kernels/cuda/async_copies.cuh"
+#include "kernels/cuda/tensor_cores.cuh"
 #include "kernels/products/cuda/formats.cuh"
 #include "kernels/rows/cuda/quantise.cuh"
 
 namespace {
 
 namespace formats = pmtp::formats;
+using pmtp::copy_16, pmtp::copy_cached, pmtp::end_group, pmtp::wait_for_group;
 
 // Rows of weights that a tensor-core instruction takes.
 constexpr int kTile = 8;
@@ -36,81 +39,30 @@ template <typename Format> struct Layout {
     }
 };
 
-// Copies 16 bytes to shared memory in the background, of which those from n_bytes on are 0 and are not read.
-__device__ __forceinline__ void copy_16(uint32_t * to, const void * from, int n_bytes = 16) {
-#if __CUDA_ARCH__ >= 800
-    const auto at = (uint32_t) __cvta_generic_to_shared(to);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(n_bytes));
-#endif
-}
-
-// The same of all 16, through the first cache: other blocks of the multiprocessor copy them too.
-__device__ __forceinline__ void copy_cached_16(uint32_t * to, const void * from) {
-#if __CUDA_ARCH__ >= 800
-    const auto at = (uint32_t) __cvta_generic_to_shared(to);
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from));
-#endif
-}
-
-// The same of one word.
-__device__ __forceinline__ void copy_4(uint32_t * to, const uint32_t * from) {
-#if __CUDA_ARCH__ >= 800
-    const auto at = (uint32_t) __cvta_generic_to_shared(to);
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(at), "l"(from));
-#endif
-}
-
-__device__ __forceinline__ void end_group() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.commit_group;");
-#endif
-}
-
-template <int n_newer> __device__ __forceinline__ void wait_for_group() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_group %0;" ::"n"(n_newer));
-#endif
-}
-
 // c[i] of a lane becomes the sum over 32 values for batch row lane / 4 and weight row 2 (lane % 4) + i of the tile.
 // x: values 4 (lane % 4) ... and 16 more on of row lane / 4 of the batch; w: likewise of the tile.
 __device__ __forceinline__ void multiply_32(int (&c)[2], uint32_t x0, uint32_t x1, uint32_t w0, uint32_t w1) {
-#if __CUDA_ARCH__ >= 800
-    // The instruction has sixteen rows of a batch, of which the last eight are 0 here.
-    [[maybe_unused]] int unused[2];
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %5}, {%7, %8}, {%9, %9, %9, "
-        "%9};"
-        : "=r"(c[0]), "=r"(c[1]), "=r"(unused[0]), "=r"(unused[1])
-        : "r"(x0), "r"(0), "r"(x1), "r"(w0), "r"(w1), "r"(0));
-#endif
+    int of_16[4] = {};  // rows of a batch, of which the last eight are 0
+    pmtp::product_s8(of_16, x0, 0, x1, 0, w0, w1);
+    c[0] = of_16[0];
+    c[1] = of_16[1];
 }
 
 // The same of 16 rows: c[2], c[3] of rows 8 further on. x: words 4 lane ... of a tile of rows.
 __device__ __forceinline__ void multiply_32(int (&c)[4], const uint4 & x, uint32_t w0, uint32_t w1) {
-#if __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, "
-        "%10};"
-        : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
-        : "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w), "r"(w0), "r"(w1), "r"(0));
-#endif
+    pmtp::product_s8(c, x.x, x.y, x.z, x.w, w0, w1);
 }
 
 // c[i] becomes the sum over 16 values, laid out likewise.
 __device__ __forceinline__ void multiply_16(int (&c)[2], uint32_t x, uint32_t w) {
-#if __CUDA_ARCH__ >= 800
-    [[maybe_unused]] int unused[2];
-    asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%5, %5, %5, %5};"
-        : "=r"(c[0]), "=r"(c[1]), "=r"(unused[0]), "=r"(unused[1])
-        : "r"(x), "r"(0), "r"(w));
-#endif
+    int of_16[4] = {};
+    pmtp::product_s8(of_16, x, 0, w);
+    c[0] = of_16[0];
+    c[1] = of_16[1];
 }
 
 __device__ __forceinline__ void multiply_16(int (&c)[4], uint32_t x0, uint32_t x1, uint32_t w) {
-#if __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"
-        : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
-        : "r"(x0), "r"(x1), "r"(w), "r"(0));
-#endif
+    pmtp::product_s8(c, x0, x1, w);
 }
 
 // Of one result: what a group adds to its sum, where a stage has no scale of its own. Each operation is spelt out, here
