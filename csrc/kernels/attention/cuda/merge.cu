@@ -15,7 +15,8 @@ constexpr int kOwn = 8;
 constexpr int kLanes = kSlice / kOwn;
 // Warps of a block of threads: few, or many where there are more chunks than few warps read at once.
 constexpr int kFewWarps = 8, kManyWarps = 32;
-constexpr int kFewChunks = 2 * kFewWarps * kWarp / kLanes;
+constexpr int kFewChunks = 2 * kWarp;
+static_assert(kFewChunks == 2 * kFewWarps * kWarp / kLanes, "a thread has two of them");
 
 // R x of the kSlice values that the threads of two warps have, in the order of turboquant/cuda/rotate_row.cuh. All
 // threads of the block call it.
@@ -33,17 +34,86 @@ __device__ __forceinline__ float rotate(float x, float sign, float (&memory)[kSl
     return sign < 0.0f ? -x : x;
 }
 
+// What the chunks of a column weigh, and the sum of that. Of few every warp finds all by itself, two a lane: to wait
+// for other warps would take longer. All lanes call at().
+class FewWeights {
+  public:
+    static constexpr int kWarps = kFewWarps;
+    struct Memory {};
+
+    template <typename StateOf>
+    __device__ __forceinline__ FewWeights(Memory &, int, float sink, const StateOf & state_of) {
+        const int lane = (int) threadIdx.x % kWarp;
+        const State states[2] = { state_of(lane), state_of(lane + kWarp) };
+        max = reduce_lanes<kWarp>(fmaxf(sink, fmaxf(states[0].max, states[1].max)), Max());
+        weights_[0] = weight_of(states[0], max);
+        weights_[1] = weight_of(states[1], max);
+        fixed_sum = reduce_lanes<kWarp>(
+            __float2ll_rn(weights_[0] * kWeightOne) + __float2ll_rn(weights_[1] * kWeightOne), Sum());
+    }
+
+    __device__ __forceinline__ float at(int chunk) const {
+        return __shfl_sync(0xffffffffu, chunk < kWarp ? weights_[0] : weights_[1], chunk % kWarp);
+    }
+
+    float max;
+    long long fixed_sum;
+
+  private:
+    float weights_[2];
+};
+
+class ManyWeights {
+  public:
+    static constexpr int kWarps = kManyWarps;
+    struct Memory {
+        BlockReducerMemory<float> of_max;
+        BlockReducerMemory<long long> of_sum;
+    };
+
+    template <typename StateOf>
+    __device__ __forceinline__ ManyWeights(Memory & memory, int n_chunks, float sink, const StateOf & state_of)
+        : n_chunks_(n_chunks) {
+        const int thread = (int) threadIdx.x, n_threads = kWarps * kWarp;
+        const State first = state_of(thread);
+        max = fmaxf(sink, first.max);
+        for (int c = thread + n_threads; c < n_chunks; c += n_threads) {
+            max = fmaxf(max, state_of(c).max);
+        }
+        max = BlockReducer<float>(memory.of_max)(max, Max());
+        fixed_sum = 0;
+        for (int c = thread; c < n_chunks; c += n_threads) {
+            const float weight = weight_of(c < n_threads ? first : state_of(c), max);
+            weights()[c] = weight;
+            fixed_sum += __float2ll_rn(weight * kWeightOne);
+        }
+        fixed_sum = BlockReducer<long long>(memory.of_sum)(fixed_sum, Sum());  // a barrier too
+    }
+
+    __device__ __forceinline__ float at(int chunk) const { return chunk < n_chunks_ ? weights()[chunk] : 0.0f; }
+
+    float max;
+    long long fixed_sum;
+
+  private:
+    static __device__ __forceinline__ float * weights() {
+        extern __shared__ float memory[];  // [n_chunks]
+        return memory;
+    }
+
+    const int n_chunks_;
+};
+
 // Block x has dimensions kSlice x ... of column y of unit z.
-template <int n_warps>
-__global__ __launch_bounds__(n_warps * kWarp) void merge_chunks(const __grid_constant__ Plan plan, void * work_memory) {
-    constexpr int kThreads = n_warps * kWarp;
+template <typename Weights>
+__global__ __launch_bounds__(Weights::kWarps * kWarp) void merge_chunks(const __grid_constant__ Plan plan,
+                                                                        void * work_memory) {
+    constexpr int kWarps = Weights::kWarps;
     // Chunks that are read at once: each sum is taken over every kStep-th chunk.
-    constexpr int kStep = kThreads / kLanes;
-    extern __shared__ float weights[];  // [n_chunks]
-    __shared__ BlockReducerMemory<float> reducer_memory;
-    __shared__ BlockReducerMemory<long long> sum_memory;
-    __shared__ long long parts[n_warps][kSlice];
-    __shared__ float invalid[n_warps], unrotated[kSlice];
+    constexpr int kStep = kWarps * kWarp / kLanes;
+    __shared__ typename Weights::Memory weight_memory;
+    __shared__ long long parts[kWarps][kSlice];
+    __shared__ float invalid[kWarps], unrotated[kSlice];
     const Task & task = plan.task;
     const Work work(work_memory, plan);
     const int column = (int) blockIdx.y, unit = (int) blockIdx.z, thread = (int) threadIdx.x;
@@ -51,8 +121,6 @@ __global__ __launch_bounds__(n_warps * kWarp) void merge_chunks(const __grid_con
     const int row = plan.row_of(column);
     const int head = (unit - batch * task.n_kv_heads) * plan.group + column - row * plan.group;
     const int own = thread / kLanes, at = (int) blockIdx.x * kSlice + thread % kLanes * kOwn;
-    BlockReducer<float> reduce(reducer_memory);
-    BlockReducer<long long> reduce_fixed(sum_memory);
     const auto values_of = [&](int c) {
         return *(const uint4 *) (work.values + plan.state(unit, c, column) * task.head_size + at);
     };
@@ -70,29 +138,16 @@ __global__ __launch_bounds__(n_warps * kWarp) void merge_chunks(const __grid_con
     const float sink = task.sinks != nullptr ? task.sinks[head] : -INFINITY;
     // Of the first chunks the values come while their weights do; of one that saw nothing they may be anything.
     const uint4 first = own < n_chunks ? values_of(own) : uint4{};
-    const State first_state = state_of(thread);
-    float max = fmaxf(sink, first_state.max);
-    for (int c = thread + kThreads; c < n_chunks; c += kThreads) {
-        max = fmaxf(max, state_of(c).max);
-    }
-    max = reduce(max, Max());
-    long long fixed_sum = 0;
-    for (int c = thread; c < n_chunks; c += kThreads) {
-        const State state = c < kThreads ? first_state : state_of(c);
-        const float weight = weight_of(state, max);
-        weights[c] = weight;
-        fixed_sum += __float2ll_rn(weight * kWeightOne);
-    }
-    fixed_sum = reduce_fixed(fixed_sum, Sum());  // a barrier too
-    const float inverse_sum = inverse_of(fixed_sum, sink, max);
+    const Weights weights(weight_memory, n_chunks, sink, state_of);
+    const float inverse_sum = inverse_of(weights.fixed_sum, sink, weights.max);
     FixedSums<kOwn> sums;
     const auto add = [&](float weight, const uint4 & x) { sums.add(weight, { x.x, x.y, x.z, x.w }); };
-    if (own < n_chunks && weights[own] != 0.0f) {
-        add(weights[own] * inverse_sum, first);
+    if (const float weight = weights.at(own); weight != 0.0f) {
+        add(weight * inverse_sum, first);
     }
 #pragma unroll 4
-    for (int c = own + kStep; c < n_chunks; c += kStep) {
-        const float weight = weights[c] * inverse_sum;
+    for (int c = own + kStep; c - own < n_chunks; c += kStep) {  // as often for all lanes
+        const float weight = weights.at(c) * inverse_sum;
         add(weight, weight != 0.0f ? values_of(c) : uint4{});
     }
     const float any_invalid = reduce_lanes<kWarp>(sums.invalid, Sum());
@@ -116,7 +171,7 @@ __global__ __launch_bounds__(n_warps * kWarp) void merge_chunks(const __grid_con
         long long total = 0;
         float poison = 0.0f;
 #pragma unroll
-        for (int i = 0; i < n_warps; i++) {
+        for (int i = 0; i < kWarps; i++) {
             total += parts[i][thread];
             poison += invalid[i];
         }
@@ -209,8 +264,9 @@ void attend(const Task & task, void * work, cudaStream_t stream) {
             }
             const dim3 grid(size / kSlice, (unsigned) plan.columns, (unsigned) plan.n_units);
             const bool few = plan.n_chunks <= kFewChunks;
-            launch_early(few ? merge_chunks<kFewWarps> : merge_chunks<kManyWarps>, grid,
-                         (few ? kFewWarps : kManyWarps) * kWarp, stream, plan.n_chunks * sizeof(float), plan, work);
+            launch_early(few ? merge_chunks<FewWeights> : merge_chunks<ManyWeights>, grid,
+                         (few ? kFewWarps : kManyWarps) * kWarp, stream, few ? 0 : plan.n_chunks * sizeof(float), plan,
+                         work);
         });
     }
 }
