@@ -7,8 +7,8 @@
 
 #include <cstddef>
 
-// Bytes of one that is queued, at most: of a copy to or within the device, from where on the copy engine is as fast, and
-// of one to the host, which waits for the copy engine where its memory is not pinned.
+// Bytes of one that is queued, at most: of a copy to or within the device, from where on the copy engine is as fast,
+// and of one to the host, which waits for the copy engine where its memory is not pinned.
 constexpr size_t kMostCopied = 512 << 10, kMostRead = 256 << 10;
 
 // Of the functions that queue, `size` bytes each on a stream of the device: false if they are too many. Nothing was

@@ -133,8 +133,8 @@ template <int block_rows, int block_out> __device__ __forceinline__ void quantis
     }
 }
 
-// Gives out what a lane has of two columns, of_block and the next of its block's, in row in_block of the block's; with two
-// matrices `gates` are the second one's. shared: the block's results, of products that are quantised.
+// Gives out what a lane has of two columns, of_block and the next of its block's, in row in_block of the block's; with
+// two matrices `gates` are the second one's. shared: the block's results, of products that are quantised.
 template <int n_matrices, int block_out>
 __device__ __forceinline__ void put_two(const WeightProduct & p, const PromptBlock<block_out> & own, int first_row,
                                         int in_block, int of_block, const float * values, const float * gates,

@@ -26,8 +26,8 @@ __device__ __forceinline__ void store_floats(const WeightProduct & p,
 #pragma unroll
         for (int tile = 0; tile < kOwn; tile++) {
             put_two<n_matrices>(p, own, first_row, first_in_block + 8 * r, first_of_block + tile * kTile,
-                                &total[r / 2][tile][r % 2 * 2],
-                                &total[r / 2][(tile + kOwn) % Share::kTiles][r % 2 * 2], shared);
+                                &total[r / 2][tile][r % 2 * 2], &total[r / 2][(tile + kOwn) % Share::kTiles][r % 2 * 2],
+                                shared);
         }
     }
     if (quantises) {
