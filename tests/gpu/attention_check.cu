@@ -488,6 +488,8 @@ std::vector<Case> cases(bool small) {
         out.push_back({ size, 2, 1, 16, 1301, k, v, Mask::two, true, 5.0f });
         out.push_back({ size, 2, 2, 7, 2176, k, v, Mask::window, false, 50.0f });
         out.push_back({ size, 1, 4, 4, 321, k, v, Mask::holes, true, 20.0f, 3 });
+        out.push_back({ size, 1, 8, 4, 3333, k, v });  // more chunks than a warp has lanes, but few
+        out.push_back({ size, 1, 4, 3, 4000, v, k, Mask::holes, true });
         out.push_back({ size, 1, 1, 2, 34000, k, v, Mask::two });
         out.push_back({ size, 1, 2, 6, 12345, k, v, Mask::shared });
         out.push_back({ size, 1, 8, 3, 40000, v, k });
