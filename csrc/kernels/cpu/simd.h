@@ -364,7 +364,17 @@ class NibbleDots {
 #else  // sixteen products of 15 and 127 still fit 16 bits
     PMTP_INLINE void begin(Int start) { start_ = start, sum_ = zero(); }
     PMTP_INLINE void add(Int u4, Int s8) { sum_ = add16(sum_, pairs16(u4, s8)); }
-    PMTP_INLINE void add_quad(Int u4, const int8_t * s8) { add(u4, broadcast32(load_as<int32_t>(s8))); }
+    PMTP_INLINE void add_quad(Int u4, const int8_t * s8) {
+#if PMTP_SIMD == 32
+        // By itself the compiler broadcasts many activations ahead, and weights lose their registers.
+        Int x;
+        __asm__("vpbroadcastd %3, %1\n\tvpmaddubsw %1, %2, %1\n\tvpaddw %1, %0, %0"
+                : "+x"(sum_), "=&x"(x)
+                : "x"(u4), "m"(*(const int32_t *) s8));
+#else
+        add(u4, broadcast32(load_as<int32_t>(s8)));
+#endif
+    }
     PMTP_INLINE Int total() const { return add32(start_, pairs32(sum_, broadcast32(0x00010001))); }
     // The two halves of a lane, which sum up to total() less start.
     PMTP_INLINE Int halves() const { return sum_; }
