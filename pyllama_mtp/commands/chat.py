@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import signal
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,9 +98,14 @@ def _ended_by_signals() -> Iterator[None]:
     def end(number: int, _: object) -> None:
         sys.exit(128 + number)
 
+    terminal = sys.stdin.fileno()
+    settings = termios.tcgetattr(terminal)
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
+        # Who changed it restores it, unless the signal came just before they would have been told of an exception.
+        with contextlib.suppress(termios.error):  # the window may be gone
+            termios.tcsetattr(terminal, termios.TCSANOW, settings)
         for number, handler in before.items():
             signal.signal(number, handler)

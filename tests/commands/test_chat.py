@@ -5,11 +5,14 @@ import os
 import re
 import signal
 import stat
+import termios
+import tty
 from pathlib import Path
 
 import pytest
 
 from commands.conftest import HOSTILE, Chat
+from pyllama_mtp.commands.chat import _ended_by_signals
 from support.terminal import ALT_ENTER, CTRL_C, CTRL_D, CTRL_J, CTRL_U, ENTER, UP, Terminal
 
 QUESTION = "Write a function add(a, b). It adds two numbers."
@@ -264,6 +267,20 @@ def test_a_signal_leaves_the_terminal_as_it_was(chat: Chat, number: int, busy: b
         assert terminal.ended() == 128 + number
         assert terminal.now() == [terminal.settings[0], terminal.settings[3]]
         assert "Traceback" not in terminal.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_amid_a_change_of_the_terminal_leaves_it_as_it_was(number: int, monkeypatch: pytest.MonkeyPatch):
+    """It came behind the change and in front of the `try` whose `finally` takes it back, and echo stayed off."""
+    keyboard, terminal = os.openpty()
+    with os.fdopen(keyboard, "wb"), os.fdopen(terminal, "rb", buffering=0) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        before = termios.tcgetattr(stdin)
+        with pytest.raises(SystemExit, match=str(128 + number)), _ended_by_signals():
+            tty.setraw(stdin)
+            assert termios.tcgetattr(stdin) != before
+            os.kill(os.getpid(), number)
+        assert termios.tcgetattr(stdin) == before
 
 
 def test_keys_pressed_meanwhile_are_the_next_message_and_not_in_the_answer(chat: Chat):
