@@ -104,7 +104,7 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        # Who changed it restores it, unless the signal came just before they would have been told of an exception.
+        # A signal right behind a change of the terminal comes in front of the `try` that would take it back.
         with contextlib.suppress(termios.error):  # the window may be gone
             termios.tcsetattr(terminal, termios.TCSANOW, settings)
         for number, handler in before.items():

@@ -14,6 +14,7 @@ template <typename Format> constexpr bool kSumsOf16 = [] {
     return false;
 }();
 
+// An instruction's results as [tile][column].
 __device__ __forceinline__ void part(int (&c)[2][2], const int (&both)[4]) {
     for (int i = 0; i < 4; i++) {
         c[i / 2][i % 2] = both[i];
