@@ -184,7 +184,7 @@ inline Int32 to_int(Float a) { return (Int32) _mm512_cvtps_epi32(a); }
 inline Int widen8to64(uint64_t bytes) { return _mm512_cvtepu8_epi64(_mm_cvtsi64_si128((long long) bytes)); }
 inline Int even_lanes_twice(Int a) { return _mm512_shuffle_epi32(a, (_MM_PERM_ENUM) 0xa0); }
 
-// The even, and the odd 32-bit lanes of a, then of b.
+// The even, and the odd 32-bit lanes of a, then of b: mixed, in an order of lanes that is quick to make.
 inline Int even_lanes(Int a, Int b) {
     return _mm512_permutex2var_epi32(a, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
                                      b);
@@ -201,10 +201,11 @@ inline Float of_half_bits(Int a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(
 inline Int gather32(const void * words, Int indices) { return _mm512_i32gather_epi32(indices, words, 4); }
 inline Int shift_right32(Int a, Int bits) { return _mm512_srlv_epi32(a, bits); }
 
-// 8 f16 numbers, and where there are more lanes 8 others behind them.
-inline Float load_halves(const uint16_t * a, const uint16_t * b) {
+// In that order: 8 f16 numbers, and where there are more lanes 8 others behind them. And back from it.
+inline Float mixed_halves(const uint16_t * a, const uint16_t * b) {
     return _mm512_cvtph_ps(_mm256_set_m128i(load_as<__m128i>(b), load_as<__m128i>(a)));
 }
+inline Float unmixed(Float a) { return a; }
 
 // kLaneRows f16 numbers, each in the two lanes of its row.
 inline Float pair_scales(const uint16_t * halves) {
@@ -276,13 +277,15 @@ inline Int widen8to64(uint64_t bytes) { return _mm256_cvtepu8_epi64(_mm_cvtsi64_
 inline Int even_lanes_twice(Int a) { return _mm256_shuffle_epi32(a, 0xa0); }
 
 inline Int even_lanes(Int a, Int b) {
-    const __m256 mixed = _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0x88);
-    return _mm256_permute4x64_epi64(_mm256_castps_si256(mixed), 0xd8);
+    return _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0x88));
 }
 inline Int odd_lanes(Int a, Int b) {
-    const __m256 mixed = _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0xdd);
-    return _mm256_permute4x64_epi64(_mm256_castps_si256(mixed), 0xd8);
+    return _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0xdd));
 }
+inline Float mixed_halves(const uint16_t * a, const uint16_t *) {
+    return _mm256_cvtph_ps(_mm_shuffle_epi32(load_as<__m128i>(a), 0xd8));
+}
+inline Float unmixed(Float a) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0xd8)); }
 
 inline Int half_bits(Float a) { return _mm256_cvtepu16_epi32(_mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)); }
 inline Float of_half_bits(Int a) {
@@ -290,8 +293,6 @@ inline Float of_half_bits(Int a) {
 }
 inline Int gather32(const void * words, Int indices) { return _mm256_i32gather_epi32((const int *) words, indices, 4); }
 inline Int shift_right32(Int a, Int bits) { return _mm256_srlv_epi32(a, bits); }
-
-inline Float load_halves(const uint16_t * a, const uint16_t *) { return _mm256_cvtph_ps(load_as<__m128i>(a)); }
 
 inline Float pair_scales(const uint16_t * halves) {
     const __m128 x = _mm_cvtph_ps(_mm_loadl_epi64((const __m128i *) halves));

@@ -49,38 +49,45 @@ template <class Type, int C> struct Strip8x8 {
         }
         Decoded d;
         for (int p = 0; p < 2; p++) {
-            const Int lower = load(first[r].packed[p]);
-            const Int upper = load(kBytes == 64 ? second[r].packed[p] : first[r].packed[p] + 32);
+            const Int lower = Type::both(load(first[r].packed[p]));
+            const Int upper = Type::both(load(kBytes == 64 ? second[r].packed[p] : first[r].packed[p] + 32));
             const Int quads[] = { even_lanes(lower, upper), odd_lanes(lower, upper) };
             for (int i = 0; i < 2; i++) {
                 d.w[2 * p + i] = Type::low(quads[i]);
                 d.w[2 * p + i + 4] = Type::high(quads[i]);
             }
         }
-        d.scales = load_halves(first[r].scales, second[r].scales);
+        d.scales = mixed_halves(first[r].scales, second[r].scales);
         return d;
     }
 
     template <int N> PMTP_INLINE static void add(const Decoded & d, const Tile & tile, int64_t r, Float (&sums)[1][N]) {
         const int8_t * values = (const int8_t *) tile.values + r * N * 32;
-        const float * scales = tile.scales + r * N;
-        const int32_t * corrections = tile.corrections + r * N;
+        typename Type::Dots dots[N];
         PMTP_UNROLL
         for (int n = 0; n < N; n++) {
-            typename Type::Dots dots;
-            dots.begin(Type::start(corrections[n]));
+            dots[n].begin(Type::start(tile.corrections[r * N + n]));
+        }
+        // A row's products wait for one another: those of the other rows lie between them.
+        PMTP_UNROLL
+        for (int i = 0; i < 8; i++) {
             PMTP_UNROLL
-            for (int i = 0; i < 8; i++) {
-                dots.add_quad(d.w[i], values + n * 32 + 4 * i);
+            for (int n = 0; n < N; n++) {
+                dots[n].add_quad(d.w[i], values + n * 32 + 4 * i);
             }
-            sums[0][n] = fma(to_float(dots.total()), d.scales * broadcast(scales[n]), sums[0][n]);
+        }
+        PMTP_UNROLL
+        for (int n = 0; n < N; n++) {
+            const Float scale = d.scales * broadcast(tile.scales[r * N + n]);
+            sums[0][n] = fma(to_float(dots[n].total()), scale, sums[0][n]);
         }
     }
 
     template <int N> PMTP_INLINE void finish(const Float (&sums)[1][N], const Tile & tile) const {
         PMTP_UNROLL
         for (int n = 0; n < N; n++) {
-            std::memcpy(tile.row(n) + column, &sums[0][n], C * sizeof(float));
+            const Float sum = unmixed(sums[0][n]);
+            std::memcpy(tile.row(n) + column, &sum, C * sizeof(float));
         }
     }
 
@@ -113,7 +120,7 @@ template <class Type> struct LoneStrip8x8 {
         Decoded d;
         for (int v = 0; v < kVectors; v++) {
             for (int p = 0; p < 2; p++) {
-                const Int packed = load(block.packed[p] + v * kBytes);
+                const Int packed = Type::both(load(block.packed[p] + v * kBytes));
                 d.w[v][p] = Type::low(packed);
                 d.w[v][p + 2] = Type::high(packed);
             }

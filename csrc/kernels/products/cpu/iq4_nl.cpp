@@ -28,6 +28,7 @@ static_assert(sizeof(IQ4_NL::Block) == 18, "ggml's block_iq4_nl");
 struct IQ4_NLx8 {
     using Dots = ByteDots;
 
+    PMTP_INLINE static Int both(Int packed) { return packed; }
     PMTP_INLINE static Int low(Int packed) { return iq4_values<kByteOffset>(and_bits(packed, broadcast8(0x0f))); }
     PMTP_INLINE static Int high(Int packed) { return iq4_values<kByteOffset>(high_nibbles(packed)); }
     PMTP_INLINE static Int start(int32_t correction) { return byte_start(correction); }

@@ -26,6 +26,14 @@ namespace pmtp::products {
 
 using namespace cpu;
 
+// Activation rows whose products are added in turn where a type leaves few registers: one after the other they wait for
+// their own sums.
+#if PMTP_SIMD == 64 && defined(PMTP_SIMD_VNNI)
+constexpr int kRowsInTurn = kTileRows;
+#else
+constexpr int kRowsInTurn = 1;
+#endif
+
 // The results of a strip: each vector's sum is one, or its neighbouring lanes' sums are.
 template <int C, int N> PMTP_INLINE void store_totals(const Float (&sums)[C][N], const Tile & tile, int64_t column) {
     PMTP_UNROLL

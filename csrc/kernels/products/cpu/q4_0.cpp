@@ -12,8 +12,9 @@ namespace {
 struct Q4_0x8 {
     using Dots = NibbleDots;
 
-    PMTP_INLINE static Int low(Int packed) { return xor_bits(and_bits(packed, broadcast8(0x0f)), broadcast8(0x08)); }
-    PMTP_INLINE static Int high(Int packed) { return xor_bits(high_nibbles(packed), broadcast8(0x08)); }
+    PMTP_INLINE static Int both(Int packed) { return xor_bits(packed, broadcast8(0x88)); }
+    PMTP_INLINE static Int low(Int packed) { return and_bits(packed, broadcast8(0x0f)); }
+    PMTP_INLINE static Int high(Int packed) { return high_nibbles(packed); }
     PMTP_INLINE static Int start(int32_t correction) { return broadcast32(correction); }
 };
 

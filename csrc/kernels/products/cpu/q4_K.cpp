@@ -38,22 +38,41 @@ struct Two {
     Int scales;
 };
 
-// sum + the products with 64 activations, times their scales.
-PMTP_INLINE Int add_two(Int sum, const Two & two, const int8_t * x) {
-    NibbleDots dots[2];
+// Of rows kFirst and on: sum + the products with 64 activations, times their scales. Rows are 256 activations apart.
+template <int kFirst, int N> PMTP_INLINE void add_two(Int (&sums)[N], const Two & two, const int8_t * x) {
+    constexpr int kTurns = (N - kFirst + kRowsInTurn - 1) / kRowsInTurn, kRows = (N - kFirst + kTurns - 1) / kTurns;
+    NibbleDots dots[2][kRows];
+    PMTP_UNROLL
     for (int s = 0; s < 2; s++) {
-        dots[s].begin(zero());
-        for (int i = 0; i < 4; i++) {
-            dots[s].add(two.w[s][i], broadcast64(x + 32 * s + 8 * i));
+        PMTP_UNROLL
+        for (int n = 0; n < kRows; n++) {
+            dots[s][n].begin(zero());
         }
+        PMTP_UNROLL
+        for (int i = 0; i < 4; i++) {
+            PMTP_UNROLL
+            for (int n = 0; n < kRows; n++) {
+                dots[s][n].add(two.w[s][i], broadcast64(x + (kFirst + n) * 256 + 32 * s + 8 * i));
+            }
+        }
+#ifndef PMTP_SIMD_VNNI
+        const Int scale = s == 0 ? and_bits(two.scales, broadcast32(0xffff)) : shift_right32(two.scales, 16);
+        const Int both = or_bits(scale, shift_left32(scale, 16));
+        PMTP_UNROLL
+        for (int n = 0; n < kRows; n++) {
+            sums[kFirst + n] = dot16(sums[kFirst + n], dots[s][n].halves(), both);
+        }
+#endif
     }
 #ifdef PMTP_SIMD_VNNI  // a lane's 16 products of 15 and 127 fit 16 bits
-    return dot16(sum, low_halves(dots[0].total(), dots[1].total()), two.scales);
-#else
-    const Int low = and_bits(two.scales, broadcast32(0xffff)), high = shift_right32(two.scales, 16);
-    sum = dot16(sum, dots[0].halves(), or_bits(low, shift_left32(low, 16)));
-    return dot16(sum, dots[1].halves(), or_bits(high, shift_left32(high, 16)));
+    PMTP_UNROLL
+    for (int n = 0; n < kRows; n++) {
+        sums[kFirst + n] = dot16(sums[kFirst + n], low_halves(dots[0][n].total(), dots[1][n].total()), two.scales);
+    }
 #endif
+    if constexpr (kFirst + kRows < N) {
+        add_two<kFirst + kRows>(sums, two, x);
+    }
 }
 
 // kFetch: not for a lone activation row, which the hardware's own prefetching serves best, nor for several tiles, of
@@ -145,10 +164,7 @@ template <int V, bool kFetch> struct StripQ4_K {
             PMTP_UNROLL
             for (int v = 0; v < V; v++) {
                 const Two two = block.two(v, i);
-                PMTP_UNROLL
-                for (int n = 0; n < N; n++) {
-                    dots[v][n] = add_two(dots[v][n], two, values + n * 256 + i * 64);
-                }
+                add_two<0>(dots[v], two, values + i * 64);
             }
         }
         PMTP_UNROLL

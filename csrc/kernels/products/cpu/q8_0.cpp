@@ -58,13 +58,6 @@ PMTP_INLINE void transpose(Int (&w)[8]) {
     }
 }
 
-// Activation rows whose products are added in turn: one after the other they wait for their own sums.
-#if PMTP_SIMD == 64 && defined(PMTP_SIMD_VNNI)
-constexpr int kRowsInTurn = kTileRows;
-#else
-constexpr int kRowsInTurn = 1;  // for want of registers
-#endif
-
 // Records of a row that are on their way from memory.
 constexpr int kAhead = 32;
 
