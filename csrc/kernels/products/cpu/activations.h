@@ -9,6 +9,8 @@ namespace pmtp::products {
 
 // Most rows in a tile: k + 1 for k up to 8.
 constexpr int kTileRows = 9;
+// Most tiles that a kernel is given.
+constexpr int kMaxTiles = 16;
 
 // What the values are, and how many of a row are together in a record.
 enum class Coding {

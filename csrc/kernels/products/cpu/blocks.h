@@ -133,6 +133,7 @@ template <class Type> constexpr int columns_beside(int n_rows) {
 }
 
 template <class Type> struct StripsOfBlocks {
+    static constexpr bool kKeepsDecoded = false;
     template <int N> struct Of {
         using Wide = StripOfBlocks<Type, columns_beside<Type>(N)>;
         using Narrow = StripOfBlocks<Type, 1>;

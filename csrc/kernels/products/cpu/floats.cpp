@@ -78,6 +78,7 @@ template <class Type, int C> struct StripFloats {
 
 // As many columns as there are registers for; one row is bound by memory, which is read best from end to end.
 template <class Type> struct Strips {
+    static constexpr bool kKeepsDecoded = false;
     template <int N> struct Of {
         using Wide = StripFloats<Type, N == 1 ? 1 : N <= (kBytes == 64 ? 4 : 2) ? 4 : kBytes == 64 ? 2 : 1>;
         using Narrow = StripFloats<Type, 1>;

@@ -5,7 +5,6 @@
 namespace pmtp::products {
 namespace {
 
-constexpr int kMaxTiles = 16;
 // Of a pass's activations, which every strip of weights reads again: beside the weights of a chunk in a second-level
 // cache.
 constexpr int64_t kPassBytes = 384 << 10;

@@ -10,8 +10,11 @@
 //   add(w, tile, r, sums)  adds its products to the sums [kVectors][rows of the tile]
 //   finish(sums, tile)     stores the results
 //
-// Tiles take turns at a strip, so memory is read once; only the first-level cache is read again for each. (Decoded
-// weights kept there for all tiles measured slower: a tile has work enough to hide the decoding.)
+// and a choice of strips, besides Of<N> (pass()), kKeepsDecoded: whether several tiles read what was decoded for the
+// first of them (Decoded, of read(), is then plain vectors), which pays where decoding takes long beside a tile's
+// products. Else each decodes for itself.
+//
+// Tiles take turns at a strip, so memory is read once; only the first-level cache is read again for each.
 #pragma once
 
 #include "kernels/cpu/simd.h"
@@ -108,14 +111,73 @@ void strips(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles,
     column += n_strips * Strip::kColumns;
 }
 
+// Records that are decoded at a time where several tiles meet them: they and a tile's activations fit a first-level
+// cache.
+constexpr int64_t kRecordsKept = 32;
+
+// A tile's sums, kept between calls, + the products of n records from r on.
+template <class Strip, int N> __attribute__((noinline)) void add_decoded(const typename Strip::Decoded * decoded,
+                                                                         int64_t r, int64_t n, const Tile & tile,
+                                                                         Float (*kept)[N]) {
+    Float sums[Strip::kVectors][N];
+    PMTP_UNROLL
+    for (int v = 0; v < Strip::kVectors; v++) {
+        PMTP_UNROLL
+        for (int i = 0; i < N; i++) {
+            sums[v][i] = r == 0 ? zero_float() : kept[v][i];
+        }
+    }
+    for (int64_t i = 0; i < n; i++) {
+        Strip::template add<N>(decoded[i], tile, r + i, sums);
+    }
+    PMTP_UNROLL
+    for (int v = 0; v < Strip::kVectors; v++) {
+        PMTP_UNROLL
+        for (int i = 0; i < N; i++) {
+            kept[v][i] = sums[v][i];
+        }
+    }
+}
+
+// As strips() does, but weights are decoded once for all tiles.
+template <class Strip, int kMin> void decoded_strips(const void * weights, int64_t n_in, const Tile * tiles,
+                                                     int n_tiles, int64_t & column, int64_t last) {
+    typename Strip::Decoded decoded[kRecordsKept];
+    Float sums[kMaxTiles][Strip::kVectors * kTileRows];
+    for (; column + Strip::kColumns <= last; column += Strip::kColumns) {
+        const Strip strip(weights, n_in, column);
+        for (int64_t r = 0; r < strip.n_records; r += kRecordsKept) {
+            const int64_t n = std::min(kRecordsKept, strip.n_records - r);
+            for (int64_t i = 0; i < n; i++) {
+                decoded[i] = strip.read(r + i);
+            }
+            for (int t = 0; t < n_tiles; t++) {
+                with_width<kMin>(tiles[t].n_rows, [&](auto width) {
+                    add_decoded<Strip, width()>(decoded, r, n, tiles[t], (Float(*)[width()]) sums[t]);
+                });
+            }
+        }
+        for (int t = 0; t < n_tiles; t++) {
+            with_width<kMin>(tiles[t].n_rows, [&](auto width) {
+                strip.template finish<width()>(*(const Float(*)[Strip::kVectors][width()]) sums[t], tiles[t]);
+            });
+        }
+    }
+}
+
 // With strips Choice::Of<N>::Wide as far as they go, then ::Narrow. N: the width of a lone tile, kTileRows for several.
 template <class Choice>
 void pass(const void * weights, int64_t n_in, const Tile * tiles, int n_tiles, int64_t first, int64_t last) {
     int64_t column = first;
     if (n_tiles > 1) {
         using Strips = typename Choice::template Of<kTileRows>;
-        strips<typename Strips::Wide, kLeastOfSeveral>(weights, n_in, tiles, n_tiles, column, last);
-        strips<typename Strips::Narrow, kLeastOfSeveral>(weights, n_in, tiles, n_tiles, column, last);
+        if constexpr (Choice::kKeepsDecoded) {
+            decoded_strips<typename Strips::Wide, kLeastOfSeveral>(weights, n_in, tiles, n_tiles, column, last);
+            decoded_strips<typename Strips::Narrow, kLeastOfSeveral>(weights, n_in, tiles, n_tiles, column, last);
+        } else {
+            strips<typename Strips::Wide, kLeastOfSeveral>(weights, n_in, tiles, n_tiles, column, last);
+            strips<typename Strips::Narrow, kLeastOfSeveral>(weights, n_in, tiles, n_tiles, column, last);
+        }
         return;
     }
     with_width<1>(tiles[0].n_rows, [&](auto width) {

@@ -194,6 +194,7 @@ template <int V, bool kFetch> struct StripQ4_K {
 
 // As many parts as there are registers for.
 struct Strips {
+    static constexpr bool kKeepsDecoded = false;
     template <int N> struct Of {
         using Wide = StripQ4_K<N <= 2 ? kParts : 1, (N > 1 && N < kTileRows)>;
         using Narrow = Wide;

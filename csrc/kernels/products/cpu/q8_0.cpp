@@ -149,6 +149,7 @@ template <int C> struct Strip {
 };
 
 struct Strips {
+    static constexpr bool kKeepsDecoded = true;
     template <int N> struct Of {
         using Wide = Strip<kLanes>;
         using Narrow = Strip<1>;

@@ -188,6 +188,7 @@ template <class Type, int C> struct StripOfSuperBlocks {
 
 // Without AVX-512 there are registers for four weight rows beside few activation rows only.
 template <class Type> struct StripsOfSuperBlocks {
+    static constexpr bool kKeepsDecoded = false;
     template <int N> struct Of {
         using Wide = StripOfSuperBlocks<Type, kBytes == 64 || N <= 4 ? 4 : 1>;
         using Narrow = StripOfSuperBlocks<Type, 1>;

@@ -188,6 +188,7 @@ template <class Type, int C> struct StripOfLanes {
 };
 
 template <class Type> struct StripsOfLanes {
+    static constexpr bool kKeepsDecoded = false;
     template <int N> struct Of {
         using Wide = StripOfLanes<Type, kLanes>;
         using Narrow = StripOfLanes<Type, 1>;
